@@ -1,0 +1,1 @@
+"""Tasks, training loop, figures and benchmarks built on top of `svdrnn`."""

@@ -1,0 +1,1 @@
+"""Data sets as numpy arrays: read from files, or downloaded and kept."""

@@ -1,0 +1,449 @@
+"""The recurrence h_t = phi(W h_{t-1} + M x_t + b) over a whole sequence.
+
+W is the same matrix at every step, so whatever form it is applied in is built once a
+sequence, outside the time loop. Two forms have a hand-written backward pass:
+
+* ``Dense``: W itself. A step costs 2 n^2 flops an item, its backward pass 4 n^2.
+* ``DiagonalPlusLowRank``: W = diag(d) + A C with A (n, k), C (k, n). A step costs
+  4 n k flops an item and its backward pass 10 n k, so it wins where k is well under n.
+
+``Factored`` applies U Sigma V^T factor by factor at every step instead, as the paper
+does; it is the reference, differentiated by plain autodiff.
+
+Shapes here are time-major with one batch axis: (time, batch, features).
+"""
+
+import dataclasses
+import functools
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from svdrnn import spectral
+from svdrnn.activations import Activation
+
+# Up to this many input features M x_t is computed inside the time loop, where it costs
+# less than writing and reading a projected (time, batch, n) array.
+_PROJECT_IN_LOOP = 2
+
+
+@functools.partial(jax.tree_util.register_dataclass, data_fields=["w"], meta_fields=[])
+@dataclasses.dataclass(frozen=True)
+class Dense:
+    """A transition as the matrix ``w`` (n, n) itself."""
+
+    w: jax.Array
+
+    @property
+    def size(self) -> int:
+        return self.w.shape[0]
+
+    def apply(self, h, precision):
+        """W h for every item of h (batch, n)."""
+        return jnp.matmul(h, self.w.T, precision=precision)
+
+    def pull_back(self, delta, precision):
+        """W^T delta, and what ``accumulate`` will want of it."""
+        return jnp.matmul(delta, self.w, precision=precision), ()
+
+    def zero_gradient(self, batch, dtype):
+        del batch
+        return jnp.zeros(self.w.shape, dtype)
+
+    def accumulate(self, total, h, delta, aux, precision):
+        """Adds the gradient of one step: sum over the batch of delta h^T."""
+        return total + _product(delta.T, h, total.dtype, precision)
+
+    def finish(self, total):
+        return Dense(w=total.astype(self.w.dtype))
+
+
+@functools.partial(
+    jax.tree_util.register_dataclass,
+    data_fields=["diagonal", "a", "c"],
+    meta_fields=[],
+)
+@dataclasses.dataclass(frozen=True)
+class DiagonalPlusLowRank:
+    """W = diag(diagonal) + a c, with diagonal (n,), a (n, k), c (k, n)."""
+
+    diagonal: jax.Array
+    a: jax.Array
+    c: jax.Array
+
+    @property
+    def size(self) -> int:
+        return self.diagonal.shape[0]
+
+    def apply(self, h, precision):
+        low = jnp.matmul(h, self.c.T, precision=precision)
+        return h * self.diagonal + jnp.matmul(low, self.a.T, precision=precision)
+
+    def pull_back(self, delta, precision):
+        low = jnp.matmul(delta, self.a, precision=precision)
+        out = delta * self.diagonal + jnp.matmul(low, self.c, precision=precision)
+        return out, low
+
+    def zero_gradient(self, batch, dtype):
+        # The diagonal is summed over the batch once, at the end: one fused addition a
+        # step is cheaper than a reduction. The gradient of a is kept transposed,
+        # because wide results of thin products are faster than tall ones.
+        return (
+            jnp.zeros((batch, self.size), dtype),
+            jnp.zeros(self.a.T.shape, dtype),
+            jnp.zeros(self.c.shape, dtype),
+        )
+
+    def accumulate(self, total, h, delta, aux, precision):
+        diagonal, a_t, c = total
+        low = jnp.matmul(h, self.c.T, precision=precision)
+        return (
+            diagonal + (delta * h).astype(diagonal.dtype),
+            a_t + _product(low.T, delta, a_t.dtype, precision),
+            c + _product(aux.T, h, c.dtype, precision),
+        )
+
+    def finish(self, total):
+        diagonal, a_t, c = total
+        return DiagonalPlusLowRank(
+            diagonal=diagonal.sum(0).astype(self.diagonal.dtype),
+            a=a_t.T.astype(self.a.dtype),
+            c=c.astype(self.c.dtype),
+        )
+
+
+@functools.partial(
+    jax.tree_util.register_dataclass, data_fields=["svd"], meta_fields=["method"]
+)
+@dataclasses.dataclass(frozen=True)
+class Factored:
+    """U Sigma V^T applied factor by factor at every step (``scan`` or ``wy``)."""
+
+    svd: spectral.SVD
+    method: str
+
+    @property
+    def size(self) -> int:
+        return self.svd.shape[0]
+
+    def apply(self, h, precision):
+        del precision  # Products of reflectors are always at the highest precision.
+        return spectral.apply(self.svd, h, method=self.method)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Static:
+    """What a compiled recurrence is specialised to."""
+
+    activation: Activation
+    last_only: bool
+    chunk: int | None
+    unroll: int
+    precision: Any
+
+
+def recurrence(
+    transition: Dense | DiagonalPlusLowRank | Factored,
+    inputs: jax.Array,
+    carry: jax.Array,
+    *,
+    activation: Activation,
+    input_weights: jax.Array,
+    bias: jax.Array | None = None,
+    offset: jax.Array | None = None,
+    lengths: jax.Array | None = None,
+    last_only: bool = False,
+    chunk: int | None = None,
+    unroll: int = 1,
+    custom_backward: bool = True,
+    precision: jax.lax.PrecisionLike = None,
+    perturbations: jax.Array | None = None,
+) -> tuple[jax.Array | None, jax.Array]:
+    """Runs h_t = phi(W h_{t-1} + M x_t + b) for t = 1 ... T.
+
+    Memory of the backward pass: the T states, (time, batch, n), and nothing else of
+    that length; with ``chunk`` of about sqrt(T) only O(sqrt(T)) states.
+
+    Args:
+      transition: W, of size n, in one of the forms above.
+      inputs: (time, batch, n_in).
+      carry: h_0, (batch, n).
+      activation: phi.
+      input_weights: M, (n, n_in).
+      bias: b, (n,), or None.
+      offset: the trained offset of modReLU, (n,); None for every other activation.
+      lengths: (batch,) integers: item j ends after ``lengths[j]`` steps, and its last
+        state is h_{lengths[j]}, for length 0 its h_0. None: all end after T.
+      last_only: give no states but the last.
+      chunk: with ``last_only``, keep one state in ``chunk`` and compute the others
+        again in the backward pass (one more forward pass of time). Without
+        ``last_only`` the states are returned, hence kept, and ``chunk`` has no effect
+        on the hand-written backward pass.
+      unroll: steps of the time loop in one iteration of the compiled loop.
+      custom_backward: use the hand-written backward pass where the form has one.
+        ``False`` leaves differentiation to JAX, which also allows forward mode
+        (``jax.jvp``, ``jax.hessian``).
+      precision: of the matrix products inside the loop; None is JAX's default (which
+        is full float32 on a CPU, TF32 on recent GPUs, bfloat16 passes on a TPU).
+      perturbations: zeros of the shape of all states, added to each h_t; the gradient
+        with respect to them is dL/dh_t. Implies plain autodiff.
+
+    Returns:
+      ``(states, last)``: (time, batch, n), None with ``last_only``, and (batch, n).
+
+    Raises:
+      ValueError: for a chunk or unroll below 1.
+    """
+    for name, value in (("chunk", chunk), ("unroll", unroll)):
+        if value is not None and value < 1:
+            raise ValueError(f"{name} must be at least 1; got {value}")
+    steps = inputs.shape[0]
+    drive, in_loop = _project(inputs, input_weights, bias, precision)
+    if chunk is not None and (not last_only or chunk >= steps):
+        chunk = None
+    static = _Static(activation, last_only, chunk, unroll, precision)
+    weights = (transition, in_loop, offset)
+    plain = isinstance(transition, Factored) or perturbations is not None
+    if plain or not custom_backward:
+        return _plain(static, weights, drive, carry, lengths, perturbations)
+    return _recurrence(static, weights, drive, carry, lengths)
+
+
+def _project(inputs, input_weights, bias, precision):
+    """The drive of every step, and the weights still to be applied inside the loop.
+
+    Few features: the drive is [x_t, 1] and the loop applies [M, b] to it. Many: the
+    drive is M x_t + b, one large product before the loop.
+    """
+    n, features = input_weights.shape
+    if bias is None:
+        bias = jnp.zeros((n,), input_weights.dtype)
+    if features <= _PROJECT_IN_LOOP:
+        ones = jnp.ones(inputs.shape[:-1] + (1,), inputs.dtype)
+        augmented = jnp.concatenate([inputs, ones], axis=-1)
+        return augmented, jnp.concatenate([input_weights, bias[:, None]], axis=1)
+    return jnp.matmul(inputs, input_weights.T, precision=precision) + bias, None
+
+
+def _product(x, y, dtype, precision):
+    """x y, accumulated and returned in ``dtype``."""
+    return jnp.matmul(x, y, precision=precision, preferred_element_type=dtype)
+
+
+def _step(static, weights, h, x):
+    """One step for a batch: h (batch, n), x (batch, p) or (batch, n)."""
+    transition, in_loop, offset = weights
+    z = transition.apply(h, static.precision)
+    if in_loop is None:
+        z = z + x
+    else:
+        # Written out by feature, so that it fuses with what surrounds it.
+        for j in range(in_loop.shape[1]):
+            z = z + x[:, j : j + 1] * in_loop[:, j]
+    return static.activation(z, offset)
+
+
+def _states(static, weights, drive, h):
+    """All states (time, batch, n) from h_0."""
+
+    def step(h, x):
+        h = _step(static, weights, h, x)
+        return h, h
+
+    return jax.lax.scan(step, h, drive, unroll=static.unroll)
+
+
+def _ends(lengths, first, steps):
+    """(time, batch) flags of the steps after which each item ends, or None."""
+    if lengths is None:
+        return None
+    t = jnp.arange(1, steps + 1, dtype=lengths.dtype) + first
+    return t[:, None] == lengths
+
+
+def _advance(static, weights, drive, state, ends):
+    """(h, final) after some steps, where final is the state each item ended in.
+
+    Without lengths (``ends`` None) every item ends at the last step: final is h.
+    """
+
+    def step(state, xs):
+        h, final = state
+        x, ends = xs
+        h = _step(static, weights, h, x)
+        return (h, h if ends is None else jnp.where(ends[:, None], h, final)), None
+
+    return jax.lax.scan(step, state, (drive, ends), unroll=static.unroll)[0]
+
+
+def _final(states, carry, lengths):
+    """The state each item ended in, picked from all states."""
+    if lengths is None:
+        return states[-1] if states.shape[0] else carry
+    if not states.shape[0]:
+        return carry
+    index = jnp.maximum(lengths - 1, 0)[None, :, None]
+    ended = jnp.take_along_axis(states, index, axis=0)[0]
+    return jnp.where((lengths > 0)[:, None], ended, carry)
+
+
+def _chunks(xs, size):
+    """(count, size, ...) whole chunks of the time axis, and the steps left over."""
+
+    def split(x):
+        count = x.shape[0] // size
+        return x[: count * size].reshape((count, size) + x.shape[1:])
+
+    def rest(x):
+        return x[x.shape[0] // size * size :]
+
+    return jax.tree.map(split, xs), jax.tree.map(rest, xs)
+
+
+# --- plain autodiff -----------------------------------------------------------------
+
+
+def _plain(static, weights, drive, carry, lengths, perturbations):
+    if static.last_only and perturbations is None:
+        advance = functools.partial(_advance, static)
+        ends = _ends(lengths, 0, drive.shape[0])
+        if static.chunk is None:
+            return None, advance(weights, drive, (carry, carry), ends)[1]
+        advance = jax.checkpoint(advance)
+        whole, rest = _chunks((drive, ends), static.chunk)
+        state, _ = jax.lax.scan(
+            lambda state, xs: (advance(weights, xs[0], state, xs[1]), None),
+            (carry, carry),
+            whole,
+        )
+        return None, advance(weights, rest[0], state, rest[1])[1]
+
+    def step(h, xs):
+        x, perturbation = xs
+        h = _step(static, weights, h, x)
+        h = h if perturbation is None else h + perturbation
+        return h, h
+
+    xs = (drive, perturbations)
+    _, states = jax.lax.scan(step, carry, xs, unroll=static.unroll)
+    return (None if static.last_only else states), _final(states, carry, lengths)
+
+
+# --- hand-written backward pass -----------------------------------------------------
+#
+# With z_t = W h_{t-1} + M x_t + b, g_t = dL/dh_t and delta_t = g_t * phi'(z_t):
+#
+#   g_{t-1} = W^T delta_t  (+ what the loss adds at h_{t-1})
+#   dL/dW   = sum_t delta_t h_{t-1}^T,  dL/d[M, b] = sum_t delta_t [x_t, 1]^T
+#
+# The loop runs from T to 1 and reads h_t at step t, for phi'. The transition's gradient
+# of step t + 1 needs the same h_t, so it is added one iteration late: delta_{t+1}
+# travels in the carry, and no shifted copy of the states is ever made.
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
+def _recurrence(static, weights, drive, carry, lengths):
+    return _forward(static, weights, drive, carry, lengths)[0]
+
+
+def _forward(static, weights, drive, carry, lengths):
+    if static.chunk is None:
+        _, states = _states(static, weights, drive, carry)
+        out = (None if static.last_only else states), _final(states, carry, lengths)
+        return out, (weights, drive, carry, lengths, states)
+
+    def chunk(state, xs):
+        return _advance(static, weights, xs[0], state, xs[1]), state[0]
+
+    whole, rest = _chunks((drive, _ends(lengths, 0, drive.shape[0])), static.chunk)
+    state, starts = jax.lax.scan(chunk, (carry, carry), whole)
+    final = _advance(static, weights, rest[0], state, rest[1])[1]
+    # Kept: the state before each whole chunk, and the one before the rest.
+    return (None, final), (weights, drive, carry, lengths, (starts, state[0]))
+
+
+def _backward(static, kept, cotangents):
+    weights, drive, carry, lengths, states = kept
+    from_states, from_final = cotangents
+    ends = _ends(lengths, 0, drive.shape[0])
+    state = _begin(static, weights, from_final, carry, lengths)
+    back = functools.partial(_backward_steps, static, weights, from_final)
+    if static.chunk is None:
+        state, d_drive = back(state, (states, drive, from_states, ends))
+    else:
+        starts, rest_start = states
+        whole, rest = _chunks((drive, ends), static.chunk)
+
+        def chunk(state, xs):
+            start, (drive, ends) = xs
+            _, states = _states(static, weights, drive, start)
+            return back(state, (states, drive, None, ends))
+
+        state, d_rest = chunk(state, (rest_start, rest))
+        state, d_whole = jax.lax.scan(chunk, state, (starts, whole), reverse=True)
+        d_drive = jnp.concatenate([d_whole.reshape((-1,) + d_rest.shape[1:]), d_rest])
+    return _end(static, weights, state, from_final, carry, lengths, d_drive)
+
+
+def _begin(static, weights, from_final, carry, lengths):
+    """(g, delta, aux, totals) before the last step has been looked at."""
+    transition, in_loop, offset = weights
+    batch = carry.shape[0]
+    # Sums over the whole sequence are kept in float32 at least.
+    dtype = jnp.promote_types(carry.dtype, jnp.float32)
+    delta = jnp.zeros_like(carry)
+    _, aux = transition.pull_back(delta, static.precision)
+    totals = (
+        transition.zero_gradient(batch, dtype),
+        None if in_loop is None else jnp.zeros(in_loop.T.shape, dtype),
+        None if offset is None else jnp.zeros(carry.shape, dtype),
+    )
+    return (from_final if lengths is None else delta), delta, aux, totals
+
+
+def _backward_steps(static, weights, from_final, state, xs):
+    """Steps back through ``xs`` = (states, drive, cotangents of states, ends)."""
+    transition, in_loop, offset = weights
+
+    def step(state, xs):
+        g, delta, aux, (d_transition, d_in_loop, d_offset) = state
+        h, x, from_state, ends = xs
+        if from_state is not None:
+            g = g + from_state
+        if ends is not None:
+            g = g + jnp.where(ends[:, None], from_final, jnp.zeros_like(from_final))
+        d_transition = transition.accumulate(
+            d_transition, h, delta, aux, static.precision
+        )
+        delta = static.activation.pull_back(g, h)
+        g, aux = transition.pull_back(delta, static.precision)
+        d_x = delta
+        if in_loop is not None:
+            d_in_loop += _product(x.T, delta, d_in_loop.dtype, static.precision)
+            d_x = jnp.matmul(delta, in_loop, precision=static.precision)
+        if offset is not None:
+            d_offset += (jnp.sign(h) * delta).astype(d_offset.dtype)
+        return (g, delta, aux, (d_transition, d_in_loop, d_offset)), d_x
+
+    return jax.lax.scan(step, state, xs, reverse=True, unroll=static.unroll)
+
+
+def _end(static, weights, state, from_final, carry, lengths, d_drive):
+    """The gradients of (weights, drive, carry, lengths)."""
+    transition, in_loop, offset = weights
+    g, delta, aux, (d_transition, d_in_loop, d_offset) = state
+    d_transition = transition.accumulate(
+        d_transition, carry, delta, aux, static.precision
+    )
+    if lengths is not None:
+        g = g + jnp.where((lengths == 0)[:, None], from_final, jnp.zeros_like(g))
+    d_weights = (
+        transition.finish(d_transition),
+        None if in_loop is None else d_in_loop.T.astype(in_loop.dtype),
+        None if offset is None else d_offset.sum(0).astype(offset.dtype),
+    )
+    return d_weights, d_drive, g, None
+
+
+_recurrence.defvjp(_forward, _backward)
