@@ -27,6 +27,7 @@ from flax import nnx
 
 import svdrnn
 from experiments import figures, timing
+from experiments.timing import Contender
 from svdrnn import householder
 
 _OUT = flags.DEFINE_string("out", "runs/benchmark", "Folder of the results.")
@@ -41,13 +42,6 @@ _MAX_GIB = flags.DEFINE_float("max_gib", 8.0, "Most temporary memory that is run
 REFLECTORS = 16
 BASELINE = "nnx.RNN(SimpleCell)"
 OWN = "DenseRNN"
-
-
-class Contender(NamedTuple):
-    """A rival in a cell: its name, and how to make its step for a length T."""
-
-    name: str
-    make: Callable[[int], tuple[Callable, tuple]]  # T -> (function, arguments)
 
 
 class Prepared(NamedTuple):
@@ -149,6 +143,8 @@ def matrix_contenders(n: int) -> list[Contender]:
 def prepare(make, steps: int) -> Prepared:
     """Compiles a step; nothing is run."""
     function, arguments = make(steps)
+    if arguments is None:
+        return Prepared(function, None)
     compiled = jax.jit(function).lower(*arguments).compile()
     memory = compiled.memory_analysis()
     temp = None if memory is None else int(memory.temp_size_in_bytes)

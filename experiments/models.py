@@ -87,7 +87,12 @@ def build(config, task, *, rngs: nnx.Rngs) -> SequenceModel:
 
 
 def _layer(config, features, rngs):
-    n, activation = config.hidden, dict(activation=config.activation, leak=config.leak)
+    n = config.hidden
+    cell = {
+        "activation": config.activation,
+        "leak": config.leak,
+        "input_scale": config.input_scale,
+    }
     match config.name:
         case "spectral" | "ornn":
             return svdrnn.SpectralRNN(
@@ -98,13 +103,13 @@ def _layer(config, features, rngs):
                 init=config.init,
                 method=config.method,
                 rngs=rngs,
-                **activation,
+                **cell,
             )
         case "rnn":
-            return svdrnn.DenseRNN(features, n, rngs=rngs, **activation)
+            return svdrnn.DenseRNN(features, n, rngs=rngs, **cell)
         case "irnn":
             init = "identity" if config.init == "identity" else "orthogonal"
-            return svdrnn.DenseRNN(features, n, init=init, rngs=rngs, **activation)
+            return svdrnn.DenseRNN(features, n, init=init, rngs=rngs, **cell)
         case "lstm":
             return nnx.RNN(nnx.OptimizedLSTMCell(features, n, rngs=rngs), rngs=False)
         case "gru":

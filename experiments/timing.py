@@ -4,8 +4,17 @@ import dataclasses
 import statistics
 import time
 from collections.abc import Callable
+from typing import NamedTuple
 
 import jax
+
+
+class Contender(NamedTuple):
+    """A rival in a cell: its name, and how to make its step for a length T."""
+
+    name: str
+    # T -> (function, arguments) for JAX to compile, or (call, None) ready to run.
+    make: Callable[[int], tuple[Callable, tuple | None]]
 
 
 @dataclasses.dataclass

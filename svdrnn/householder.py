@@ -392,6 +392,8 @@ def reflectors_from_orthogonal(q):
     check_floating("q", q)
     if not isinstance(q, jax.core.Tracer):
         _check_orthonormal(q)
+    if q.shape[1] == 0:
+        return q.T
     wide = q.astype(factor_dtype(q.dtype))
     _, vectors = jax.lax.scan(_eliminate, wide, jnp.arange(q.shape[1]))
     return vectors.astype(q.dtype)

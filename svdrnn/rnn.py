@@ -1,5 +1,7 @@
 """Recurrent cells and whole-sequence layers over a matrix parameterization."""
 
+import math
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -18,8 +20,8 @@ class TransitionCell(nnx.RNNCellBase):
     Drops into ``nnx.RNN`` and ``nnx.Bidirectional``. What the cell computes from its
     parameters it computes at every step; ``TransitionRNN`` prepares W once a sequence.
 
-    Parameters: those of ``weight``; ``input_weights`` M (n, n_in), LeCun normal;
-    ``bias`` b (n,), zeros; with modReLU ``offset`` (n,), zeros.
+    Parameters: those of ``weight``; ``input_weights`` M (n, n_in), LeCun normal times
+    ``input_scale``; ``bias`` b (n,), zeros; with modReLU ``offset`` (n,), zeros.
 
     Args:
       weight: the square parameterization of W, a module of ``svdrnn.matrices``.
@@ -28,6 +30,8 @@ class TransitionCell(nnx.RNNCellBase):
       leak: slope of the leaky ReLU left of zero.
       method: how W is applied: ``scan``, ``wy``, ``low_rank``, ``dense`` or ``auto``.
       use_bias: whether there is a b.
+      input_scale: factor on the initial M. A transition near the identity sums its
+        inputs; over hundreds of steps a small M keeps the first states moderate.
       dtype: of the computation; None takes what inputs and parameters promote to.
       param_dtype: of the parameters.
       precision: of the products in the recurrence; None is JAX's default.
@@ -48,6 +52,7 @@ class TransitionCell(nnx.RNNCellBase):
         leak: float = 0.01,
         method: str = "auto",
         use_bias: bool = True,
+        input_scale: float = 1.0,
         dtype=None,
         param_dtype=jnp.float32,
         precision: jax.lax.PrecisionLike = None,
@@ -55,11 +60,16 @@ class TransitionCell(nnx.RNNCellBase):
     ):
         check_positive("in_features", in_features)
         check_method(method)
+        if not (math.isfinite(input_scale) and input_scale > 0):
+            raise ValueError(
+                f"input_scale must be finite and above 0; got {input_scale!r}"
+            )
         self.activation = Activation(activation, leak)
         self.weight = weight
         n = hidden_features
         draw = jax.nn.initializers.lecun_normal(in_axis=1, out_axis=0)
-        self.input_weights = nnx.Param(draw(rngs.params(), (n, in_features), param_dtype))
+        m = input_scale * draw(rngs.params(), (n, in_features), param_dtype)
+        self.input_weights = nnx.Param(m)
         self.bias = nnx.Param(jnp.zeros((n,), param_dtype)) if use_bias else None
         self.offset = None
         if self.activation.needs_offset:
@@ -408,8 +418,8 @@ class SpectralRNN(TransitionRNN):
     Args:
       in_features, hidden_features: n_in and n.
       reflectors, radius, center, init: see ``SpectralMatrix``.
-      activation, leak, method, use_bias, dtype, param_dtype, precision: see
-        ``TransitionCell``.
+      activation, leak, method, use_bias, input_scale, dtype, param_dtype, precision:
+        see ``TransitionCell``.
       time_major, return_carry, reverse, keep_order, unroll, chunk, custom_backward: see
         ``TransitionRNN``.
       rngs: its ``params`` stream draws the initial values.
@@ -428,6 +438,7 @@ class SpectralRNN(TransitionRNN):
         leak: float = 0.01,
         method: str = "auto",
         use_bias: bool = True,
+        input_scale: float = 1.0,
         dtype=None,
         param_dtype=jnp.float32,
         precision: jax.lax.PrecisionLike = None,
@@ -445,6 +456,7 @@ class SpectralRNN(TransitionRNN):
             leak=leak,
             method=method,
             use_bias=use_bias,
+            input_scale=input_scale,
             dtype=dtype,
             param_dtype=param_dtype,
             precision=precision,
@@ -459,7 +471,8 @@ class DenseRNN(TransitionRNN):
     Args:
       in_features, hidden_features: n_in and n.
       init: see ``DenseMatrix``; ``"orthogonal"`` or ``"identity"`` is the IRNN.
-      activation, leak, use_bias, dtype, param_dtype, precision: see ``TransitionCell``.
+      activation, leak, use_bias, input_scale, dtype, param_dtype, precision: see
+        ``TransitionCell``.
       time_major, return_carry, reverse, keep_order, unroll, chunk, custom_backward: see
         ``TransitionRNN``.
       rngs: its ``params`` stream draws the initial values.
@@ -474,6 +487,7 @@ class DenseRNN(TransitionRNN):
         activation: str = "leaky_relu",
         leak: float = 0.01,
         use_bias: bool = True,
+        input_scale: float = 1.0,
         dtype=None,
         param_dtype=jnp.float32,
         precision: jax.lax.PrecisionLike = None,
@@ -487,6 +501,7 @@ class DenseRNN(TransitionRNN):
             activation=activation,
             leak=leak,
             use_bias=use_bias,
+            input_scale=input_scale,
             dtype=dtype,
             param_dtype=param_dtype,
             precision=precision,

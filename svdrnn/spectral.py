@@ -48,7 +48,7 @@ def bounded_singular_values(raw, *, radius, center=1.0):
 
 
 @jax.tree_util.register_dataclass
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, eq=False)
 class SVD:
     """Parameters of W = U Sigma V^T (n_out, n_in), a pytree.
 

@@ -1,0 +1,1 @@
+"""Configs of the experiments; each file's `get_config` gives one."""

@@ -1,0 +1,48 @@
+"""The fields that every config has."""
+
+import os
+
+from ml_collections import config_dict
+
+
+def get_config() -> config_dict.ConfigDict:
+    """A config without a task; each file beside this one sets what it changes."""
+    config = config_dict.ConfigDict()
+    config.seed = 0
+    # Folder of the data sets; not part of what a run is.
+    config.data_dir = os.environ.get("SVDRNN_DATA", "")
+
+    config.task = config_dict.ConfigDict()
+    config.task.name = ""
+
+    config.model = config_dict.ConfigDict()
+    config.model.name = "spectral"  # spectral, ornn, rnn, irnn, lstm, gru
+    config.model.hidden = 128
+    config.model.reflectors = nullable(16)  # a number, a pair for (U, V), None: all
+    config.model.radius = 0.01  # singular values stay within it of 1
+    config.model.activation = "leaky_relu"  # relu, tanh, identity, modrelu
+    config.model.leak = 0.01
+    config.model.input_scale = 1.0  # factor on the first input weights
+    config.model.method = "auto"  # scan, wy, low_rank, dense
+    config.model.init = "random"  # identity
+
+    config.train = config_dict.ConfigDict()
+    config.train.steps = nullable(None)  # updates; where None, epochs count
+    config.train.epochs = nullable(None)
+    config.train.steps_per_epoch = nullable(None)  # for tasks without epochs
+    config.train.batch_size = 128
+    config.train.learning_rate = 1e-3
+    config.train.reflector_learning_rate = nullable(None)  # None: learning_rate
+    config.train.schedule = "constant"  # exponential, cosine
+    config.train.decay_rate = 0.99  # exponential: factor of an epoch
+    config.train.warmup_steps = 0  # cosine: steps of linear rise
+    config.train.clip_norm = nullable(1.0)  # of all gradients; None or 0: none
+    config.train.log_every = 50
+    config.train.eval_every = 250
+    config.train.checkpoint_every = 250
+    return config
+
+
+def nullable(value) -> config_dict.FieldReference:
+    """A field that takes None and, on the command line, any Python literal."""
+    return config_dict.FieldReference(value, field_type=object)

@@ -1,0 +1,27 @@
+"""Pixel MNIST: a digit read in `steps` pieces; `:permuted` shuffles its pixels.
+
+    python -m experiments.run --config=configs/pixel_mnist.py --workdir=DIR
+    python -m experiments.run --config=configs/pixel_mnist.py:permuted --workdir=DIR
+
+--config.task.steps is 784 (one pixel a step), 112 or 28.
+"""
+
+from configs import common
+
+
+def get_config(variant=None):
+    if variant not in (None, "", "permuted"):
+        raise ValueError(f"pixel_mnist.py takes :permuted or nothing, got :{variant}")
+    config = common.get_config()
+    config.task.name = "pixel_mnist"
+    config.task.steps = 784
+    config.task.permuted = variant == "permuted"
+    config.model.radius = 0.3
+    config.model.leak = 0.1
+    config.model.init = "identity"
+    config.model.input_scale = 0.1  # the state sums up to 784 pixels
+    config.train.epochs = 26
+    config.train.schedule = "cosine"
+    config.train.eval_every = 429  # once an epoch
+    config.train.checkpoint_every = 429
+    return config

@@ -1,0 +1,98 @@
+"""From `config.train` to an optax optimizer."""
+
+from typing import Any
+
+import jax
+import optax
+
+SCHEDULES = ("constant", "exponential", "cosine")
+
+# Last names in the path of a parameter that holds reflectors.
+REFLECTORS = ("u_vectors", "v_vectors")
+
+
+def schedule(
+    train: Any, peak: float, *, steps: int, steps_per_epoch: int | None
+) -> optax.Schedule:
+    """The learning rate of update k (from 0).
+
+    constant: peak. exponential: peak * decay_rate ** epoch, in steps of an epoch.
+    cosine: linear from 0 to peak over `warmup_steps`, then half a cosine to 0 at
+    `steps`.
+
+    Args:
+      train: `config.train`; reads schedule, decay_rate and warmup_steps.
+      peak: the highest learning rate.
+      steps: updates in the whole run.
+      steps_per_epoch: updates in an epoch; needed by the exponential schedule.
+
+    Raises:
+      ValueError: an unknown name, an exponential schedule without an epoch, or a
+        warm-up of as many steps as the run or more.
+    """
+    if train.schedule == "constant":
+        return optax.constant_schedule(peak)
+    if train.schedule == "exponential":
+        if steps_per_epoch is None:
+            raise ValueError(
+                "config.train.schedule 'exponential' decays once an epoch: set"
+                " config.train.steps_per_epoch for a task without epochs"
+            )
+        return optax.exponential_decay(
+            peak, steps_per_epoch, train.decay_rate, staircase=True
+        )
+    if train.schedule == "cosine":
+        if train.warmup_steps >= steps:
+            raise ValueError(
+                "config.train.warmup_steps must be less than the number of steps,"
+                f" {steps}, got {train.warmup_steps}"
+            )
+        return optax.warmup_cosine_decay_schedule(
+            0.0 if train.warmup_steps else peak, peak, train.warmup_steps, steps
+        )
+    raise ValueError(
+        f"config.train.schedule must be one of {SCHEDULES}, got {train.schedule!r}"
+    )
+
+
+def labels(params: Any) -> Any:
+    """The tree of `params` with "reflectors" or "rest" for every array."""
+
+    def label(path, _):
+        return "reflectors" if path[-1].key in REFLECTORS else "rest"
+
+    return jax.tree_util.tree_map_with_path(label, params)
+
+
+def build(
+    train: Any, *, steps: int, steps_per_epoch: int | None
+) -> tuple[optax.GradientTransformation, optax.Schedule]:
+    """Clipped Adam, with the reflectors at a learning rate of their own.
+
+    Clipping is by the norm of all gradients together; `clip_norm` None or 0 means
+    none. `reflector_learning_rate` None means the same rate for all.
+
+    Returns:
+      The optimizer and the schedule of the parameters that are not reflectors.
+
+    Raises:
+      ValueError: see `schedule`.
+    """
+    horizon = {"steps": steps, "steps_per_epoch": steps_per_epoch}
+    rest = schedule(train, train.learning_rate, **horizon)
+    reflectors = rest
+    if train.reflector_learning_rate is not None:
+        reflectors = schedule(train, train.reflector_learning_rate, **horizon)
+    clip = optax.clip_by_global_norm(train.clip_norm) if train.clip_norm else None
+    optimizer = optax.chain(
+        clip or optax.identity(),
+        optax.scale_by_adam(),
+        optax.partition(
+            {
+                "reflectors": optax.scale_by_learning_rate(reflectors),
+                "rest": optax.scale_by_learning_rate(rest),
+            },
+            labels,
+        ),
+    )
+    return optimizer, rest

@@ -1,0 +1,60 @@
+"""The registry of tasks: from `config.task.name` to a task object."""
+
+from typing import Any
+
+from experiments.tasks.addition import Addition
+from experiments.tasks.base import Task
+from experiments.tasks.copying import Copying
+from experiments.tasks.pixel_mnist import PixelMNIST
+from experiments.tasks import pixel_mnist
+
+
+def _addition(config: Any) -> Task:
+    return Addition(
+        length=config.task.length,
+        seed=config.seed,
+        batch_size=config.train.batch_size,
+    )
+
+
+def _copying(config: Any) -> Task:
+    return Copying(
+        length=config.task.length,
+        seed=config.seed,
+        batch_size=config.train.batch_size,
+    )
+
+
+def _pixel_mnist(config: Any) -> Task:
+    from experiments.data import mnist  # the other tasks need no data set
+
+    pixel_mnist.check_steps(config.task.steps)
+    return PixelMNIST(
+        mnist.load(config.data_dir),
+        steps=config.task.steps,
+        permuted=config.task.permuted,
+        seed=config.seed,
+        batch_size=config.train.batch_size,
+    )
+
+
+_BUILDERS = {
+    "addition": _addition,
+    "copying": _copying,
+    "pixel_mnist": _pixel_mnist,
+}
+
+NAMES = tuple(_BUILDERS)
+
+
+def build(config: Any) -> Task:
+    """The task that `config.task` names, with its data.
+
+    Raises:
+      ValueError: unknown name, a field out of range, or data that do not fit.
+    """
+    if config.task.name not in _BUILDERS:
+        raise ValueError(
+            f"config.task.name must be one of {NAMES}, got {config.task.name!r}"
+        )
+    return _BUILDERS[config.task.name](config)

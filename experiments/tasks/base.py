@@ -1,0 +1,102 @@
+"""What the training loop asks of a task."""
+
+import abc
+from collections.abc import Iterator
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+
+Batch = dict[str, np.ndarray]
+
+EVAL_SEQUENCES = 10_000  # size of a synthetic validation or test split
+EVAL_BATCH = 500
+
+# First entry of every seed sequence after the seed: streams that never meet.
+STREAMS = {"train": 0, "valid": 1, "test": 2}
+
+
+class Task(abc.ABC):
+    """Data, loss and metrics of one experiment.
+
+    Attributes:
+      name: the registry's name of the task.
+      primary: the metric that chooses the best step on validation data.
+      higher_is_better: direction of `primary`.
+      in_features: features of one time step of the inputs.
+      out_features: features of one output of the model.
+      readout: "last" or "all": which hidden states the model reads out.
+      stateful: whether the hidden state is carried from batch to batch.
+      baseline: loss of the model that knows nothing, or None.
+    """
+
+    name: str
+    primary: str
+    higher_is_better: bool
+    in_features: int
+    out_features: int
+    readout: str
+    stateful: bool = False
+    baseline: float | None = None
+
+    @abc.abstractmethod
+    def steps_per_epoch(self, batch_size: int) -> int | None:
+        """Updates in one pass over the training data; None for a stream."""
+
+    @abc.abstractmethod
+    def train_batch(self, step: int) -> Batch:
+        """The batch of update `step` (from 0), a function of (seed, step) alone.
+
+        Holds "inputs" (batch, time, in_features) float32 and what `sums` needs.
+        """
+
+    @abc.abstractmethod
+    def eval_batches(self, split: str) -> Iterator[Batch]:
+        """Batches of equal shape that cover "valid" or "test" once, in order.
+
+        Each carries "weights" (batch,) float32: 1, or 0 for padding.
+        """
+
+    @abc.abstractmethod
+    def sums(self, outputs: jnp.ndarray, batch: Batch) -> dict[str, jnp.ndarray]:
+        """Weighted sums over a batch: "loss", "count" and what `metrics` needs."""
+
+    @abc.abstractmethod
+    def metrics(self, sums: dict[str, Any]) -> dict[str, float]:
+        """Sums over a split, divided once: "loss" and the task's own metric."""
+
+
+def weights(batch: Batch) -> jnp.ndarray:
+    """The batch's weights (batch,), or ones where it carries none."""
+    if "weights" in batch:
+        return jnp.asarray(batch["weights"])
+    return jnp.ones(batch["inputs"].shape[0], jnp.float32)
+
+
+def pad(batch: Batch, size: int) -> Batch:
+    """Repeats the last example up to `size` examples and adds the weights."""
+    count = len(batch["inputs"])
+    rows = np.minimum(np.arange(size), count - 1)
+    padded = {name: values[rows] for name, values in batch.items()}
+    padded["weights"] = (np.arange(size) < count).astype(np.float32)
+    return padded
+
+
+def generator(seed: int, split: str, index: int) -> np.random.Generator:
+    """The random stream of batch `index` of a split."""
+    return np.random.default_rng(
+        np.random.SeedSequence([seed, STREAMS[split], index])
+    )
+
+
+def check_split(split: str) -> None:
+    """Raises ValueError unless `split` is one that is evaluated."""
+    if split not in ("valid", "test"):
+        raise ValueError(f"split must be 'valid' or 'test', got {split!r}")
+
+
+def check_integer(name: str, value: Any, minimum: int) -> None:
+    """Raises ValueError unless `value` is an integer of at least `minimum`."""
+    integer = isinstance(value, (int, np.integer)) and not isinstance(value, bool)
+    if not integer or value < minimum:
+        raise ValueError(f"{name} must be an integer >= {minimum}, got {value!r}")

@@ -1,0 +1,35 @@
+"""What the tasks with fresh random batches share."""
+
+from collections.abc import Iterator
+
+from experiments.tasks import base
+
+
+class SyntheticTask(base.Task):
+    """A task whose batches are drawn from a generator, never from files.
+
+    A subclass gives `length` a meaning and defines `draw(generator, count)`.
+    """
+
+    def __init__(self, *, length: int, minimum_length: int, seed: int, batch_size: int):
+        base.check_integer("config.task.length", length, minimum_length)
+        base.check_integer("config.seed", seed, 0)
+        base.check_integer("config.train.batch_size", batch_size, 1)
+        self.length = length
+        self.seed = seed
+        self.batch_size = batch_size
+
+    def steps_per_epoch(self, batch_size: int) -> None:
+        del batch_size
+        return None
+
+    def train_batch(self, step: int) -> base.Batch:
+        generator = base.generator(self.seed, "train", step)
+        return self.draw(generator, self.batch_size)
+
+    def eval_batches(self, split: str) -> Iterator[base.Batch]:
+        base.check_split(split)
+        for index, start in enumerate(range(0, base.EVAL_SEQUENCES, base.EVAL_BATCH)):
+            count = min(base.EVAL_BATCH, base.EVAL_SEQUENCES - start)
+            batch = self.draw(base.generator(self.seed, split, index), count)
+            yield base.pad(batch, base.EVAL_BATCH)

@@ -1,0 +1,32 @@
+"""Settings that tests choose by fixture: double precision, no silent promotion."""
+
+import hypothesis
+import jax
+import pytest
+
+# The fixtures below only set flags, so that examples may share them. Every example
+# may compile: no deadline. The same examples on every run.
+hypothesis.settings.register_profile(
+    "svdrnn",
+    deadline=None,
+    derandomize=True,
+    suppress_health_check=[
+        hypothesis.HealthCheck.function_scoped_fixture,
+        hypothesis.HealthCheck.too_slow,
+    ],
+)
+hypothesis.settings.load_profile("svdrnn")
+
+
+@pytest.fixture
+def x64():
+    """float64 for the length of a test."""
+    with jax.enable_x64(True):
+        yield
+
+
+@pytest.fixture
+def strict():
+    """Errors where dtypes or ranks are promoted silently."""
+    with jax.numpy_dtype_promotion("strict"), jax.numpy_rank_promotion("raise"):
+        yield
