@@ -219,7 +219,7 @@ def print_cell(title: str, rows: list[dict], baselines: tuple[str, ...]) -> None
     print(f"  {'':<28}{'ms':>10}{'range':>20}{'MiB':>9}{head}")
     for row in rows:
         if "skipped" in row:
-            print(f"  {row['contender']:<28}{'skipped, predicted ' + row['skipped']:>30}")
+            print(f"  {row['contender']:<28}{'skipped: ' + row['skipped']:>30}")
             continue
         spread = f"{row['low'] * 1e3:.1f} - {row['high'] * 1e3:.1f}"
         memory = row["temp_bytes"]
@@ -238,7 +238,8 @@ def print_choice(rows: list[dict], n: int) -> None:
     """What ``method="auto"`` picks, against what was measured."""
     found = {row["contender"]: row.get("seconds") for row in rows}
     for m in (REFLECTORS, n):
-        low, dense = (found.get(f"SpectralRNN {k} m={m}") for k in ("low_rank", "dense"))
+        low = found.get(f"SpectralRNN low_rank m={m}")
+        dense = found.get(f"SpectralRNN dense m={m}")
         if low and dense:
             chosen = (
                 "low_rank" if svdrnn.matrices.prefers_low_rank(n, 2 * m) else "dense"

@@ -21,6 +21,7 @@ class SpectralLinear(nnx.Module):
         (``low_rank`` here is another name for ``wy``).
       dtype: of the computation; None takes what inputs and parameters promote to.
       param_dtype: of the parameters.
+      custom_backward: False leaves differentiation to JAX, which forward mode needs.
       rngs: its ``params`` stream draws the initial values.
 
     Raises:
@@ -41,6 +42,7 @@ class SpectralLinear(nnx.Module):
         method: str = "auto",
         dtype=None,
         param_dtype=jnp.float32,
+        custom_backward: bool = True,
         rngs: nnx.Rngs,
     ):
         check_method(method)
@@ -59,6 +61,7 @@ class SpectralLinear(nnx.Module):
         )
         self.in_features, self.out_features = in_features, out_features
         self.method, self.dtype = method, dtype
+        self.custom_backward = custom_backward
 
     def __call__(self, inputs: jax.Array) -> jax.Array:
         """(..., in_features) -> (..., out_features)."""
@@ -78,6 +81,7 @@ class SpectralLinear(nnx.Module):
             reflectors = svd.u_vectors.shape[0] + svd.v_vectors.shape[0]
             method = "wy" if 2 * reflectors <= min(svd.shape) else "dense"
         if method == "dense":
-            return jnp.matmul(x, spectral.materialize(svd).astype(x.dtype).T)
+            w = spectral.materialize(svd, custom_backward=self.custom_backward)
+            return jnp.matmul(x, w.astype(x.dtype).T)
         method = "wy" if method == "low_rank" else method
         return spectral.apply(svd, x, method=method)

@@ -52,7 +52,9 @@ def reflector_counts(reflectors, n_out: int, n_in: int) -> tuple[int, int]:
                 )
         return tuple(reflectors)
     if isinstance(reflectors, (tuple, list)):
-        raise ValueError(f"reflectors must be a number, a pair or None; got {reflectors!r}")
+        raise ValueError(
+            f"reflectors must be a number, a pair or None; got {reflectors!r}"
+        )
     check_positive("reflectors", reflectors)
     return min(reflectors, full), min(reflectors, full)
 

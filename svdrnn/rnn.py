@@ -35,6 +35,8 @@ class TransitionCell(nnx.RNNCellBase):
       dtype: of the computation; None takes what inputs and parameters promote to.
       param_dtype: of the parameters.
       precision: of the products in the recurrence; None is JAX's default.
+      custom_backward: False leaves differentiation to JAX, which forward mode
+        (``jax.jvp``, ``jax.hessian``) needs.
       rngs: its ``params`` stream draws the initial values.
 
     Raises:
@@ -56,6 +58,7 @@ class TransitionCell(nnx.RNNCellBase):
         dtype=None,
         param_dtype=jnp.float32,
         precision: jax.lax.PrecisionLike = None,
+        custom_backward: bool = True,
         rngs: nnx.Rngs,
     ):
         check_positive("in_features", in_features)
@@ -77,6 +80,7 @@ class TransitionCell(nnx.RNNCellBase):
         self.in_features, self.hidden_features = in_features, n
         self.method = method
         self.dtype, self.param_dtype, self.precision = dtype, param_dtype, precision
+        self.custom_backward = custom_backward
 
     # What ``method="auto"`` means for a single step, where nothing can be prepared.
     one_step_method = "auto"
@@ -102,12 +106,12 @@ class TransitionCell(nnx.RNNCellBase):
             raise ValueError("rngs must be given with a carry_init; got None")
         return carry_init(rngs(), shape, self.dtype or self.param_dtype)
 
-    def operands(self, *arrays, one_step: bool = False, custom_backward: bool = True):
+    def operands(self, *arrays, one_step: bool = False):
         """(transition, M, b, offset, *arrays), all in the dtype of the computation."""
         method = self.method
         if one_step and method == "auto":
             method = self.one_step_method
-        form = self.weight.transition(method, custom_backward=custom_backward)
+        form = self.weight.transition(method, custom_backward=self.custom_backward)
         values = (self.input_weights, self.bias, self.offset)
         values = tuple(None if v is None else v[...] for v in values) + arrays
         dtype = dtypes.canonicalize_dtype(
@@ -236,7 +240,6 @@ class TransitionRNN(nnx.Module):
       unroll: time steps in one iteration of the compiled loop.
       chunk: with ``last_only``, keep one state in ``chunk`` for the backward pass and
         compute the others again: memory O(chunk + T / chunk), one more forward pass.
-      custom_backward: False leaves differentiation to JAX, which forward mode needs.
     """
 
     def __init__(
@@ -249,7 +252,6 @@ class TransitionRNN(nnx.Module):
         keep_order: bool = False,
         unroll: int = 1,
         chunk: int | None = None,
-        custom_backward: bool = True,
     ):
         check_positive("unroll", unroll)
         if chunk is not None:
@@ -257,7 +259,7 @@ class TransitionRNN(nnx.Module):
         self.cell = cell
         self.time_major, self.return_carry = time_major, return_carry
         self.reverse, self.keep_order = reverse, keep_order
-        self.unroll, self.chunk, self.custom_backward = unroll, chunk, custom_backward
+        self.unroll, self.chunk = unroll, chunk
 
     def initialize_carry(self, input_shape, rngs=None, carry_init=None) -> jax.Array:
         """h_0 for inputs of one step; see ``TransitionCell.initialize_carry``."""
@@ -325,8 +327,7 @@ class TransitionRNN(nnx.Module):
         if perturbations is not None:
             perturbations = self._perturbations(perturbations, batch, steps, time_major)
 
-        operands = self.cell.operands(xs, h0, custom_backward=self.custom_backward)
-        form, m, b, offset, xs, h0 = operands
+        form, m, b, offset, xs, h0 = self.cell.operands(xs, h0)
         states, last = recurrence.recurrence(
             form,
             xs,
@@ -339,7 +340,7 @@ class TransitionRNN(nnx.Module):
             last_only=last_only,
             chunk=self.chunk,
             unroll=self.unroll,
-            custom_backward=self.custom_backward,
+            custom_backward=self.cell.custom_backward,
             precision=self.cell.precision,
             perturbations=perturbations,
         )
@@ -418,10 +419,10 @@ class SpectralRNN(TransitionRNN):
     Args:
       in_features, hidden_features: n_in and n.
       reflectors, radius, center, init: see ``SpectralMatrix``.
-      activation, leak, method, use_bias, input_scale, dtype, param_dtype, precision:
-        see ``TransitionCell``.
-      time_major, return_carry, reverse, keep_order, unroll, chunk, custom_backward: see
-        ``TransitionRNN``.
+      activation, leak, method, use_bias, input_scale, dtype, param_dtype, precision,
+        custom_backward: see ``TransitionCell``.
+      **layer: ``time_major``, ``return_carry``, ``reverse``, ``keep_order``,
+        ``unroll``, ``chunk``: see ``TransitionRNN``.
       rngs: its ``params`` stream draws the initial values.
     """
 
@@ -442,6 +443,7 @@ class SpectralRNN(TransitionRNN):
         dtype=None,
         param_dtype=jnp.float32,
         precision: jax.lax.PrecisionLike = None,
+        custom_backward: bool = True,
         rngs: nnx.Rngs,
         **layer,
     ):
@@ -460,6 +462,7 @@ class SpectralRNN(TransitionRNN):
             dtype=dtype,
             param_dtype=param_dtype,
             precision=precision,
+            custom_backward=custom_backward,
             rngs=rngs,
         )
         super().__init__(cell, **layer)
@@ -471,10 +474,10 @@ class DenseRNN(TransitionRNN):
     Args:
       in_features, hidden_features: n_in and n.
       init: see ``DenseMatrix``; ``"orthogonal"`` or ``"identity"`` is the IRNN.
-      activation, leak, use_bias, input_scale, dtype, param_dtype, precision: see
-        ``TransitionCell``.
-      time_major, return_carry, reverse, keep_order, unroll, chunk, custom_backward: see
-        ``TransitionRNN``.
+      activation, leak, use_bias, input_scale, dtype, param_dtype, precision,
+        custom_backward: see ``TransitionCell``.
+      **layer: ``time_major``, ``return_carry``, ``reverse``, ``keep_order``,
+        ``unroll``, ``chunk``: see ``TransitionRNN``.
       rngs: its ``params`` stream draws the initial values.
     """
 
@@ -491,6 +494,7 @@ class DenseRNN(TransitionRNN):
         dtype=None,
         param_dtype=jnp.float32,
         precision: jax.lax.PrecisionLike = None,
+        custom_backward: bool = True,
         rngs: nnx.Rngs,
         **layer,
     ):
@@ -505,6 +509,7 @@ class DenseRNN(TransitionRNN):
             dtype=dtype,
             param_dtype=param_dtype,
             precision=precision,
+            custom_backward=custom_backward,
             rngs=rngs,
         )
         super().__init__(cell, **layer)
