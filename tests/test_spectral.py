@@ -52,7 +52,8 @@ def finite_difference(f, svd, step=1e-6):
     leaves, structure = jax.tree.flatten(svd)
 
     def at(i, changed):
-        return f(jax.tree.unflatten(structure, leaves[:i] + [changed] + leaves[i + 1 :]))
+        changed_leaves = leaves[:i] + [changed] + leaves[i + 1 :]
+        return f(jax.tree.unflatten(structure, changed_leaves))
 
     gradients = [np.zeros_like(leaf) for leaf in leaves]
     for i, leaf in enumerate(leaves):

@@ -292,7 +292,7 @@ def test_bad_arguments(make, message):
     "split,change,message",
     [
         ("train", {"images": np.full((11, 28, 28), np.nan)}, "train images.*float64"),
-        ("valid", {"images": np.zeros((7, 784), np.uint8)}, r"valid images.*\(7, 784\)"),
+        ("valid", {"images": np.zeros((7, 784), np.uint8)}, r"valid images.*, 784\)"),
         ("test", {"labels": np.zeros(4, np.uint8)}, r"test labels.*\(4,\)"),
         ("test", {"labels": np.full(5, 10, np.uint8)}, "0 ... 9, got 10"),
         ("train", {"labels": np.full(11, np.nan)}, "train labels.*float64"),

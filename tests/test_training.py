@@ -34,6 +34,7 @@ def tiny_config(**changes):
     config.train.batch_size = 16
     config.train.learning_rate = 3e-3
     config.train.steps = 60
+    config.train.schedule = "constant"
     config.train.log_every = 20
     config.train.eval_every = 20
     config.train.checkpoint_every = 30
