@@ -13,20 +13,19 @@ prediction.
 """
 
 import json
-import os
+import math
 import pathlib
-import platform
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-import flax
 import jax
 import jax.numpy as jnp
+import numpy as np
 from absl import app, flags
 from flax import nnx
 
 import svdrnn
-from experiments import figures, timing
+from experiments import figures, records, timing
 from experiments.timing import Contender
 from svdrnn import householder
 
@@ -194,18 +193,35 @@ def measure_cell(contenders, steps: int, seconds: float, about: dict) -> list[di
     return rows
 
 
-def machine() -> dict[str, Any]:
-    """What the figures depend on, in general terms."""
-    device = jax.devices()[0]
-    return {
-        "backend": jax.default_backend(),
-        "device": device.device_kind,
-        "cores": os.cpu_count(),
-        "architecture": platform.machine(),
-        "jax": jax.__version__,
-        "flax": flax.__version__,
-        "python": platform.python_version(),
-    }
+def measure_scaling(batch: int, steps: list[int], batches: list[int]) -> list[dict]:
+    """SpectralRNN at n = 128, m = 16 over T, without and with chunks, and over batch.
+
+    All points run in turn, so that the fitted exponents compare like with like.
+    """
+    rows, calls = [], {}
+
+    def add(series, axis, value, prepared):
+        row = {"kind": "scaling", "series": series, axis: value}
+        row["temp_bytes"] = prepared.temp_bytes
+        rows.append(row)
+        calls[len(rows) - 1] = prepared.call
+
+    for t in steps:
+        for series, chunk in (("all states kept", None), ("chunks", math.isqrt(t))):
+            model = spectral(128, REFLECTORS, "auto", chunk=chunk)
+            add(series, "steps", t, prepare(layer_step(model, 128, batch), t))
+    for b in batches:
+        make = layer_step(spectral(128, REFLECTORS, "auto"), 128, b)
+        add("batch", "batch", b, prepare(make, 200))
+    for index, found in timing.in_turn(calls, seconds=30.0, most=9).items():
+        rows[index] |= {"seconds": found.median, "low": found.low, "high": found.high}
+        rows[index]["repeats"] = found.repeats
+    return rows
+
+
+def exponent(sizes: list[int], seconds: list[float]) -> float:
+    """The slope of log(seconds) over log(sizes), by least squares."""
+    return float(np.polyfit(np.log(sizes), np.log(seconds), 1)[0])
 
 
 # --- printing -----------------------------------------------------------------------
@@ -248,6 +264,21 @@ def print_choice(rows: list[dict], n: int) -> None:
             print(f"  auto at m={m}: {chosen}; faster here: {faster}")
 
 
+def print_scaling(rows: list[dict]) -> None:
+    """Milliseconds, memory and the exponent of each series."""
+    print(f"\nSpectralRNN, n=128, m={REFLECTORS}: time over T and over batch (T=200)")
+    for series in dict.fromkeys(row["series"] for row in rows):
+        mine = [row for row in rows if row["series"] == series]
+        axis = "batch" if series == "batch" else "steps"
+        for row in mine:
+            print(
+                f"  {series:<18}{axis} {row[axis]:<8}{row['seconds'] * 1e3:>10.1f} ms"
+                f"{row['temp_bytes'] / 2**20:>10.1f} MiB of temporaries"
+            )
+        slope = exponent([r[axis] for r in mine], [r["seconds"] for r in mine])
+        print(f"  {series:<18}exponent {slope:.3f}")
+
+
 def main(argv):
     if len(argv) > 1:
         raise app.UsageError(f"unknown arguments: {argv[1:]}")
@@ -260,7 +291,12 @@ def main(argv):
 
     def store(new):
         rows.extend(new)
-        record = {"machine": machine(), "batch": batch, "rows": rows}
+        record = {
+            "machine": records.machine(),
+            "revision": records.revision(),
+            "batch": batch,
+            "rows": rows,
+        }
         (out / "benchmark.json").write_text(json.dumps(record, indent=1) + "\n")
 
     for n in sizes:
@@ -285,6 +321,10 @@ def main(argv):
             contenders = contenders + peers.matrix_contenders(n)
         new = measure_cell(contenders, 0, 4.0, {"kind": "matrix", "n": n})
         print_cell(f"orthogonal matrix, n = m = {n}", new, ("svdrnn", "QR"))
+        store(new)
+    if not _QUICK.value:
+        new = measure_scaling(batch, [100, 316, 1000, 3162, 10_000], [32, 64, 128, 256])
+        print_scaling(new)
         store(new)
     figures.benchmark(out / "benchmark.json", out / "benchmark.png")
     print(f"\nwritten: {out / 'benchmark.json'}, {out / 'benchmark.png'}")

@@ -138,8 +138,8 @@ def duration(seconds: float) -> str:
 
 
 def finite(value: Any) -> Any:
-    """A number as Python's own, None where it is not finite, text as it is."""
-    if value is None or isinstance(value, (str, bool, int)):
+    """A number as Python's own, None where it is not finite; the rest as it is."""
+    if value is None or isinstance(value, (str, bool, int, dict)):
         return value
     number = float(value)
     return number if math.isfinite(number) else None

@@ -19,6 +19,7 @@ from experiments import figures
 from experiments import logs
 from experiments import models
 from experiments import optimizers
+from experiments import records
 from experiments import tasks
 
 
@@ -333,12 +334,14 @@ def summary(result: dict, workdir: pathlib.Path) -> str:
 
 
 def _description(config: Any, task: tasks.Task) -> dict[str, Any]:
-    """What a figure needs to know besides the curves."""
+    """What figures and records need to know besides the curves."""
     return {
         "task": task.name,
         "model": config.model.name,
         "primary": task.primary,
         "baseline": task.baseline,
+        "revision": records.revision(),
+        "machine": records.machine(),
     }
 
 
