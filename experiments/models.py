@@ -5,6 +5,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 import svdrnn
+from experiments import gated
 from svdrnn import diagnostics
 
 NAMES = ("spectral", "ornn", "rnn", "irnn", "lstm", "gru")
@@ -111,9 +112,9 @@ def _layer(config, features, rngs):
             init = "identity" if config.init == "identity" else "orthogonal"
             return svdrnn.DenseRNN(features, n, init=init, rngs=rngs, **cell)
         case "lstm":
-            return nnx.RNN(nnx.OptimizedLSTMCell(features, n, rngs=rngs), rngs=False)
+            return gated.GatedRNN(nnx.OptimizedLSTMCell(features, n, rngs=rngs))
         case "gru":
-            return nnx.RNN(nnx.GRUCell(features, n, rngs=rngs), rngs=False)
+            return gated.GatedRNN(nnx.GRUCell(features, n, rngs=rngs))
     raise ValueError(
         f"model.name must be one of {', '.join(NAMES)}; got {config.name!r}"
     )
