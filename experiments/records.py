@@ -77,12 +77,13 @@ def record(workdir: str | pathlib.Path, name: str) -> pathlib.Path:
     config = json.loads((workdir / "config.json").read_text())
     config.pop("data_dir", None)  # a place on some machine
     curves, events = figures.read_metrics(workdir / "metrics.jsonl")
-    started = next(event for event in events if event["event"] == "started")
+    # Of several sessions the last: a run may be resumed under later code.
+    origin = [event for event in events if "revision" in event][-1]
     content = {
         "config": config,
         "result": json.loads(result.read_text()),
-        "revision": started["revision"],
-        "machine": started["machine"],
+        "revision": origin["revision"],
+        "machine": origin["machine"],
         "valid": [
             {key: line[key] for key in CURVE if key in line}
             for line in curves.get("valid", [])

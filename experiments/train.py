@@ -113,7 +113,7 @@ def train(config: Any, workdir: str | pathlib.Path) -> dict:
         log.event(0, "started", **_description(config, task))
     if known:
         print(f"resumed from step {start} of {steps}")
-        log.event(start, "resumed_from")
+        log.event(start, "resumed_from", **_origin())
     progress = logs.Progress(steps, config.train.batch_size)
 
     def seconds() -> float:
@@ -340,9 +340,13 @@ def _description(config: Any, task: tasks.Task) -> dict[str, Any]:
         "model": config.model.name,
         "primary": task.primary,
         "baseline": task.baseline,
-        "revision": records.revision(),
-        "machine": records.machine(),
+        **_origin(),
     }
+
+
+def _origin() -> dict[str, Any]:
+    """Which code runs, and on what."""
+    return {"revision": records.revision(), "machine": records.machine()}
 
 
 def _better(task: tasks.Task, metrics: dict, best: dict | None) -> bool:

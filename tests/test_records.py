@@ -1,0 +1,62 @@
+"""Records of runs: what is kept, and that an unfinished run is refused."""
+
+import json
+
+import pytest
+
+from experiments import records
+
+
+def event(step, name, **values):
+    return {"step": step, "split": "event", "event": name, **values}
+
+
+def workdir(path, finished=True):
+    lines = [
+        event(0, "started", revision="a", machine=1),
+        {"step": 5, "split": "valid", "loss": 2.0, "mse": 2.0, "seconds": 1.0},
+        event(5, "resumed_from", revision="b", machine=2),
+        {"step": 9, "split": "train", "loss": 1.5, "mse": 1.5},
+        {"step": 9, "split": "valid", "loss": 1.0, "mse": 1.0, "seconds": 2.0},
+    ]
+    text = "".join(json.dumps(line) + "\n" for line in lines)
+    (path / "metrics.jsonl").write_text(text)
+    (path / "config.json").write_text(json.dumps({"seed": 3, "data_dir": "somewhere"}))
+    if finished:
+        (path / "result.json").write_text(json.dumps({"steps": 9}))
+    return path
+
+
+def test_a_record_holds_the_run_and_no_place(tmp_path, monkeypatch):
+    monkeypatch.setattr(records, "RESULTS", tmp_path / "results")
+    written = records.record(workdir(tmp_path), "group/run")
+    assert written == tmp_path / "results" / "group" / "run.json"
+    assert json.loads(written.read_text()) == {
+        "config": {"seed": 3},
+        "result": {"steps": 9},
+        "revision": "b",
+        "machine": 2,
+        "valid": [
+            {"step": 5, "loss": 2.0, "mse": 2.0},
+            {"step": 9, "loss": 1.0, "mse": 1.0},
+        ],
+    }
+
+
+def test_an_unfinished_run_is_refused(tmp_path):
+    with pytest.raises(ValueError, match="no finished run"):
+        records.record(workdir(tmp_path, finished=False), "run")
+
+
+def test_the_machine_is_named_in_general_terms():
+    found = records.machine()
+    assert found["backend"] in ("cpu", "gpu", "tpu")
+    assert found["cores"] >= 1
+    assert set(found) == {
+        "backend",
+        "device",
+        "cores",
+        "architecture",
+        "jax",
+        "python",
+    }
