@@ -21,6 +21,7 @@ from svdrnn.householder import (
 pytestmark = pytest.mark.usefixtures("x64", "strict")
 
 METHODS = ("scan", "wy")
+HARD = ("scan", "wy_in_blocks")
 OPTIONS = ("method", "transpose", "custom_backward")
 
 
@@ -105,9 +106,11 @@ def test_values_against_dense_product(shape, block, monkeypatch):
 def test_auto_is_the_default_and_equals_wy():
     vectors, x = random_vectors(3, 5), random_vectors(2, 5, seed=1)
     for f, args in [(orthogonal_matrix, (vectors,)), (apply_reflectors, (vectors, x))]:
-        expected = compiled(f)(*args, method="wy")
-        np.testing.assert_array_equal(compiled(f)(*args), expected)
-        np.testing.assert_array_equal(compiled(f)(*args, method="auto"), expected)
+        default, auto, wy, scan = (
+            jax.jit(functools.partial(f, **options)).lower(*args).as_text()
+            for options in [{}] + [{"method": m} for m in ("auto", "wy", "scan")]
+        )
+        assert default == auto == wy != scan
 
 
 @pytest.mark.parametrize("shape", [(70, 70), (130, 140)])
@@ -227,6 +230,7 @@ def test_values_below_the_trapezoid_do_not_matter(method):
     assert np.all(np.triu(gradient)[np.triu_indices(5)] != 0)
 
 
+@pytest.mark.parametrize("method", HARD, indirect=True)
 def test_zero_row_is_identity_with_zero_gradients_of_any_order(method):
     row = np.array([0, 2])
     vectors = random_vectors(3, 3)
@@ -369,6 +373,7 @@ def test_gradient_to_a_reflector_ends_in_plus_4ab_u():
         np.testing.assert_allclose(actual, expected, rtol=0, atol=1e-12)
 
 
+@pytest.mark.parametrize("method", HARD, indirect=True)
 def test_gradient_of_gradient_and_forward_mode(method):
     vectors, weights = random_vectors(3, 3), random_vectors(3, 3, seed=1)
     direction = random_vectors(3, 3, seed=2)
@@ -418,15 +423,16 @@ def test_forward_mode_needs_the_plain_backward_pass():
         jax.jvp(orthogonal_matrix, (vectors,), (vectors,))
 
 
+@pytest.mark.parametrize("method", HARD, indirect=True)
 def test_apply_has_forward_mode_and_hessian(method):
-    vectors, x = random_vectors(3, 4), random_vectors(2, 4, seed=1)
+    vectors, x = random_vectors(3, 3), random_vectors(1, 3, seed=1)
 
     def loss(v):
         return jnp.sum(apply_reflectors(v, x, method=method) ** 3)
 
     hessian = jax.jit(jax.hessian(loss))(vectors)
     gradient = jax.jit(jax.grad(loss))
-    direction = random_vectors(3, 4, seed=2)
+    direction = random_vectors(3, 3, seed=2)
     expected = finite_difference(
         lambda v: np.sum(gradient(v) * direction), vectors, step=1e-5
     )
@@ -451,10 +457,11 @@ def test_batch_equals_per_item(method):
     assert empty.shape == (0, 6, 5)
 
 
+@pytest.mark.parametrize("method", HARD, indirect=True)
 def test_vmap_over_vectors_equals_a_loop(method):
-    vectors = random_vectors(6, 5).reshape(2, 3, 5)
-    x = random_vectors(2, 5, seed=1)
-    weights = random_vectors(5, 5, seed=2)
+    vectors = random_vectors(6, 4).reshape(2, 3, 4)
+    x = random_vectors(2, 4, seed=1)
+    weights = random_vectors(4, 4, seed=2)
 
     def compute(vectors, x):
         matrix = functools.partial(orthogonal_matrix, method=method)
@@ -487,10 +494,14 @@ def test_jit_equals_eager_for_the_inverse():
     )
 
 
-@pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize(
-    "dtype, tolerance",
-    [(jnp.bfloat16, 8e-3), (jnp.float16, 1e-3), (jnp.float32, 1e-6)],
+    "method, dtype, tolerance",
+    [
+        ("scan", jnp.bfloat16, 8e-3),
+        ("wy", jnp.bfloat16, 8e-3),
+        ("wy", jnp.float16, 1e-3),
+        ("wy", jnp.float32, 1e-6),
+    ],
 )
 def test_dtypes_are_kept_and_computed_in_float32_at_least(method, dtype, tolerance):
     vectors = jnp.asarray(random_vectors(20, 24), dtype)
@@ -637,7 +648,7 @@ def test_inverse_keeps_the_dtype(dtype):
 
 
 @pytest.mark.parametrize("determinant", [1, -1])
-@pytest.mark.parametrize("m1", [0, 2, 4, 6])
+@pytest.mark.parametrize("m1", [0, 2, 6])
 def test_two_factors_with_n_reflectors_together_cover_the_group(m1, determinant):
     # T3. q = H_0 ... H_{n-1}: the first m1 are U. The rest, transposed, is again a
     # product of n - m1 reflectors of the last n - m1 coordinates: that is V.
@@ -650,8 +661,8 @@ def test_two_factors_with_n_reflectors_together_cover_the_group(m1, determinant)
     if m1 < n:
         v_vectors[:, m1:] = inverse(rest)
     assert u_vectors.shape[0] + v_vectors.shape[0] == n
-    u, v = (compiled(orthogonal_matrix)(vectors) for vectors in (u_vectors, v_vectors))
-    np.testing.assert_allclose(u @ v.T, q, rtol=0, atol=1e-12)
+    w = dense_product(u_vectors) @ dense_product(v_vectors).T
+    np.testing.assert_allclose(w, q, rtol=0, atol=1e-12)
 
 
 # Bad input.
@@ -736,5 +747,5 @@ def test_mixed_dtypes_follow_the_promotion_setting():
     with pytest.raises(jax.dtypes.TypePromotionError, match="promotion"):
         apply_reflectors(jnp.asarray(VECTORS, jnp.float32), x)
     with jax.numpy_dtype_promotion("standard"):
-        y = apply_reflectors(jnp.asarray(VECTORS, jnp.float32), x)
+        y = jax.eval_shape(apply_reflectors, jnp.asarray(VECTORS, jnp.float32), x)
     assert y.dtype == jnp.float32

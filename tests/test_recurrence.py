@@ -12,18 +12,12 @@ from svdrnn import spectral
 from svdrnn.activations import NAMES, Activation
 from svdrnn.recurrence import Dense, DiagonalPlusLowRank, Factored, recurrence
 
-pytestmark = pytest.mark.usefixtures("x64", "strict_dtypes")
+pytestmark = pytest.mark.usefixtures("x64")
 
 STEPS, BATCH, N, RANK = 7, 3, 5, 2
 LENGTHS = np.array([0, 3, STEPS])
 LEAK = 0.1
 FAST_FORMS = pytest.mark.parametrize("form", ["dense", "low_rank"])
-
-
-@pytest.fixture
-def strict_dtypes():
-    with jax.numpy_dtype_promotion("strict"):
-        yield
 
 
 def draw_params(form, features=2, *, steps=STEPS, batch=BATCH, n=N, seed=0):
@@ -442,7 +436,7 @@ def test_chunks_save_memory(form, custom_backward):
             options = {"chunk": chunk, "custom_backward": custom_backward}
             return run(params, "tanh", last_only=True, **options)[1].sum()
 
-        compiled = jax.jit(jax.grad(loss)).lower(params).compile()
+        compiled = helpers.jit(jax.grad(loss)).lower(params).compile()
         return compiled.memory_analysis().temp_size_in_bytes
 
     states = 8 * steps * batch * n

@@ -1,0 +1,344 @@
+"""Parameterizations of W: how many reflectors, initial values, forms, errors."""
+
+import helpers
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+
+import svdrnn
+from svdrnn import recurrence
+from svdrnn.matrices import METHODS, DenseMatrix, SpectralMatrix, reflector_counts
+
+
+def spectral_matrix(n_in=6, n_out=6, *, seed=0, **options):
+    options = {"reflectors": 3, "radius": 0.25, **options}
+    return SpectralMatrix(n_in, n_out, rngs=nnx.Rngs(seed), **options)
+
+
+def numpy_matrix(weight):
+    """W of a SpectralMatrix from its parameters, without the library's products."""
+    vectors = weight.u_vectors[...], weight.v_vectors[...]
+    return helpers.svd_matrix(*vectors, np.asarray(weight.sigma(), np.float64))
+
+
+def rows_of_the_transition(weight, method):
+    """W e_i for every i, by the form of the method."""
+
+    def rows(weight):
+        return weight.transition(method).apply(np.eye(weight.n_in), None)
+
+    return helpers.jit(rows)(weight)
+
+
+def matrix_with(sigma, n_out=4, n_in=4, seed=0):
+    """A float64 matrix with the given singular values."""
+    rng = np.random.default_rng(seed)
+    u, _ = np.linalg.qr(rng.normal(size=(n_out, n_out)))
+    v, _ = np.linalg.qr(rng.normal(size=(n_in, n_in)))
+    k = len(sigma)
+    return u[:, :k] * np.asarray(sigma) @ v[:, :k].T
+
+
+# Numbers of reflectors.
+
+
+@pytest.mark.parametrize(
+    ("reflectors", "shape", "expected"),
+    [
+        (3, (5, 5), (3, 3)),
+        (1, (1, 1), (1, 1)),
+        (9, (5, 4), (4, 4)),
+        (9, (4, 5), (4, 4)),
+        (5, (5, 4), (4, 4)),
+        (None, (5, 5), (5, 5)),
+        (None, (3, 7), (3, 3)),
+        (None, (7, 3), (3, 3)),
+        ((5, 4), (5, 4), (5, 4)),
+        ([2, 1], (5, 4), (2, 1)),
+        # A pair is literal: on the larger side it may be more than is needed.
+        ((7, 3), (7, 3), (7, 3)),
+    ],
+)
+def test_reflector_counts(reflectors, shape, expected):
+    assert reflector_counts(reflectors, *shape) == expected
+
+
+@pytest.mark.parametrize(
+    ("reflectors", "message"),
+    [
+        (0, "reflectors must be an integer of at least 1; got 0"),
+        (-2, "reflectors must be an integer of at least 1; got -2"),
+        (2.0, "reflectors must be an integer of at least 1; got 2.0"),
+        (True, "reflectors must be an integer of at least 1; got True"),
+        ("full", "reflectors must be an integer of at least 1; got 'full'"),
+        ((6, 1), "reflectors of U must be at most 5, .*; got 6"),
+        ((1, 5), "reflectors of V must be at most 4, .*; got 5"),
+        ((0, 1), "reflectors of U must be an integer of at least 1; got 0"),
+        ((1, None), "reflectors of V must be an integer of at least 1; got None"),
+        ((1, 2, 3), r"reflectors must be a number, a pair or None; got \(1, 2, 3\)"),
+        ((1,), r"reflectors must be a number, a pair or None; got \(1,\)"),
+    ],
+)
+def test_bad_reflectors(reflectors, message):
+    with pytest.raises(ValueError, match=message):
+        reflector_counts(reflectors, 5, 4)
+    with pytest.raises(ValueError, match=message):
+        spectral_matrix(4, 5, reflectors=reflectors)
+
+
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        # The paper's count, SPEC: (n_o + n_i + m1 + m2 + 2) n - (trapezoids).
+        ({"reflectors": 16, "radius": 0.01}, 5520),
+        # oRNN: no singular values to train.
+        ({"reflectors": 16, "radius": 0.0}, 5520 - 128),
+    ],
+)
+def test_the_papers_count_of_parameters(options, expected):
+    n, n_in, n_out = 128, 1, 10
+    layer = nnx.eval_shape(
+        lambda: svdrnn.SpectralRNN(n_in, n, rngs=nnx.Rngs(0), **options)
+    )
+    stored = sum(leaf.size for leaf in jax.tree.leaves(nnx.state(layer, nnx.Param)))
+    assert stored - layer.cell.weight.num_redundant + n_out * n == expected
+
+
+def test_num_redundant_counts_the_entries_below_the_trapezoids():
+    weight = nnx.eval_shape(lambda: spectral_matrix(5, 7, reflectors=(4, 2)))
+    below = [np.tril_indices(m, -1, k)[0].size for m, k in ((4, 7), (2, 5))]
+    assert weight.num_redundant == sum(below) == 7
+    assert DenseMatrix(3, rngs=nnx.Rngs(0)).num_redundant == 0
+
+
+# Initial values.
+
+
+def test_random_init():
+    weight = spectral_matrix(300, 200, reflectors=(20, 30))
+    assert weight.u_vectors.shape == (20, 200) and weight.v_vectors.shape == (30, 300)
+    for vectors in (weight.u_vectors[...], weight.v_vectors[...]):
+        np.testing.assert_array_equal(np.tril(vectors, -1), 0)
+        lengths = np.linalg.norm(vectors, axis=1)
+        np.testing.assert_allclose(lengths, 1, atol=5 / np.sqrt(2 * 200))
+    # Independent in U and V, and another draw from another seed.
+    assert not np.allclose(weight.u_vectors[0, :50], weight.v_vectors[0, :50])
+    other = spectral_matrix(300, 200, reflectors=(20, 30), seed=1)
+    assert not np.allclose(weight.u_vectors[...], other.u_vectors[...])
+    np.testing.assert_array_equal(weight.sigma_raw[...], np.zeros(200))
+    np.testing.assert_array_equal(weight.sigma(), np.ones(200))
+
+
+def test_matrix_is_u_sigma_v_transposed(x64):
+    for n_in, n_out in ((4, 7), (7, 4)):
+        weight = spectral_matrix(n_in, n_out, param_dtype=jnp.float64)
+        weight.sigma_raw[...] = jnp.linspace(-3.0, 2.0, min(n_in, n_out))
+        raw = np.asarray(weight.sigma_raw[...])
+        sigma = 0.5 * (1 / (1 + np.exp(-raw)) - 0.5) + 1
+        expected = helpers.svd_matrix(weight.u_vectors, weight.v_vectors, sigma)
+        actual = helpers.jit(lambda weight: weight.matrix())(weight)
+        np.testing.assert_allclose(actual, expected, atol=1e-13)
+        values = np.linalg.svd(expected, compute_uv=False)
+        np.testing.assert_allclose(weight.singular_values(), values, rtol=1e-13)
+        assert np.all(np.abs(values - 1) < 0.25)
+
+
+@pytest.mark.parametrize(
+    ("center", "reflectors"), [(1.0, 8), (-0.5, None), (1.0, (5, 5))]
+)
+def test_identity_init(center, reflectors):
+    options = {"reflectors": reflectors, "center": center, "init": "identity"}
+    weight = spectral_matrix(32, 32, **options)
+    np.testing.assert_allclose(numpy_matrix(weight), center * np.eye(32), atol=1e-14)
+    # The library's own products, in float32.
+    for method in ("auto", "dense"):
+        w = rows_of_the_transition(weight, method)
+        np.testing.assert_allclose(w, center * np.eye(32), atol=1e-6)
+    # Equal values in two parameters, not one parameter twice.
+    np.testing.assert_array_equal(weight.u_vectors[...], weight.v_vectors[...])
+    assert weight.u_vectors is not weight.v_vectors
+    u_vectors, v_vectors = weight.u_vectors[...], weight.v_vectors[...]
+    assert u_vectors.unsafe_buffer_pointer() != v_vectors.unsafe_buffer_pointer()
+
+
+@pytest.mark.parametrize(
+    ("shape", "reflectors", "sigma", "options"),
+    [
+        ((4, 4), None, [1.24, 1.1, 0.9, 0.76], {}),
+        ((5, 3), None, [1.2, 1.0, 0.8], {}),
+        ((3, 5), 3, [1.2, 1.0, 0.8], {}),
+        ((3, 5), (3, 5), [1.2, 1.0, 0.8], {}),
+        ((6, 4), (6, 4), [1.2, 1.0, 0.8, 0.8], {}),
+        ((4, 4), None, [1.2, 1.1, 0.9, 0.8], {"center": -1.0}),
+        ((4, 4), None, [0.9, 0.5, 0.1, 0.0], {"center": 0.0, "radius": 1.0}),
+        ((4, 4), None, [1.0, 1.0, 1.0, 1.0], {"radius": 0.0}),
+        ((4, 4), None, [0.5, 0.5, 0.5, 0.5], {"radius": 0.0, "center": -0.5}),
+    ],
+)
+def test_init_from_a_matrix(x64, shape, reflectors, sigma, options):
+    given = matrix_with(sigma, *shape)
+    weight = spectral_matrix(
+        shape[1], shape[0], reflectors=reflectors, init=given, param_dtype=jnp.float64,
+        **options,
+    )  # fmt: skip
+    np.testing.assert_allclose(numpy_matrix(weight), given, atol=1e-13)
+    assert (weight.u_vectors.shape[0], weight.v_vectors.shape[0]) == reflector_counts(
+        reflectors, *shape
+    )
+    signs = -1 if options.get("center", 1.0) < 0 else 1
+    np.testing.assert_allclose(weight.sigma(), signs * np.array(sigma), atol=1e-13)
+
+
+def test_init_from_an_orthogonal_matrix_in_float32():
+    given = matrix_with(np.ones(64), 64, 64)
+    weight = spectral_matrix(64, 64, reflectors=None, radius=0.0, init=given)
+    w = helpers.jit(lambda weight: weight.matrix())(weight)
+    assert w.dtype == jnp.float32
+    np.testing.assert_allclose(w, given, atol=2e-6)
+
+
+@pytest.mark.parametrize(
+    ("sigma", "options", "message"),
+    [
+        ([1.1, 1.0, 1.0, 0.5], {}, "singular value 3 .* is 0.5; .* 0.75 and 1.25"),
+        ([1.4, 1.3, 1.0, 1.0], {}, r"singular value 0 .* is 1.4(0000)?; .* 0.75 and"),
+        ([1.0, 1.0, 1.0, 0.0], {}, "singular value 3 .* between 0.75 and 1.25"),
+        ([1.1, 1.0, 1.0, 1.0], {"radius": 0.0}, "value 0 .* is 1.1; .* 1 and 1"),
+        ([1.1, 1.0, 1.0, 0.5], {"center": -1.0}, "is -0.5; .* -1.25 and -0.75"),
+        ([1.0, 0.5, 0.5, 0.5], {"center": 0.0, "radius": 0.9}, "value 0 .* is 1; "),
+    ],
+)
+def test_init_from_a_matrix_outside_the_interval(x64, sigma, options, message):
+    options = {"reflectors": None, "param_dtype": jnp.float64, **options}
+    with pytest.raises(ValueError, match=message):
+        spectral_matrix(4, 4, init=matrix_with(sigma), **options)
+
+
+@pytest.mark.parametrize("diagonal", [[1.25, 1.0], [1.0, 0.75]])
+def test_init_from_a_matrix_at_the_border(diagonal):
+    # Exact in float32: the interval is open.
+    with pytest.raises(ValueError, match="strictly between 0.75 and 1.25"):
+        spectral_matrix(2, 2, reflectors=None, init=np.diag(diagonal))
+
+
+def test_radius_zero_freezes_the_singular_values():
+    weight = spectral_matrix(radius=0.0, center=0.5)
+    assert weight.sigma_raw is None
+    assert len(jax.tree.leaves(nnx.state(weight, nnx.Param))) == 2
+    np.testing.assert_array_equal(weight.sigma(), np.full(6, 0.5))
+    w = numpy_matrix(weight)
+    np.testing.assert_allclose(w @ w.T, 0.25 * np.eye(6), atol=1e-14)
+
+
+def test_center_zero_starts_away_from_zero():
+    weight = spectral_matrix(2000, 2000, reflectors=1, center=0.0, radius=1.0)
+    raw = np.asarray(weight.sigma_raw[...])
+    np.testing.assert_allclose([raw.mean(), raw.std()], [0, 1], atol=0.1)
+
+
+def test_dense_inits():
+    def build(init, n=400):
+        return np.asarray(DenseMatrix(n, init=init, rngs=nnx.Rngs(0)).matrix())
+
+    np.testing.assert_array_equal(build("identity", 5), np.eye(5))
+    q = build("orthogonal", 40)
+    np.testing.assert_allclose(q @ q.T, np.eye(40), atol=1e-5)
+    np.testing.assert_allclose(build("lecun_normal").std() * 20, 1, atol=0.02)
+    given = np.arange(9.0).reshape(3, 3)
+    np.testing.assert_array_equal(build(given, 3), given)
+
+
+@pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float64])
+def test_param_dtype(x64, dtype):
+    for init in ("random", "identity"):
+        weight = spectral_matrix(init=init, param_dtype=dtype)
+        params = jax.tree.leaves(nnx.state(weight, nnx.Param))
+        assert [leaf.dtype for leaf in params] == [dtype] * 3
+        assert jax.eval_shape(weight.matrix).dtype == dtype
+    assert DenseMatrix(3, param_dtype=dtype, rngs=nnx.Rngs(0)).matrix().dtype == dtype
+
+
+# Forms of a transition.
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_every_form_is_the_matrix(x64, method):
+    weight = spectral_matrix(param_dtype=jnp.float64, center=-1.0)
+    weight.sigma_raw[...] = jnp.linspace(-3.0, 2.0, 6)
+    rows = rows_of_the_transition(weight, method)
+    np.testing.assert_allclose(rows.T, numpy_matrix(weight), atol=1e-13)
+
+
+@pytest.mark.parametrize(
+    ("reflectors", "kind"),
+    [
+        (2, recurrence.DiagonalPlusLowRank),
+        (3, recurrence.Dense),
+        (None, recurrence.Dense),
+    ],
+)
+def test_auto_counts_flops(reflectors, kind):
+    # Low rank up to a third of n = 12 reflectors in both sides together.
+    form = nnx.eval_shape(
+        lambda: spectral_matrix(12, 12, reflectors=reflectors).transition()
+    )
+    assert type(form) is kind
+
+
+def test_dense_transition():
+    weight = DenseMatrix(4, rngs=nnx.Rngs(0))
+    for method in ("auto", "dense"):
+        np.testing.assert_array_equal(weight.transition(method).w, weight.matrix())
+    for method in ("scan", "wy", "low_rank", "fast"):
+        with pytest.raises(ValueError, match=f"must be auto or dense; got '{method}'"):
+            weight.transition(method)
+
+
+# Errors.
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"radius": -0.1}, "radius must be finite and at least 0; got -0.1"),
+        ({"radius": float("nan")}, "radius must be finite and at least 0; got nan"),
+        ({"radius": float("inf")}, "radius must be finite and at least 0; got inf"),
+        ({"center": float("nan")}, "center must be finite; got nan"),
+        ({"center": -float("inf")}, "center must be finite; got -inf"),
+        ({"radius": 0.0, "center": 0.0}, "radius and center must not both be 0"),
+        ({"n_in": 0}, "n_in must be an integer of at least 1; got 0"),
+        ({"n_out": -1}, "n_out must be an integer of at least 1; got -1"),
+        ({"n_in": 2.5}, "n_in must be an integer of at least 1; got 2.5"),
+        ({"init": "ones"}, "init must be 'random', 'identity' or a matrix; got 'ones'"),
+        ({"init": "identity", "n_in": 5}, r"square .* got shape \(6, 5\)"),
+        ({"init": "identity", "reflectors": (2, 3)}, "equally many .* reflectors 2, 3"),
+        ({"init": np.eye(5)}, r"init must have shape \(6, 6\); got \(5, 5\)"),
+        ({"init": np.eye(6)}, "needs 6 reflectors on each side; got 3 and 3"),
+        ({"init": np.eye(6), "reflectors": (6, 5)}, "needs 6 .* got 6 and 5"),
+        ({"init": np.full((6, 6), np.nan), "reflectors": 6}, "must be finite"),
+    ],
+)
+def test_bad_spectral_matrix(options, message):
+    with pytest.raises(ValueError, match=message):
+        spectral_matrix(**{"n_in": 6, "n_out": 6, **options})
+
+
+def test_bad_method():
+    message = "method must be one of auto, scan, wy, low_rank, dense; got 'fast'"
+    with pytest.raises(ValueError, match=message):
+        spectral_matrix().transition("fast")
+
+
+@pytest.mark.parametrize(
+    ("n", "init", "message"),
+    [
+        (0, "orthogonal", "n must be an integer of at least 1; got 0"),
+        (3, "ones", "init must be one of lecun_normal, orthogonal, identity .*'ones'"),
+        (3, np.eye(4), r"init must have shape \(3, 3\); got \(4, 4\)"),
+    ],
+)
+def test_bad_dense_matrix(n, init, message):
+    with pytest.raises(ValueError, match=message):
+        DenseMatrix(n, init=init, rngs=nnx.Rngs(0))
