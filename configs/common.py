@@ -25,6 +25,10 @@ def get_config() -> config_dict.ConfigDict:
     config.model.input_scale = 1.0  # factor on the first input weights
     config.model.method = "auto"  # scan, wy, low_rank, dense
     config.model.init = "random"  # identity
+    config.model.layers = 1
+    config.model.dropout = 0.0  # of embeddings and of each layer's outputs
+    config.model.embedding = nullable(None)  # size of a token's; None: hidden
+    config.model.tied = False  # whether the readout shares the embedding
 
     config.train = config_dict.ConfigDict()
     config.train.steps = nullable(None)  # updates; where None, epochs count
@@ -33,9 +37,11 @@ def get_config() -> config_dict.ConfigDict:
     config.train.batch_size = 128
     config.train.learning_rate = 1e-3
     config.train.reflector_learning_rate = nullable(None)  # None: learning_rate
-    config.train.schedule = "constant"  # exponential, cosine
+    config.train.schedule = "constant"  # exponential, cosine, plateau
     config.train.decay_rate = 0.99  # exponential: factor of an epoch
     config.train.warmup_steps = 0  # cosine: steps of linear rise
+    config.train.plateau_factor = 0.5  # plateau: factor when validation loss stalls
+    config.train.plateau_patience = 2  # plateau: evaluations without a better one
     config.train.clip_norm = nullable(1.0)  # of all gradients; None or 0: none
     config.train.log_every = 50
     config.train.eval_every = 250

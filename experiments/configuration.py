@@ -45,6 +45,9 @@ def _validate_model(model: Any) -> None:
     _check_number("config.model.input_scale", model.input_scale, positive=True)
     _check_name("config.model.method", model.method, matrices.METHODS)
     _check_name("config.model.init", model.init, INITS)
+    check_integer("config.model.layers", model.layers, 1)
+    _check_number("config.model.dropout", model.dropout, below=1)
+    _check_embedding(model)
 
 
 def _validate_train(train: Any) -> None:
@@ -72,6 +75,10 @@ def _validate_train(train: Any) -> None:
     _check_number(
         "config.train.decay_rate", train.decay_rate, maximum=1, positive=True
     )
+    _check_number(
+        "config.train.plateau_factor", train.plateau_factor, below=1, positive=True
+    )
+    check_integer("config.train.plateau_patience", train.plateau_patience, 1)
     if train.clip_norm is not None:
         _check_number("config.train.clip_norm", train.clip_norm)
 
@@ -172,15 +179,21 @@ def _check_name(field: str, value: Any, allowed: tuple[str, ...]) -> None:
 
 
 def _check_number(
-    field: str, value: Any, maximum: float = math.inf, positive: bool = False
+    field: str,
+    value: Any,
+    maximum: float = math.inf,
+    below: float = math.inf,
+    positive: bool = False,
 ) -> None:
-    """Finite, at least 0 or above it, at most `maximum`."""
+    """Finite, at least 0 or above it, at most `maximum`, less than `below`."""
     number = isinstance(value, (int, float)) and not isinstance(value, bool)
-    low_enough = number and math.isfinite(value) and value <= maximum
+    low_enough = number and value <= maximum and value < below
     if not low_enough or value < 0 or (positive and value == 0):
         interval = "> 0" if positive else ">= 0"
         if math.isfinite(maximum):
             interval += f" and <= {maximum:g}"
+        if math.isfinite(below):
+            interval += f" and < {below:g}"
         raise ValueError(f"{field} must be a finite number {interval}, got {value!r}")
 
 
@@ -197,4 +210,15 @@ def _check_reflectors(value: Any, hidden: int) -> None:
         raise ValueError(
             "config.model.reflectors must be an integer >= 0, a pair of integers in"
             f" 0 ... {hidden} (config.model.hidden), or None, got {value!r}"
+        )
+
+
+def _check_embedding(model: Any) -> None:
+    """A size or None; with `tied` that of the states, which the readout shares."""
+    if model.embedding is not None:
+        check_integer("config.model.embedding", model.embedding, 1)
+    if model.tied and model.embedding not in (None, model.hidden):
+        raise ValueError(
+            "config.model.embedding must be None or config.model.hidden,"
+            f" {model.hidden}, with config.model.tied, got {model.embedding}"
         )

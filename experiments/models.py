@@ -1,4 +1,4 @@
-"""From a config to a model: recurrent layers under a linear readout."""
+"""From a config to a model: recurrent layers between an embedding and a readout."""
 
 import jax
 import jax.numpy as jnp
@@ -14,16 +14,22 @@ NAMES = ("spectral", "ornn", "rnn", "irnn", "lstm", "gru")
 class SequenceModel(nnx.Module):
     """y_t = Y h_t + c over the states of the last of a stack of recurrent layers.
 
+    Dropout acts between the layers, not on the states that a layer carries along:
+    on the embedded tokens and on the outputs of every layer.
+
     Args:
       layers: recurrent layers with the call arguments of ``nnx.RNN``.
-      hidden, out_features: the readout is (out_features, hidden), LeCun normal.
+      readout: states (..., hidden) -> outputs (..., out_features).
+      embedding: tokens -> features, or None where the inputs are features.
+      dropout: probability of a zero; the others are divided by 1 - dropout.
       last_only: read out the last state only, not all.
-      rngs: draws the readout.
     """
 
-    def __init__(self, layers, hidden, out_features, *, last_only, rngs):
+    def __init__(self, layers, readout, *, embedding=None, dropout=0.0, last_only):
+        self.embedding = embedding
         self.layers = nnx.List(layers)
-        self.readout = nnx.Linear(hidden, out_features, rngs=rngs)
+        self.readout = readout
+        self.dropout = nnx.Dropout(dropout)
         self.last_only = last_only
 
     def initialize_carry(self, batch_size: int):
@@ -38,23 +44,32 @@ class SequenceModel(nnx.Module):
         """Outputs and carry.
 
         Args:
-          inputs: (batch, time, features).
+          inputs: (batch, time, features), or tokens (batch, time) to be embedded.
           carry: as ``initialize_carry``, or None for zeros.
-          key: for dropout; nothing here is random yet.
+          key: for dropout; without one there is none.
 
         Returns:
           Outputs (batch, out_features) with ``last_only``, else (batch, time,
           out_features), and the carry after the last step.
         """
-        del key
         if carry is None:
             carry = self.initialize_carry(inputs.shape[0])
         new_carry, x = [], inputs
-        for i, (layer, h) in enumerate(zip(self.layers, carry)):
-            last = self.last_only and i + 1 == len(self.layers)
+        if self.embedding is not None:
+            x = self._drop(self.embedding(inputs), key, 0)
+        for i, (layer, h) in enumerate(zip(self.layers, carry), 1):
+            last = self.last_only and i == len(self.layers)
             x, h = _run(layer, x, h, last)
+            x = self._drop(x, key, i)
             new_carry.append(h)
         return self.readout(x), new_carry
+
+    def _drop(self, x, key, place):
+        """Dropout with a key of its own in every place."""
+        if key is None:
+            return x
+        place_key = jax.random.fold_in(key, place)
+        return self.dropout(x, deterministic=False, rngs=place_key)
 
     def diagnostics(self) -> dict[str, jax.Array]:
         """``spectral_margin``: max_i |sigma_i - 1| over all transitions, if any."""
@@ -64,6 +79,21 @@ class SequenceModel(nnx.Module):
             if isinstance(layer, svdrnn.TransitionRNN)
         ]
         return {"spectral_margin": jnp.max(jnp.stack(margins))} if margins else {}
+
+
+class TiedReadout(nnx.Module):
+    """y = E h + c with the embedding's own E (tokens, features); c starts at zero.
+
+    Source: Press and Wolf, "Using the Output Embedding to Improve Language Models",
+    2017.
+    """
+
+    def __init__(self, embedding: nnx.Embed):
+        self.embedding = embedding
+        self.bias = nnx.Param(jnp.zeros(embedding.num_embeddings))
+
+    def __call__(self, x):
+        return self.embedding.attend(x) + self.bias
 
 
 def _run(layer, x, carry, last):
@@ -76,15 +106,42 @@ def _run(layer, x, carry, last):
 
 
 def build(config, task, *, rngs: nnx.Rngs) -> SequenceModel:
-    """The model that ``config`` (the ``model`` part) describes for ``task``."""
-    features, layers = task.in_features, []
-    for _ in range(config.get("layers", 1)):
+    """The model that ``config`` (the ``model`` part) describes for ``task``.
+
+    Raises:
+      ValueError: an unknown name, or an embedding where the inputs are not tokens.
+    """
+    embedding = _embedding(config, task, rngs)
+    features = task.in_features if embedding is None else embedding.features
+    layers = []
+    for _ in range(config.layers):
         layers.append(_layer(config, features, rngs))
         features = config.hidden
-    last_only = task.readout == "last"
+    if config.tied:
+        readout = TiedReadout(embedding)
+    else:
+        readout = nnx.Linear(config.hidden, task.out_features, rngs=rngs)
     return SequenceModel(
-        layers, config.hidden, task.out_features, last_only=last_only, rngs=rngs
+        layers,
+        readout,
+        embedding=embedding,
+        dropout=config.dropout,
+        last_only=task.readout == "last",
     )
+
+
+def _embedding(config, task, rngs):
+    """The embedding of a task's tokens; None for a task whose inputs are features."""
+    if task.vocabulary is not None:
+        features = config.embedding or config.hidden
+        return nnx.Embed(task.vocabulary, features, rngs=rngs)
+    for name, off in (("embedding", None), ("tied", False)):
+        if config[name] != off:
+            raise ValueError(
+                f"config.model.{name} must be {off}: the inputs of {task.name} are not"
+                f" tokens, got {config[name]}"
+            )
+    return None
 
 
 def _layer(config, features, rngs):

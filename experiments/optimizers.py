@@ -1,11 +1,13 @@
 """From `config.train` to an optax optimizer."""
 
+from collections.abc import Callable
 from typing import Any
 
 import jax
 import optax
+from optax import contrib
 
-SCHEDULES = ("constant", "exponential", "cosine")
+SCHEDULES = ("constant", "exponential", "cosine", "plateau")
 
 # Last names in the path of a parameter that holds reflectors.
 REFLECTORS = ("u_vectors", "v_vectors")
@@ -18,7 +20,7 @@ def schedule(
 
     constant: peak. exponential: peak * decay_rate ** epoch, in steps of an epoch.
     cosine: linear from 0 to peak over `warmup_steps`, then half a cosine to 0 at
-    `steps`.
+    `steps`. plateau: peak, which the optimizer multiplies by `plateau_scale`.
 
     Args:
       train: `config.train`; reads schedule, decay_rate and warmup_steps.
@@ -30,7 +32,7 @@ def schedule(
       ValueError: an unknown name, an exponential schedule without an epoch, or a
         warm-up of as many steps as the run or more.
     """
-    if train.schedule == "constant":
+    if train.schedule in ("constant", "plateau"):
         return optax.constant_schedule(peak)
     if train.schedule == "exponential":
         if steps_per_epoch is None:
@@ -73,7 +75,8 @@ def build(
     none. `reflector_learning_rate` None means the same rate for all.
 
     Returns:
-      The optimizer and the schedule of the parameters that are not reflectors.
+      The optimizer and the schedule of the parameters that are not reflectors,
+      without `plateau_scale`.
 
     Raises:
       ValueError: see `schedule`.
@@ -94,5 +97,56 @@ def build(
             },
             labels,
         ),
+        *([_scale_on_plateau(train)] if train.schedule == "plateau" else []),
     )
     return optimizer, rest
+
+
+# ---- The decay on a plateau: optax counts evaluations and keeps the scale in the
+# optimizer's state; updates between them only read it.
+
+
+def plateau_scale(opt_state: Any) -> Any:
+    """What the learning rates are multiplied by now: 1 without a plateau schedule."""
+    found = jax.tree.leaves(opt_state, is_leaf=_is_plateau)
+    return next((node.scale for node in found if _is_plateau(node)), 1.0)
+
+
+def make_observe(train: Any) -> Callable[[Any, float], Any]:
+    """A function (optimizer state, validation loss) -> optimizer state.
+
+    After `plateau_patience` losses in a row that were not below the best so far,
+    by one part in 10,000 at least, the scale is multiplied by `plateau_factor`.
+    Under another schedule nothing changes.
+    """
+    if train.schedule != "plateau":
+        return lambda opt_state, loss: opt_state
+    update = _reduce_on_plateau(train).update
+    count = jax.jit(lambda node, loss: update((), node, value=loss)[1])
+
+    def observe(opt_state, loss):
+        return jax.tree.map(
+            lambda node: count(node, loss) if _is_plateau(node) else node,
+            opt_state,
+            is_leaf=_is_plateau,
+        )
+
+    return observe
+
+
+def _scale_on_plateau(train: Any) -> optax.GradientTransformation:
+    """Multiplies updates by the scale of the state and leaves the state as it is."""
+
+    def update(updates, state, params=None):
+        del params
+        return optax.tree.scale(state.scale, updates), state
+
+    return optax.GradientTransformation(_reduce_on_plateau(train).init, update)
+
+
+def _reduce_on_plateau(train: Any) -> optax.GradientTransformationExtraArgs:
+    return contrib.reduce_on_plateau(train.plateau_factor, train.plateau_patience)
+
+
+def _is_plateau(node: Any) -> bool:
+    return isinstance(node, contrib.ReduceLROnPlateauState)

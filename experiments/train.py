@@ -91,9 +91,15 @@ def train(config: Any, workdir: str | pathlib.Path) -> dict:
         "num_independent_params": models.count_independent_params(model),
     }
     graph, params, rest = nnx.split(model, nnx.Param, ...)
-    state = initial_state(nnx.to_pure_dict(params), nnx.to_pure_dict(rest), optimizer)
+    state = initial_state(
+        nnx.to_pure_dict(params),
+        nnx.to_pure_dict(rest),
+        optimizer,
+        model.initialize_carry(config.train.batch_size) if task.stateful else None,
+    )
     train_step = make_train_step(graph, task, optimizer, dropout_key)
     eval_step = make_eval_step(graph, task)
+    observe = optimizers.make_observe(config.train)
     diagnose = jax.jit(lambda *state: nnx.merge(graph, *state).diagnostics())
 
     # ---- What the workdir holds of this run.
@@ -152,7 +158,8 @@ def train(config: Any, workdir: str | pathlib.Path) -> dict:
                 with stopwatch.paused():
                     diagnostics = jax.device_get(diagnose(state.params, state.rest))
                     values = task.metrics(sums) | norms | diagnostics
-                    values["learning_rate"] = learning_rate(step - 1)
+                    scale = optimizers.plateau_scale(state.opt_state)
+                    values["learning_rate"] = learning_rate(step - 1) * scale
                     values["seconds"] = seconds()
                     values["examples_per_second"] = (
                         rate and rate * config.train.batch_size
@@ -161,9 +168,7 @@ def train(config: Any, workdir: str | pathlib.Path) -> dict:
 
             with stopwatch.paused():
                 if eval_now:
-                    metrics = evaluate(
-                        eval_step, task, state.params, state.rest, "valid"
-                    )
+                    metrics = evaluate(eval_step, task, state, "valid")
                     log.write(step, "valid", metrics | {"seconds": seconds()})
                     if not all(map(math.isfinite, metrics.values())):
                         stop(step, "a validation metric")
@@ -171,6 +176,8 @@ def train(config: Any, workdir: str | pathlib.Path) -> dict:
                     if _better(task, metrics, record["best"]):
                         record["best"] = {"step": step, "valid": metrics}
                         best_params = jax.tree.map(jnp.copy, state.params)
+                    opt_state = observe(state.opt_state, metrics["loss"])
+                    state = state._replace(opt_state=opt_state)
                 if save_now:
                     record["seconds"] = seconds()
                     saved.save(step, state, best_params, record)
@@ -204,13 +211,13 @@ def train(config: Any, workdir: str | pathlib.Path) -> dict:
     return result
 
 
-def initial_state(params, rest, optimizer) -> TrainState:
+def initial_state(params, rest, optimizer, carry=None) -> TrainState:
     """The state before the first update; `params` and `rest` are pure dicts."""
     return TrainState(
         params=params,
         opt_state=optimizer.init(params),
         step=jnp.zeros((), jnp.int32),
-        carry=None,
+        carry=carry,
         rest=rest,
         first_bad_step=jnp.full((), -1, jnp.int32),
     )
@@ -226,7 +233,8 @@ def make_train_step(graph, task, optimizer, dropout_key):
     def loss_and_sums(params, state, batch):
         model = nnx.merge(graph, params, state.rest)
         key = jax.random.fold_in(dropout_key, state.step)
-        outputs, carry = model(batch["inputs"], state.carry, key=key)
+        carry = reset(state.carry, batch)
+        outputs, carry = model(batch["inputs"], carry, key=key)
         sums = task.sums(outputs, batch)
         rest = nnx.to_pure_dict(nnx.state(model, nnx.Not(nnx.Param)))
         carry = carry if task.stateful else None
@@ -264,18 +272,33 @@ def make_eval_step(graph, task):
 
     @jax.jit
     def eval_step(params, rest, carry, batch):
-        outputs, carry = nnx.merge(graph, params, rest)(batch["inputs"], carry)
+        model = nnx.merge(graph, params, rest)
+        outputs, carry = model(batch["inputs"], reset(carry, batch))
         return task.sums(outputs, batch), carry if task.stateful else None
 
     return eval_step
 
 
-def evaluate(eval_step, task, params, rest, split: str) -> dict[str, float]:
-    """The task's metrics over a whole split, summed in float64 and divided once."""
+def reset(carry, batch):
+    """The carry, or zeros where the batch says so; None where there is no carry."""
+    return jax.tree.map(lambda h: jnp.where(batch["reset"], 0, h), carry)
+
+
+def evaluate(eval_step, task, state: TrainState, split: str) -> dict[str, float]:
+    """The task's metrics over a whole split, summed in float64 and divided once.
+
+    A stateful task's batches may differ in size from those of training; its state
+    goes from zeros through the split, apart from `state.carry`.
+    """
     carry = None
     found = []
     for batch in task.eval_batches(split):
-        sums, carry = eval_step(params, rest, carry, batch)
+        if carry is None:
+            size = len(batch["inputs"])
+            carry = jax.tree.map(
+                lambda h: jnp.zeros((size, *h.shape[1:]), h.dtype), state.carry
+            )
+        sums, carry = eval_step(state.params, state.rest, carry, batch)
         found.append(sums)
     found = jax.device_get(found)
     totals = {
@@ -296,12 +319,13 @@ def final_metrics(eval_step, task, state, best_params, best) -> tuple[dict, dict
       best.
     """
     final = {
-        split: _storable(evaluate(eval_step, task, state.params, state.rest, split))
+        split: _storable(evaluate(eval_step, task, state, split))
         for split in ("valid", "test")
     }
     if best["step"] == int(state.step):
         return final, {"step": best["step"], **final}
-    test = evaluate(eval_step, task, best_params, state.rest, "test")
+    at_best = state._replace(params=best_params)
+    test = evaluate(eval_step, task, at_best, "test")
     return final, {**best, "test": _storable(test)}
 
 

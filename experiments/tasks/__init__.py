@@ -1,12 +1,18 @@
 """The registry of tasks: from `config.task.name` to a task object."""
 
+from collections.abc import Callable
 from typing import Any
 
+from experiments.data import ptb
+from experiments.tasks import base
+from experiments.tasks import pixel_mnist
 from experiments.tasks.addition import Addition
 from experiments.tasks.base import Task
 from experiments.tasks.copying import Copying
+from experiments.tasks.penn_treebank import PennTreebank
+from experiments.tasks.penn_treebank import PennTreebankCharacters
+from experiments.tasks.penn_treebank import PennTreebankWords
 from experiments.tasks.pixel_mnist import PixelMNIST
-from experiments.tasks import pixel_mnist
 
 
 def _addition(config: Any) -> Task:
@@ -38,10 +44,29 @@ def _pixel_mnist(config: Any) -> Task:
     )
 
 
+def _ptb_word(config: Any) -> Task:
+    return _penn_treebank(config, PennTreebankWords, ptb.load_words)
+
+
+def _ptb_char(config: Any) -> Task:
+    return _penn_treebank(config, PennTreebankCharacters, ptb.load_characters)
+
+
+def _penn_treebank(config: Any, kind: type[PennTreebank], load: Callable) -> Task:
+    base.check_integer("config.task.window", config.task.window, 1)
+    return kind(
+        load(config.data_dir),
+        window=config.task.window,
+        batch_size=config.train.batch_size,
+    )
+
+
 _BUILDERS = {
     "addition": _addition,
     "copying": _copying,
     "pixel_mnist": _pixel_mnist,
+    "ptb_word": _ptb_word,
+    "ptb_char": _ptb_char,
 }
 
 NAMES = tuple(_BUILDERS)

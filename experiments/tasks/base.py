@@ -23,10 +23,14 @@ class Task(abc.ABC):
       name: the registry's name of the task.
       primary: the metric that chooses the best step on validation data.
       higher_is_better: direction of `primary`.
-      in_features: features of one time step of the inputs.
+      in_features: features of one time step of the inputs; not read where they
+        are tokens.
+      vocabulary: number of tokens where the inputs are tokens, which the model
+        embeds; else None.
       out_features: features of one output of the model.
       readout: "last" or "all": which hidden states the model reads out.
-      stateful: whether the hidden state is carried from batch to batch.
+      stateful: whether the hidden state is carried from batch to batch; all
+        training batches then have one size.
       baseline: loss of the model that knows nothing, or None.
     """
 
@@ -34,6 +38,7 @@ class Task(abc.ABC):
     primary: str
     higher_is_better: bool
     in_features: int
+    vocabulary: int | None = None
     out_features: int
     readout: str
     stateful: bool = False
@@ -47,14 +52,17 @@ class Task(abc.ABC):
     def train_batch(self, step: int) -> Batch:
         """The batch of update `step` (from 0), a function of (seed, step) alone.
 
-        Holds "inputs" (batch, time, in_features) float32 and what `sums` needs.
+        Holds "inputs", (batch, time, in_features) float32 or tokens (batch, time)
+        int32, and what `sums` needs. That of a stateful task has "reset", a bool:
+        whether the state starts from zeros again.
         """
 
     @abc.abstractmethod
     def eval_batches(self, split: str) -> Iterator[Batch]:
         """Batches of equal shape that cover "valid" or "test" once, in order.
 
-        Each carries "weights" (batch,) float32: 1, or 0 for padding.
+        Each carries "weights" float32, 1, or 0 for padding: (batch,), or (batch,
+        time) where the tokens of a text are counted. "reset" as in training.
         """
 
     @abc.abstractmethod
@@ -67,7 +75,7 @@ class Task(abc.ABC):
 
 
 def weights(batch: Batch) -> jnp.ndarray:
-    """The batch's weights (batch,), or ones where it carries none."""
+    """The batch's weights, or ones (batch,) where it carries none."""
     if "weights" in batch:
         return jnp.asarray(batch["weights"])
     return jnp.ones(batch["inputs"].shape[0], jnp.float32)

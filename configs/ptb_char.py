@@ -1,0 +1,32 @@
+"""Penn Treebank characters: predict the next of 50; --config.task.window is T_BPTT.
+
+    python -m experiments.run --config=configs/ptb_char.py --workdir=DIR
+    python -m experiments.run --config=configs/ptb_char.py --config.task.window=300 \\
+        --config.train.batch_size=32 --workdir=DIR
+
+The state goes on from window to window through a whole epoch: see ptb_word.py for
+the activation and the reflectors.
+
+Guessing uniformly costs 5.64 bits per character.
+"""
+
+from configs import common
+
+
+def get_config():
+    config = common.get_config()
+    config.task.name = "ptb_char"
+    config.task.window = 150
+    config.model.hidden = 512
+    config.model.embedding = 64
+    config.model.reflectors = None
+    config.model.radius = 0.5
+    config.model.activation = "tanh"
+    config.train.epochs = 10
+    config.train.batch_size = 64
+    config.train.learning_rate = 1e-3
+    config.train.schedule = "plateau"
+    config.train.plateau_patience = 1
+    config.train.eval_every = 528  # once an epoch
+    config.train.checkpoint_every = 528
+    return config
