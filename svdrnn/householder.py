@@ -303,9 +303,9 @@ def orthogonal_matrix(vectors, *, method="auto", custom_backward=True):
       method: "scan" applies one row after another to the identity (the reference).
         "wy" builds Q from its last corner, a block of reflectors in compact WY form
         at a time. "auto" takes "wy" at any shape.
-      custom_backward: True gives "wy" a backward pass of its own, about 1.4 times as
-        fast, to be differentiated in reverse mode only, any number of times. False
-        leaves it to autodiff, for forward mode and `jax.hessian`.
+      custom_backward: True gives "wy" a backward pass of its own, faster but for
+        reverse mode only (to any order). False leaves it to autodiff, for forward
+        mode and `jax.hessian`.
 
     Returns:
       (n, n) in the dtype of `vectors`; bfloat16 and float16 are computed in float32.

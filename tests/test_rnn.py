@@ -91,7 +91,7 @@ def assert_same(actual, expected, atol=1e-12):
 # Values.
 
 
-@pytest.mark.parametrize("activation", ["leaky_relu", "modrelu"])
+@pytest.mark.parametrize("activation", ["leaky_relu", "tanh"])
 def test_values_against_a_loop(x64, activation):
     layer = spectral_rnn(activation=activation)
     inputs, carry = draw_inputs(), draw_inputs(BATCH, N)
@@ -469,7 +469,7 @@ def test_training_matches_the_papers_algorithm(x64, dtype, activation, method, a
     assert np.mean(losses[-10:]) < 0.5 * np.mean(losses[:10])
 
 
-@pytest.mark.parametrize("activation", ["leaky_relu", "modrelu"])
+@pytest.mark.parametrize("activation", ["leaky_relu"])
 def test_every_parameter_changes_under_training(x64, activation):
     layer = spectral_rnn(reflectors=(3, 5), activation=activation)
     inputs, targets = draw_inputs(), draw_inputs(BATCH, STEPS, N, seed=3)
