@@ -50,7 +50,8 @@ class Activation:
             raise ValueError(
                 f"activation must be one of {', '.join(NAMES)}; got {self.name!r}"
             )
-        if not (math.isfinite(self.leak) and 0.0 <= self.leak <= 1.0):
+        number = isinstance(self.leak, (int, float)) and math.isfinite(self.leak)
+        if not number or not 0 <= self.leak <= 1:
             raise ValueError(f"leak must lie in [0, 1]; got {self.leak!r}")
 
     @property

@@ -5,7 +5,7 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 
-from svdrnn import recurrence, spectral
+from svdrnn import householder, recurrence, spectral
 
 
 def singular_values(transition) -> jax.Array:
@@ -29,7 +29,9 @@ def singular_values(transition) -> jax.Array:
         transition = jnp.diag(transition.diagonal) + product
     elif isinstance(transition, recurrence.Dense):
         transition = transition.w
-    return jnp.linalg.svd(jnp.asarray(transition), compute_uv=False)
+    matrix = jnp.asarray(transition)
+    wide = matrix.astype(householder.factor_dtype(matrix.dtype))  # no SVD in bfloat16
+    return jnp.linalg.svd(wide, compute_uv=False).astype(matrix.dtype)
 
 
 def spectral_margin(values: jax.Array, center: float = 1.0) -> jax.Array:

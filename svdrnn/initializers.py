@@ -38,7 +38,8 @@ def raw_from_singular_values(sigma, *, radius: float, center: float):
     """
     sigma = jnp.asarray(sigma)
     distance = jnp.abs(sigma - center)
-    slack = 8 * jnp.finfo(sigma.dtype).eps * max(abs(center), 1.0)
+    # What rounding leaves of the singular values of an orthogonal matrix.
+    slack = (8 + sigma.size) * jnp.finfo(sigma.dtype).eps * max(abs(center), 1.0)
     inside = distance < radius if radius > 0 else distance <= slack
     if not bool(jnp.all(inside)):
         i = int(jnp.argmin(inside))

@@ -1,14 +1,15 @@
 """Square and rectangular matrices as NNX modules: how W is parameterized.
 
-Every parameterization offers ``matrix()``, ``singular_values()`` and ``num_redundant``;
-those that can be a recurrent transition also ``transition(method)``, which gives the
-form of W that ``svdrnn.recurrence`` applies at every step.
+Every parameterization offers ``matrix()``, ``matrix_shape``, ``singular_values()`` and
+``num_redundant``; those that can be a recurrent transition also ``transition(method)``,
+which gives the form of W that ``svdrnn.recurrence`` applies at every step.
 """
 
 import math
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import nnx
 
 from svdrnn import diagnostics, initializers, recurrence, spectral
@@ -24,8 +25,44 @@ def check_method(method: str) -> None:
 
 def check_positive(name: str, value: int) -> None:
     """Raises ValueError unless ``value`` is an integer of at least 1."""
-    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+    integer = isinstance(value, (int, np.integer)) and not isinstance(value, bool)
+    if not integer or value < 1:
         raise ValueError(f"{name} must be an integer of at least 1; got {value!r}")
+
+
+def check_finite(name: str, value: float, *, least=None, above=None) -> float:
+    """``value`` as a float; ValueError unless it is a finite number within bounds."""
+    number = isinstance(value, (int, float, np.integer, np.floating))
+    good = number and not isinstance(value, bool) and math.isfinite(value)
+    bounds = ""
+    if least is not None:
+        bounds, good = f" and at least {least}", good and value >= least
+    if above is not None:
+        bounds, good = f" and above {above}", good and value > above
+    if not good:
+        raise ValueError(f"{name} must be finite{bounds}; got {value!r}")
+    return float(value)
+
+
+def check_real(name: str, array) -> None:
+    """Raises ValueError for an array of complex numbers."""
+    if jnp.issubdtype(array.dtype, jnp.complexfloating):
+        raise ValueError(f"{name} must be real; got {array.dtype}")
+
+
+def _given_matrix(init, shape, dtype):
+    """A matrix given as ``init``, in ``dtype``; ValueError unless it fits."""
+    try:
+        matrix = jnp.asarray(init, dtype)
+    except (TypeError, ValueError):
+        raise ValueError(f"init must be a name or a matrix; got {init!r}") from None
+    if matrix.shape != shape:
+        raise ValueError(f"init must have shape {shape}; got {matrix.shape}")
+    if not isinstance(matrix, jax.core.Tracer) and not bool(
+        jnp.all(jnp.isfinite(matrix))
+    ):
+        raise ValueError("init must be finite; got NaN or infinite entries")
+    return matrix
 
 
 def reflector_counts(reflectors, n_out: int, n_in: int) -> tuple[int, int]:
@@ -90,6 +127,8 @@ class SpectralMatrix(nnx.Module):
       init: ``"random"`` (rows N(0, 1/n), independent for U and V); ``"identity"``
         (equal rows, so that W = center * I; square with m1 = m2 only); or a matrix of
         shape (n_out, n_in), which needs min(n_out, n_in) reflectors on each side.
+        Where that matrix needs no reflection its row is zero, and a zero row has no
+        gradient: a matrix close to the identity is better started as ``"identity"``.
       param_dtype: dtype of the parameters.
       rngs: its ``params`` stream draws the initial values.
 
@@ -113,14 +152,12 @@ class SpectralMatrix(nnx.Module):
         check_positive("n_in", n_in)
         check_positive("n_out", n_out)
         m1, m2 = reflector_counts(reflectors, n_out, n_in)
-        if not (math.isfinite(radius) and radius >= 0):
-            raise ValueError(f"radius must be finite and at least 0; got {radius!r}")
-        if not math.isfinite(center):
-            raise ValueError(f"center must be finite; got {center!r}")
+        radius = check_finite("radius", radius, least=0)
+        center = check_finite("center", center)
         if radius == 0 and center == 0:
             raise ValueError("radius and center must not both be 0: W would be 0")
         self.n_in, self.n_out = n_in, n_out
-        self.radius, self.center = float(radius), float(center)
+        self.radius, self.center = radius, center
         if isinstance(init, str):
             u, v, raw = self._named_init(init, m1, m2, param_dtype, rngs)
         else:
@@ -149,10 +186,8 @@ class SpectralMatrix(nnx.Module):
         return u, jnp.array(u), raw
 
     def _matrix_init(self, matrix, m1, m2, dtype):
-        matrix = jnp.asarray(matrix, dtype)
-        shape, full = (self.n_out, self.n_in), min(self.n_out, self.n_in)
-        if matrix.shape != shape:
-            raise ValueError(f"init must have shape {shape}; got {matrix.shape}")
+        matrix = _given_matrix(matrix, (self.n_out, self.n_in), dtype)
+        full = min(self.n_out, self.n_in)
         if m1 < full or m2 < full:
             raise ValueError(
                 f"init from a matrix needs {full} reflectors on each side; got "
@@ -168,6 +203,10 @@ class SpectralMatrix(nnx.Module):
         u = jnp.pad(svd.u_vectors, ((0, m1 - full), (0, 0)))
         v = jnp.pad(svd.v_vectors, ((0, m2 - full), (0, 0)))
         return u, v, raw
+
+    @property
+    def matrix_shape(self) -> tuple[int, int]:
+        return self.n_out, self.n_in
 
     def sigma(self) -> jax.Array:
         """Sigma's diagonal, (min(n_out, n_in),)."""
@@ -197,6 +236,10 @@ class SpectralMatrix(nnx.Module):
         (``prefers_low_rank``). ``scan`` and ``wy`` apply the factors at every step.
         """
         check_method(method)
+        if self.n_in != self.n_out:
+            raise ValueError(
+                f"a transition must be square; got shape {self.matrix_shape}"
+            )
         svd = self.svd()
         if method == "auto":
             reflectors = svd.u_vectors.shape[0] + svd.v_vectors.shape[0]
@@ -252,10 +295,12 @@ class DenseMatrix(nnx.Module):
                 draw = getattr(jax.nn.initializers, init)()
                 w = draw(rngs.params(), (n, n), param_dtype)
         else:
-            w = jnp.asarray(init, param_dtype)
-            if w.shape != (n, n):
-                raise ValueError(f"init must have shape {(n, n)}; got {w.shape}")
+            w = _given_matrix(init, (n, n), param_dtype)
         self.w = nnx.Param(w)
+
+    @property
+    def matrix_shape(self) -> tuple[int, int]:
+        return self.w.shape
 
     def matrix(self) -> jax.Array:
         """W, (n, n)."""

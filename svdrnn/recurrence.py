@@ -20,7 +20,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from svdrnn import spectral
+from svdrnn import householder, spectral
 from svdrnn.activations import Activation
 
 # Up to this many input features M x_t is computed inside the time loop, where it costs
@@ -391,7 +391,7 @@ def _begin(static, weights, from_final, carry, lengths):
     transition, in_loop, offset = weights
     batch = carry.shape[0]
     # Sums over the whole sequence are kept in float32 at least.
-    dtype = jnp.promote_types(carry.dtype, jnp.float32)
+    dtype = householder.factor_dtype(carry.dtype)
     delta = jnp.zeros_like(carry)
     _, aux = transition.pull_back(delta, static.precision)
     totals = (

@@ -11,7 +11,14 @@ from flax.nnx.nn.recurrent import flip_sequences
 
 from svdrnn import recurrence
 from svdrnn.activations import Activation
-from svdrnn.matrices import DenseMatrix, SpectralMatrix, check_method, check_positive
+from svdrnn.matrices import (
+    DenseMatrix,
+    SpectralMatrix,
+    check_finite,
+    check_method,
+    check_positive,
+    check_real,
+)
 
 
 class TransitionCell(nnx.RNNCellBase):
@@ -62,10 +69,14 @@ class TransitionCell(nnx.RNNCellBase):
         rngs: nnx.Rngs,
     ):
         check_positive("in_features", in_features)
+        check_positive("hidden_features", hidden_features)
         check_method(method)
-        if not (math.isfinite(input_scale) and input_scale > 0):
+        input_scale = check_finite("input_scale", input_scale, above=0)
+        shape = weight.matrix_shape
+        if shape != (hidden_features, hidden_features):
             raise ValueError(
-                f"input_scale must be finite and above 0; got {input_scale!r}"
+                f"weight must be square of size hidden_features = {hidden_features}; "
+                f"got shape {shape}"
             )
         self.activation = Activation(activation, leak)
         self.weight = weight
@@ -74,9 +85,8 @@ class TransitionCell(nnx.RNNCellBase):
         m = input_scale * draw(rngs.params(), (n, in_features), param_dtype)
         self.input_weights = nnx.Param(m)
         self.bias = nnx.Param(jnp.zeros((n,), param_dtype)) if use_bias else None
-        self.offset = None
-        if self.activation.needs_offset:
-            self.offset = nnx.Param(jnp.zeros((n,), param_dtype))
+        needs_offset = self.activation.needs_offset
+        self.offset = nnx.Param(jnp.zeros((n,), param_dtype)) if needs_offset else None
         self.in_features, self.hidden_features = in_features, n
         self.method = method
         self.dtype, self.param_dtype, self.precision = dtype, param_dtype, precision
@@ -122,6 +132,7 @@ class TransitionCell(nnx.RNNCellBase):
 
     def check(self, inputs, carry) -> None:
         """Raises ValueError unless the last axes of inputs and carry fit."""
+        check_real("inputs", inputs)
         if inputs.ndim == 0 or inputs.shape[-1] != self.in_features:
             raise ValueError(
                 f"inputs must have {self.in_features} features on the last axis; "
@@ -328,6 +339,8 @@ class TransitionRNN(nnx.Module):
             perturbations = self._perturbations(perturbations, batch, steps, time_major)
 
         form, m, b, offset, xs, h0 = self.cell.operands(xs, h0)
+        if perturbations is not None:
+            perturbations = perturbations.astype(h0.dtype)
         states, last = recurrence.recurrence(
             form,
             xs,
@@ -361,7 +374,7 @@ class TransitionRNN(nnx.Module):
             raise ValueError(
                 f"initial_carry must have shape {batch + (n,)}; got {carry.shape}"
             )
-        return carry.reshape(-1, n)
+        return carry.reshape(math.prod(batch), n)
 
     def _perturbations(self, perturbations, batch, steps, time_major):
         n = self.cell.hidden_features
@@ -382,7 +395,7 @@ def _flatten(x, time_major):
     if not time_major:
         x = jnp.moveaxis(x, -2, 0)
     batch = x.shape[1:-1]
-    return batch, x.reshape(x.shape[0], -1, x.shape[-1])
+    return batch, x.reshape(x.shape[0], math.prod(batch), x.shape[-1])
 
 
 def _lengths(seq_lengths, batch, steps):
@@ -402,7 +415,8 @@ def _lengths(seq_lengths, batch, steps):
             raise ValueError(
                 f"seq_lengths must lie in [0, {steps}]; got values from {low} to {high}"
             )
-    return lengths.reshape(-1)
+    # Narrow integers would wrap around where they are compared with steps.
+    return lengths.reshape(-1).astype(jnp.int32)
 
 
 class SpectralRNN(TransitionRNN):

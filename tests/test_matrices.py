@@ -342,3 +342,42 @@ def test_bad_method():
 def test_bad_dense_matrix(n, init, message):
     with pytest.raises(ValueError, match=message):
         DenseMatrix(n, init=init, rngs=nnx.Rngs(0))
+
+
+def test_a_rectangular_matrix_is_no_transition():
+    matrix = SpectralMatrix(4, 5, reflectors=2, radius=0.1, rngs=nnx.Rngs(0))
+    for method in ("auto", "dense", "scan"):
+        with pytest.raises(ValueError, match=r"square; got shape \(5, 4\)"):
+            matrix.transition(method)
+
+
+@pytest.mark.parametrize("init", [None, np.full((3, 3), np.nan)])
+def test_an_init_that_is_no_matrix_is_named(init):
+    for build in (
+        lambda: SpectralMatrix(
+            3, 3, reflectors=None, radius=0.5, init=init, rngs=nnx.Rngs(0)
+        ),
+        lambda: DenseMatrix(3, init=init, rngs=nnx.Rngs(0)),
+    ):
+        with pytest.raises(ValueError, match="init must be"):
+            build()
+
+
+def test_numpy_integers_are_integers():
+    matrix = SpectralMatrix(
+        np.int64(4), 4, reflectors=np.int32(2), radius=0.1, rngs=nnx.Rngs(0)
+    )
+    assert matrix.u_vectors.shape == (2, 4)
+
+
+def test_radius_zero_takes_an_orthogonal_matrix_of_any_size():
+    q = jax.nn.initializers.orthogonal()(jax.random.key(0), (512, 512))
+    matrix = SpectralMatrix(
+        512, 512, reflectors=None, radius=0, init=q, rngs=nnx.Rngs(0)
+    )
+    np.testing.assert_allclose(matrix.matrix(), q, atol=1e-5)
+
+
+def test_singular_values_in_bfloat16():
+    matrix = DenseMatrix(4, param_dtype=jnp.bfloat16, rngs=nnx.Rngs(0))
+    assert matrix.singular_values().dtype == jnp.bfloat16

@@ -16,6 +16,7 @@ from svdrnn import (
     DenseRNNCell,
     SpectralRNN,
     SpectralRNNCell,
+    TransitionCell,
     TransitionRNN,
     recurrence,
 )
@@ -91,7 +92,7 @@ def assert_same(actual, expected, atol=1e-12):
 # Values.
 
 
-@pytest.mark.parametrize("activation", ["leaky_relu", "tanh"])
+@pytest.mark.parametrize("activation", ["leaky_relu", "tanh", "modrelu"])
 def test_values_against_a_loop(x64, activation):
     layer = spectral_rnn(activation=activation)
     inputs, carry = draw_inputs(), draw_inputs(BATCH, N)
@@ -469,7 +470,7 @@ def test_training_matches_the_papers_algorithm(x64, dtype, activation, method, a
     assert np.mean(losses[-10:]) < 0.5 * np.mean(losses[:10])
 
 
-@pytest.mark.parametrize("activation", ["leaky_relu"])
+@pytest.mark.parametrize("activation", ["leaky_relu", "modrelu"])
 def test_every_parameter_changes_under_training(x64, activation):
     layer = spectral_rnn(reflectors=(3, 5), activation=activation)
     inputs, targets = draw_inputs(), draw_inputs(BATCH, STEPS, N, seed=3)
@@ -662,3 +663,63 @@ def test_the_dense_layer_has_one_method():
     weight = DenseMatrix(N, rngs=nnx.Rngs(0))
     with pytest.raises(ValueError, match="must be auto or dense; got 'wy'"):
         weight.transition("wy")
+
+
+# What once went wrong.
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.int8, np.int32])
+@pytest.mark.parametrize("chunk", [None, 20])
+def test_narrow_integer_lengths_do_not_wrap_around(dtype, chunk):
+    layer = SpectralRNN(1, 4, reflectors=2, radius=0.1, chunk=chunk, rngs=nnx.Rngs(0))
+    inputs = jnp.asarray(draw_inputs(2, 300, 1), jnp.float32)
+    lengths = np.array([16, 40], dtype)
+    last = layer(inputs, seq_lengths=lengths, last_only=True)
+    outputs = layer(inputs)
+    np.testing.assert_array_equal(last[0], outputs[0, 15])
+    np.testing.assert_array_equal(last[1], outputs[1, 39])
+
+
+def test_no_step_is_an_error_that_names_the_shape():
+    layer = spectral_rnn(param_dtype=jnp.float32)
+    with pytest.raises(ValueError, match=r"at least one step; got \(2, 0, 2\)"):
+        layer(jnp.ones((2, 0, FEATURES)))
+
+
+def test_complex_inputs_are_refused():
+    layer = spectral_rnn(param_dtype=jnp.float32)
+    with pytest.raises(ValueError, match="inputs must be real; got complex64"):
+        layer(jnp.ones((2, 3, FEATURES), jnp.complex64))
+
+
+def test_perturbations_take_the_dtype_of_the_computation():
+    layer = spectral_rnn(param_dtype=jnp.float32, dtype=jnp.bfloat16)
+    inputs = jnp.ones((2, 3, FEATURES))
+    outputs = layer(inputs, perturbations=jnp.zeros((2, 3, N)))
+    assert outputs.dtype == jnp.bfloat16
+
+
+def test_a_weight_of_another_size_is_refused():
+    weight = DenseMatrix(4, rngs=nnx.Rngs(0))
+    with pytest.raises(ValueError, match=r"hidden_features = 5; got shape \(4, 4\)"):
+        TransitionCell(weight, 1, 5, rngs=nnx.Rngs(0))
+
+
+@pytest.mark.parametrize("name", ["radius", "center", "leak", "input_scale"])
+@pytest.mark.parametrize("value", [None, "a", float("nan")])
+def test_a_number_that_is_none_is_named(name, value):
+    with pytest.raises(ValueError, match=name):
+        spectral_rnn(**{name: value}, param_dtype=jnp.float32)
+
+
+def test_gradients_under_strict_dtype_promotion(x64):
+    layer = spectral_rnn(dtype=jnp.float64)
+    inputs = jnp.asarray(draw_inputs())
+    graph, params = nnx.split(layer)
+
+    def loss(params):
+        return nnx.merge(graph, params)(inputs, last_only=True).sum()
+
+    with jax.numpy_dtype_promotion("strict"):
+        gradient = jax.grad(loss)(params)
+    assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(gradient))
