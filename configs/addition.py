@@ -2,7 +2,9 @@
 
     python -m experiments.run --config=configs/addition.py --workdir=DIR
 
-Always answering 1 has a mean squared error of 0.167.
+3,000 steps of 128 sequences take 1 min 39 s on two shared CPU cores and end at a test
+mean squared error of 0.0010 (seed 0). With --config.task.length=300 they take 8 min
+and end at 0.0134. Always answering 1 has 0.167.
 """
 
 from configs import common

