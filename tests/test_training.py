@@ -273,7 +273,7 @@ def test_another_config_is_refused(finished):
     with pytest.raises(ValueError) as raised:
         train.train(config, workdir)
     assert "config.train.learning_rate: 0.003 -> 0.5" in str(raised.value)
-    assert "config.model.radius: 0.01 -> 0.2" in str(raised.value)
+    assert "config.model.radius: 0.3 -> 0.2" in str(raised.value)
     assert "hidden" not in str(raised.value)
     assert before == {p: p.stat().st_mtime_ns for p in workdir.rglob("*")}
 
