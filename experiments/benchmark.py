@@ -25,7 +25,7 @@ from absl import app, flags
 from flax import nnx
 
 import svdrnn
-from experiments import figures, gated, records, timing
+from experiments import figures, records, timing
 from experiments.timing import Contender
 from svdrnn import householder
 
@@ -105,7 +105,6 @@ def layer_contenders(n: int, batch: int) -> list[Contender]:
         "nnx.RNN(OptimizedLSTMCell)": nnx.RNN(
             nnx.OptimizedLSTMCell(1, n, rngs=rngs), rngs=False
         ),
-        "LSTM": gated.GatedRNN(nnx.OptimizedLSTMCell(1, n, rngs=rngs)),
         OWN: svdrnn.DenseRNN(1, n, rngs=rngs),
     }
     for m in (REFLECTORS, n):

@@ -5,7 +5,6 @@ import jax.numpy as jnp
 from flax import nnx
 
 import svdrnn
-from experiments import gated
 from svdrnn import diagnostics
 
 NAMES = ("spectral", "ornn", "rnn", "irnn", "lstm", "gru")
@@ -169,9 +168,9 @@ def _layer(config, features, rngs):
             init = "identity" if config.init == "identity" else "orthogonal"
             return svdrnn.DenseRNN(features, n, init=init, rngs=rngs, **cell)
         case "lstm":
-            return gated.GatedRNN(nnx.OptimizedLSTMCell(features, n, rngs=rngs))
+            return nnx.RNN(nnx.OptimizedLSTMCell(features, n, rngs=rngs), rngs=False)
         case "gru":
-            return gated.GatedRNN(nnx.GRUCell(features, n, rngs=rngs))
+            return nnx.RNN(nnx.GRUCell(features, n, rngs=rngs), rngs=False)
     raise ValueError(
         f"model.name must be one of {', '.join(NAMES)}; got {config.name!r}"
     )

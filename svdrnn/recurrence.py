@@ -53,7 +53,7 @@ class Dense:
 
     def accumulate(self, total, h, delta, aux, precision):
         """Adds the gradient of one step: sum over the batch of delta h^T."""
-        return total + _outer(delta, h, total.dtype, precision)
+        return total + batch_outer(delta, h, total.dtype, precision)
 
     def finish(self, total):
         return Dense(w=total.astype(self.w.dtype))
@@ -100,8 +100,8 @@ class DiagonalPlusLowRank:
         low = jnp.matmul(h, self.c.T, precision=precision)
         return (
             diagonal + (delta * h).astype(diagonal.dtype),
-            a_t + _outer(low, delta, a_t.dtype, precision),
-            c + _outer(aux, h, c.dtype, precision),
+            a_t + batch_outer(low, delta, a_t.dtype, precision),
+            c + batch_outer(aux, h, c.dtype, precision),
         )
 
     def finish(self, total):
@@ -226,7 +226,7 @@ def _project(inputs, input_weights, bias, precision):
     return jnp.matmul(inputs, input_weights.T, precision=precision) + bias, None
 
 
-def _outer(x, y, dtype, precision):
+def batch_outer(x, y, dtype, precision):
     """The sum over the batch of x_i y_i^T, accumulated and returned in ``dtype``."""
 
     def product(x_t, y):
@@ -432,7 +432,7 @@ def _backward_steps(static, weights, from_final, state, xs):
         g, aux = transition.pull_back(delta, static.precision)
         d_x = delta
         if in_loop is not None:
-            d_in_loop += _outer(x, delta, d_in_loop.dtype, static.precision)
+            d_in_loop += batch_outer(x, delta, d_in_loop.dtype, static.precision)
             d_x = jnp.matmul(delta, in_loop, precision=static.precision)
         if offset is not None:
             d_offset += (jnp.sign(h) * delta).astype(d_offset.dtype)
