@@ -723,3 +723,16 @@ def test_gradients_under_strict_dtype_promotion(x64):
     with jax.numpy_dtype_promotion("strict"):
         gradient = jax.grad(loss)(params)
     assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(gradient))
+
+
+def test_chunks_keep_a_step_of_ten_thousand_under_128_mib():
+    # Compiled and not run; the states alone would take 625 MiB.
+    layer = SpectralRNN(1, 128, reflectors=16, radius=0.1, chunk=100, rngs=nnx.Rngs(0))
+    graph, params = nnx.split(layer)
+
+    def loss(params, inputs):
+        return nnx.merge(graph, params)(inputs, last_only=True).sum()
+
+    inputs = jax.ShapeDtypeStruct((128, 10_000, 1), jnp.float32)
+    compiled = jax.jit(jax.value_and_grad(loss)).lower(params, inputs).compile()
+    assert compiled.memory_analysis().temp_size_in_bytes < 128 * 2**20
