@@ -7,8 +7,8 @@ The state goes on from window to window through a whole epoch, tens of thousands
 steps: tanh keeps it bounded even where singular values exceed 1. All reflectors,
 because few leave the transition near the identity, which never forgets.
 
-`:smoke` sees 200,000 words once and ends at a test perplexity of 338. Guessing
-uniformly has one of 10,000.
+`:smoke` sees 200,000 words once; it takes 53 s on two CPU cores and ends at a test
+perplexity of 338 (seed 0). Guessing uniformly has one of 10,000.
 """
 
 from configs import common
