@@ -202,14 +202,14 @@ def _check_reflectors(value: Any, hidden: int) -> None:
     pair = isinstance(value, (tuple, list))
     counts = list(value) if pair else [value]
     integers = all(
-        isinstance(count, int) and not isinstance(count, bool) and count >= 0
+        isinstance(count, int) and not isinstance(count, bool) and count >= 1
         for count in counts
     )
     fits = not pair or (len(counts) == 2 and integers and max(counts) <= hidden)
     if value is not None and not (integers and fits):
         raise ValueError(
-            "config.model.reflectors must be an integer >= 0, a pair of integers in"
-            f" 0 ... {hidden} (config.model.hidden), or None, got {value!r}"
+            "config.model.reflectors must be an integer >= 1, a pair of integers in"
+            f" 1 ... {hidden} (config.model.hidden), or None, got {value!r}"
         )
 
 

@@ -233,7 +233,7 @@ def batch_outer(x, y, dtype, precision):
         return jnp.matmul(x_t, y, precision=precision, preferred_element_type=dtype)
 
     def transposed_first(x, y):
-        # XLA's products on the CPU are about three times slower with a transposed
+        # XLA's products on the CPU are markedly slower with a transposed
         # left operand than after a transposition that is kept apart by a barrier.
         return product(jax.lax.optimization_barrier(x.T), y)
 
