@@ -25,22 +25,20 @@ def get_config(variant=None):
     config.model.radius = 0.5
     config.model.activation = "tanh"
     config.model.dropout = 0.2
-    config.train.epochs = 8
+    config.model.tied = True
+    config.train.epochs = 5
     config.train.batch_size = 20
     config.train.learning_rate = 2e-3
-    config.train.schedule = "plateau"
-    config.train.plateau_patience = 1
+    config.train.schedule = "cosine"
     config.train.eval_every = 664  # twice an epoch
     config.train.checkpoint_every = 664
     if variant == "smoke":
         config.task.window = 20
         config.model.hidden = 128
         config.model.dropout = 0.0
-        config.model.tied = True
         config.train.epochs = None
         config.train.steps = 500  # 200,000 words
         config.train.learning_rate = 4e-3
-        config.train.schedule = "cosine"
         config.train.eval_every = 500
         config.train.checkpoint_every = 500
     return config

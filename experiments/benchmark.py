@@ -157,22 +157,43 @@ def predict_seconds(make, steps: int, short: int) -> float:
     return timings[""].median * steps / short
 
 
-def measure_cell(contenders, steps: int, seconds: float, about: dict) -> list[dict]:
-    """Rows of one cell: each contender timed, or skipped with its prediction."""
+def predictions(rows: list[dict], n: int, steps: int) -> dict[str, float]:
+    """Seconds of a layer's step at ``steps``, from rows of the same n, linearly.
+
+    A contender that was skipped at a shorter length keeps its prediction.
+    """
+    found = {}
+    for row in rows:
+        seconds = row.get("seconds", row.get("predicted_seconds"))
+        if row.get("n") == n and row.get("steps") and seconds is not None:
+            found[row["contender"]] = seconds * steps / row["steps"]
+    return found
+
+
+def measure_cell(
+    contenders, steps: int, seconds: float, about: dict, predicted: dict | None = None
+) -> list[dict]:
+    """Rows of one cell: each contender timed, or skipped with its prediction.
+
+    ``predicted`` has the seconds of a step where they are known; the reference is
+    predicted from a few time steps where they are not.
+    """
     rows, calls = [], {}
+    predicted = dict(predicted or {})
     for name, make in contenders:
         row = {"contender": name, **about}
         rows.append(row)
+        if name.startswith("paper") and "steps" in about and name not in predicted:
+            predicted[name] = predict_seconds(make, steps, min(4, steps))
+        if predicted.get(name, 0.0) > _MAX_SECONDS.value:
+            row["predicted_seconds"] = predicted[name]
+            row["skipped"] = f"{predicted[name]:.0f} s a step"
+            continue
         prepared = prepare(make, steps)
         row["temp_bytes"] = prepared.temp_bytes
         if (prepared.temp_bytes or 0) > _MAX_GIB.value * 2**30:
             row["skipped"] = f"{prepared.temp_bytes / 2**30:.1f} GiB"
             continue
-        if name.startswith("paper") and "steps" in about:
-            predicted = predict_seconds(make, steps, min(4, steps))
-            if predicted > _MAX_SECONDS.value:
-                row["skipped"] = f"{predicted:.0f} s a step"
-                continue
         calls[name] = prepared.call
     slow = {k: v for k, v in calls.items() if k.startswith("paper")}
     fast = {k: v for k, v in calls.items() if k not in slow}
@@ -307,9 +328,10 @@ def main(argv):
             from experiments import peers  # PyTorch is asked for only here.
 
             contenders = contenders + peers.layer_contenders(n, batch)
-        for steps in lengths:
+        for steps in sorted(lengths):
             about = {"kind": "layer", "n": n, "steps": steps}
-            new = measure_cell(contenders, steps, 8.0, about)
+            known = predictions(rows, n, steps)
+            new = measure_cell(contenders, steps, 8.0, about, known)
             print_cell(f"n={n}, T={steps}, batch {batch}", new, (BASELINE, OWN))
             print_choice(new, n)
             store(new)

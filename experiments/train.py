@@ -226,27 +226,38 @@ def initial_state(params, rest, optimizer, carry=None) -> TrainState:
 def make_train_step(graph, task, optimizer, dropout_key):
     """One update, jitted: (state, batch) -> (state, (sums, norms)).
 
-    The state's buffers are donated. `grad_norm` is taken before clipping. Once a
-    loss or gradient is not finite its step is noted and the state stays as it was.
+    The state's buffers are donated. `grad_norm` is taken before clipping;
+    `carry_grad_norm` is ||dL/dh_0||, of the mean loss with respect to the first
+    hidden state of the batch in every layer (of an LSTM also its cell), the
+    "first-layer gradient" of the paper's figures. Once a loss or gradient is not
+    finite its step is noted and the state stays as it was.
     """
 
-    def loss_and_sums(params, state, batch):
+    def loss_and_sums(params, carry, state, batch):
         model = nnx.merge(graph, params, state.rest)
         key = jax.random.fold_in(dropout_key, state.step)
-        carry = reset(state.carry, batch)
         outputs, carry = model(batch["inputs"], carry, key=key)
         sums = task.sums(outputs, batch)
         rest = nnx.to_pure_dict(nnx.state(model, nnx.Not(nnx.Param)))
         carry = carry if task.stateful else None
         return sums["loss"] / sums["count"], (sums, carry, rest)
 
+    def first_carry(state, batch):
+        if task.stateful:
+            return reset(state.carry, batch)
+        model = nnx.merge(graph, state.params, state.rest)
+        return model.initialize_carry(len(batch["inputs"]))
+
     def train_step(state, batch):
-        gradient = jax.value_and_grad(loss_and_sums, has_aux=True)
-        (loss, (sums, carry, rest)), grads = gradient(state.params, state, batch)
+        gradient = jax.value_and_grad(loss_and_sums, argnums=(0, 1), has_aux=True)
+        (loss, (sums, carry, rest)), (grads, carry_grads) = gradient(
+            state.params, first_carry(state, batch), state, batch
+        )
         updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
         norms = {
             "grad_norm": optax.tree.norm(grads),
             "update_norm": optax.tree.norm(updates),
+            "carry_grad_norm": optax.tree.norm(carry_grads),
         }
         new = TrainState(
             params=optax.apply_updates(state.params, updates),
