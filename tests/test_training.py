@@ -182,6 +182,24 @@ def test_every_parameter_changes_and_the_loss_falls(compiled):
     assert np.mean(losses[-10:]) < 0.7 * np.mean(losses[:10])
 
 
+def test_norm_of_the_gradient_at_the_first_state(compiled):
+    task, fresh, train_step = compiled
+    batch = task.train_batch(0)
+    model = models.build(tiny_config().model, task, rngs=nnx.Rngs(0))
+    (zeros,) = model.initialize_carry(16)
+
+    def loss(carry):
+        sums = task.sums(model(batch["inputs"], [carry])[0], batch)
+        return sums["loss"] / sums["count"]
+
+    # The slope along the gradient is its norm.
+    direction = jax.grad(loss)(zeros)
+    direction /= jnp.linalg.norm(direction)
+    slope = (loss(2e-3 * direction) - loss(-2e-3 * direction)) / 4e-3
+    _, (_, norms) = train_step(fresh(), batch)
+    assert float(norms["carry_grad_norm"]) == pytest.approx(float(slope), rel=1e-2)
+
+
 def test_a_non_finite_loss_is_noted_and_changes_nothing(compiled):
     task, fresh, train_step = compiled
     state = fresh()
@@ -243,7 +261,8 @@ def test_metrics_lines(finished):
     assert [each["step"] for each in by_split["valid"]] == [20, 40, 60]
     for each in by_split["train"]:
         assert each["loss"] == each["mse"]
-        assert min(each["grad_norm"], each["update_norm"]) > 0
+        for name in ("grad_norm", "update_norm", "carry_grad_norm"):
+            assert each[name] > 0
         assert each["spectral_margin"] >= 0
         assert each["learning_rate"] == pytest.approx(3e-3)
         assert each["seconds"] > 0
