@@ -16,7 +16,7 @@ def get_config() -> config_dict.ConfigDict:
     config.task.name = ""
 
     config.model = config_dict.ConfigDict()
-    config.model.name = "spectral"  # spectral, ornn, rnn, irnn, lstm, gru
+    config.model.name = "spectral"  # ornn, exprnn, scornn, rnn, irnn, lstm, gru
     config.model.hidden = 128
     config.model.reflectors = nullable(16)  # a number, a pair for (U, V), None: all
     config.model.radius = 0.01  # singular values stay within it of 1
@@ -24,7 +24,10 @@ def get_config() -> config_dict.ConfigDict:
     config.model.leak = 0.01
     config.model.input_scale = 1.0  # factor on the first input weights
     config.model.method = "auto"  # scan, wy, low_rank, dense
-    config.model.init = "random"  # identity
+    # identity; spectral and ornn with all reflectors, exprnn (where random means
+    # henaff) and scornn (where it means cayley) also henaff, cayley
+    config.model.init = "random"
+    config.model.negative_fraction = 0.5  # scornn: share of -1 in the signs D
     config.model.layers = 1
     config.model.dropout = 0.0  # of embeddings and of each layer's outputs
     config.model.embedding = nullable(None)  # size of a token's; None: hidden
@@ -36,7 +39,9 @@ def get_config() -> config_dict.ConfigDict:
     config.train.steps_per_epoch = nullable(None)  # for tasks without epochs
     config.train.batch_size = 128
     config.train.learning_rate = 1e-3
-    config.train.reflector_learning_rate = nullable(None)  # None: learning_rate
+    # Of the orthogonal part: reflectors, or A of exprnn and scornn; None: the same
+    config.train.reflector_learning_rate = nullable(None)
+    config.train.unit_reflectors = False  # scaled to length 1 after every update
     config.train.schedule = "constant"  # exponential, cosine, plateau
     config.train.decay_rate = 0.99  # exponential: factor of an epoch
     config.train.warmup_steps = 0  # cosine: steps of linear rise

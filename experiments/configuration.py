@@ -11,9 +11,15 @@ from experiments import optimizers
 from experiments import tasks
 from experiments.tasks.base import check_integer
 from svdrnn import activations
+from svdrnn import initializers
 from svdrnn import matrices
 
-INITS = ("random", "identity")
+# First transitions of a model. "random" is the default of each: a random orthogonal
+# matrix for irnn, henaff for exprnn, cayley for scornn.
+INITS = {name: ("random", "identity") for name in models.NAMES} | dict.fromkeys(
+    ("spectral", "ornn", "exprnn", "scornn"),
+    ("random", "identity", *initializers.BLOCK_ROTATIONS),
+)
 
 _ABSENT = "(absent)"
 
@@ -44,7 +50,10 @@ def _validate_model(model: Any) -> None:
     _check_number("config.model.leak", model.leak, maximum=1)
     _check_number("config.model.input_scale", model.input_scale, positive=True)
     _check_name("config.model.method", model.method, matrices.METHODS)
-    _check_name("config.model.init", model.init, INITS)
+    _check_init(model)
+    _check_number(
+        "config.model.negative_fraction", model.negative_fraction, maximum=1
+    )
     check_integer("config.model.layers", model.layers, 1)
     _check_number("config.model.dropout", model.dropout, below=1)
     _check_embedding(model)
@@ -210,6 +219,28 @@ def _check_reflectors(value: Any, hidden: int) -> None:
         raise ValueError(
             "config.model.reflectors must be an integer >= 1, a pair of integers in"
             f" 1 ... {hidden} (config.model.hidden), or None, got {value!r}"
+        )
+
+
+def _check_init(model: Any) -> None:
+    """An init that the model has, with the reflectors that it needs."""
+    allowed = INITS[model.name]
+    if model.init not in allowed:
+        raise ValueError(
+            f"config.model.init must be one of {allowed} with config.model.name"
+            f" {model.name!r}, got {model.init!r}"
+        )
+    if model.name not in ("spectral", "ornn"):
+        return
+    full = model.reflectors is None or (
+        min(model.reflectors) >= model.hidden
+        if isinstance(model.reflectors, (tuple, list))
+        else model.reflectors >= model.hidden
+    )
+    if model.init in initializers.BLOCK_ROTATIONS and not full:
+        raise ValueError(
+            f"config.model.init {model.init!r} needs config.model.reflectors None, or"
+            f" {model.hidden} (config.model.hidden), got {model.reflectors!r}"
         )
 
 

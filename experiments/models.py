@@ -7,7 +7,7 @@ from flax import nnx
 import svdrnn
 from svdrnn import diagnostics
 
-NAMES = ("spectral", "ornn", "rnn", "irnn", "lstm", "gru")
+NAMES = ("spectral", "ornn", "exprnn", "scornn", "rnn", "irnn", "lstm", "gru")
 
 
 class SequenceModel(nnx.Module):
@@ -159,6 +159,19 @@ def _layer(config, features, rngs):
                 radius=config.radius if config.name == "spectral" else 0.0,
                 init=config.init,
                 method=config.method,
+                rngs=rngs,
+                **cell,
+            )
+        case "exprnn":
+            init = "henaff" if config.init == "random" else config.init
+            return svdrnn.OrthogonalRNN(features, n, init=init, rngs=rngs, **cell)
+        case "scornn":
+            return svdrnn.OrthogonalRNN(
+                features,
+                n,
+                map="cayley",
+                negative_fraction=config.negative_fraction,
+                init="cayley" if config.init == "random" else config.init,
                 rngs=rngs,
                 **cell,
             )

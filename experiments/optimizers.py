@@ -7,10 +7,12 @@ import jax
 import optax
 from optax import contrib
 
+from svdrnn import projection
+
 SCHEDULES = ("constant", "exponential", "cosine", "plateau")
 
-# Last names in the path of a parameter that holds reflectors.
-REFLECTORS = ("u_vectors", "v_vectors")
+# Last names in the path of a parameter that an orthogonal matrix is made from.
+ORTHOGONAL = (*projection.REFLECTORS, "skew_entries")
 
 
 def schedule(
@@ -58,10 +60,10 @@ def schedule(
 
 
 def labels(params: Any) -> Any:
-    """The tree of `params` with "reflectors" or "rest" for every array."""
+    """The tree of `params` with "orthogonal" or "rest" for every array."""
 
     def label(path, _):
-        return "reflectors" if path[-1].key in REFLECTORS else "rest"
+        return "orthogonal" if path[-1].key in ORTHOGONAL else "rest"
 
     return jax.tree_util.tree_map_with_path(label, params)
 
@@ -69,13 +71,15 @@ def labels(params: Any) -> Any:
 def build(
     train: Any, *, steps: int, steps_per_epoch: int | None
 ) -> tuple[optax.GradientTransformation, optax.Schedule]:
-    """Clipped Adam, with the reflectors at a learning rate of their own.
+    """Clipped Adam, with the orthogonal part at a learning rate of its own.
 
     Clipping is by the norm of all gradients together; `clip_norm` None or 0 means
-    none. `reflector_learning_rate` None means the same rate for all.
+    none. `reflector_learning_rate` is that of all that `ORTHOGONAL` names: reflectors
+    and the skew-symmetric matrices of exprnn and scornn; None means the same rate for
+    all. `unit_reflectors` scales reflectors to length 1 after every update.
 
     Returns:
-      The optimizer and the schedule of the parameters that are not reflectors,
+      The optimizer and the schedule of the parameters outside the orthogonal part,
       without `plateau_scale`.
 
     Raises:
@@ -83,21 +87,22 @@ def build(
     """
     horizon = {"steps": steps, "steps_per_epoch": steps_per_epoch}
     rest = schedule(train, train.learning_rate, **horizon)
-    reflectors = rest
+    orthogonal = rest
     if train.reflector_learning_rate is not None:
-        reflectors = schedule(train, train.reflector_learning_rate, **horizon)
+        orthogonal = schedule(train, train.reflector_learning_rate, **horizon)
     clip = optax.clip_by_global_norm(train.clip_norm) if train.clip_norm else None
     optimizer = optax.chain(
         clip or optax.identity(),
         optax.scale_by_adam(),
         optax.partition(
             {
-                "reflectors": optax.scale_by_learning_rate(reflectors),
+                "orthogonal": optax.scale_by_learning_rate(orthogonal),
                 "rest": optax.scale_by_learning_rate(rest),
             },
             labels,
         ),
         *([_scale_on_plateau(train)] if train.schedule == "plateau" else []),
+        *([projection.unit_reflectors()] if train.unit_reflectors else []),
     )
     return optimizer, rest
 

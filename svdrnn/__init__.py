@@ -1,10 +1,12 @@
 """Spectrally parameterized networks: W = U Sigma V^T with bounded singular values."""
 
 from svdrnn.layers import SpectralLinear
-from svdrnn.matrices import DenseMatrix, SpectralMatrix
+from svdrnn.matrices import DenseMatrix, OrthogonalMatrix, SpectralMatrix
 from svdrnn.rnn import (
     DenseRNN,
     DenseRNNCell,
+    OrthogonalRNN,
+    OrthogonalRNNCell,
     SpectralRNN,
     SpectralRNNCell,
     TransitionCell,
@@ -15,6 +17,9 @@ __all__ = [
     "DenseMatrix",
     "DenseRNN",
     "DenseRNNCell",
+    "OrthogonalMatrix",
+    "OrthogonalRNN",
+    "OrthogonalRNNCell",
     "SpectralLinear",
     "SpectralMatrix",
     "SpectralRNN",

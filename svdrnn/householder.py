@@ -76,7 +76,7 @@ def nonzero_reflectors(vectors):
 
 
 def unit_rows(vectors):
-    """Masked rows of unit length, (m, n) in `factor_dtype`; zero rows stay zero."""
+    """Masked rows of unit length, (..., m, n) in `factor_dtype`; zero rows stay."""
     masked = jnp.triu(vectors.astype(factor_dtype(vectors.dtype)))
     # The unit row does not depend on the scale, so neither does its derivative.
     scale, nonzero = _scale(jax.lax.stop_gradient(masked))

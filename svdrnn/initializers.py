@@ -1,9 +1,14 @@
-"""Initial values as plain functions of a key: reflectors and dense transitions."""
+"""Initial values as plain functions of a key: reflectors, singular values, angles."""
 
 import math
 
 import jax
 import jax.numpy as jnp
+
+from svdrnn import householder, skew
+
+# Initial transitions that rotate planes of two coordinates by random angles.
+BLOCK_ROTATIONS = ("henaff", "cayley")
 
 
 def reflector_rows(key: jax.Array, shape: tuple[int, int], dtype=jnp.float32):
@@ -14,6 +19,36 @@ def reflector_rows(key: jax.Array, shape: tuple[int, int], dtype=jnp.float32):
     """
     rows = jax.random.normal(key, shape, dtype) / math.sqrt(shape[1])
     return jnp.triu(rows)
+
+
+def rotation_angles(key: jax.Array, n: int, init: str, dtype=jnp.float32):
+    """The angles (n // 2,) of a block rotation (n, n), see ``svdrnn.skew``.
+
+    henaff: uniform in [-pi, pi]. cayley: uniform in [0, pi / 2], so that the Cayley
+    map's A has entries of at most 1. Here the name stands for the angles of W whatever
+    W is made from. (The code of expRNN hands the Cayley map's A to the exponential as
+    it is, and so turns by -tan(t / 2) where its initialization is called cayley.)
+
+    Source: Henaff, Szlam and LeCun, "Recurrent Orthogonal Networks and Long-Memory
+    Tasks", 2016; Helfrich, Willmott and Ye (2018).
+    """
+    low, high = {"henaff": (-math.pi, math.pi), "cayley": (0.0, math.pi / 2)}[init]
+    return jax.random.uniform(key, (n // 2,), dtype, low, high)
+
+
+def rotated_rows(v_vectors: jax.Array, angles: jax.Array):
+    """Rows u (n, n) such that U V^T = R, the block rotation by ``angles``, so U = R V.
+
+    With random rows of V, as ``reflector_rows`` draws them, no row of U is zero. V = I
+    would be simpler, but its rows are zero, as are those of U where R leaves an axis
+    alone, and zero rows never train. Row i of U gets the length of row i of V.
+    """
+    v = v_vectors.astype(householder.factor_dtype(v_vectors.dtype))
+    rotation = skew.block_rotation(angles.astype(v.dtype), v.shape[1])
+    q = householder.matmul(rotation, householder.orthogonal_matrix(v))
+    u = householder.reflectors_from_orthogonal(q)
+    lengths = jnp.linalg.norm(jnp.triu(v), axis=1, keepdims=True)
+    return (lengths * u).astype(v_vectors.dtype)
 
 
 def raw_singular_values(key: jax.Array, size: int, center: float, dtype=jnp.float32):

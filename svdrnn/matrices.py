@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from svdrnn import diagnostics, initializers, recurrence, spectral
+from svdrnn import diagnostics, householder, initializers, recurrence, skew, spectral
 
 METHODS = ("auto", "scan", "wy", "low_rank", "dense")
 
@@ -125,10 +125,13 @@ class SpectralMatrix(nnx.Module):
       center: sigma*; 0 is meant for residual branches, and then sigma_raw starts at
         N(0, 1) instead of 0.
       init: ``"random"`` (rows N(0, 1/n), independent for U and V); ``"identity"``
-        (equal rows, so that W = center * I; square with m1 = m2 only); or a matrix of
-        shape (n_out, n_in), which needs min(n_out, n_in) reflectors on each side.
-        Where that matrix needs no reflection its row is zero, and a zero row has no
-        gradient: a matrix close to the identity is better started as ``"identity"``.
+        (equal rows, so that W = center * I; square with m1 = m2 only); ``"henaff"`` or
+        ``"cayley"`` (W = center * R with R a rotation of planes of two coordinates by
+        random angles, see ``initializers.rotation_angles``; square with n reflectors
+        on each side only); or a matrix of shape (n_out, n_in), which needs
+        min(n_out, n_in) reflectors on each side. Where that matrix needs no reflection
+        its row is zero, and a zero row has no gradient: a matrix close to the identity
+        is better started as ``"identity"``.
       param_dtype: dtype of the parameters.
       rngs: its ``params`` stream draws the initial values.
 
@@ -136,6 +139,8 @@ class SpectralMatrix(nnx.Module):
       ValueError: for sizes, counts, radius, center or init out of range, and for a
         given matrix with a singular value not strictly inside the interval.
     """
+
+    INITS = ("random", "identity", *initializers.BLOCK_ROTATIONS)
 
     def __init__(
         self,
@@ -167,9 +172,9 @@ class SpectralMatrix(nnx.Module):
         self.sigma_raw = nnx.Param(raw) if radius > 0 else None
 
     def _named_init(self, init, m1, m2, dtype, rngs):
-        if init not in ("random", "identity"):
+        if init not in self.INITS:
             raise ValueError(
-                f"init must be 'random', 'identity' or a matrix; got {init!r}"
+                f"init must be one of {', '.join(self.INITS)} or a matrix; got {init!r}"
             )
         u = initializers.reflector_rows(rngs.params(), (m1, self.n_out), dtype)
         size = min(self.n_out, self.n_in)
@@ -177,6 +182,16 @@ class SpectralMatrix(nnx.Module):
         if init == "random":
             v = initializers.reflector_rows(rngs.params(), (m2, self.n_in), dtype)
             return u, v, raw
+        if init in initializers.BLOCK_ROTATIONS:
+            n = self.n_in
+            if not self.n_out == m1 == m2 == n:
+                raise ValueError(
+                    f"init {init!r} needs a square matrix with n reflectors in U and "
+                    f"in V; got shape ({self.n_out}, {n}), reflectors {m1}, {m2}"
+                )
+            wide = householder.factor_dtype(dtype)
+            angles = initializers.rotation_angles(rngs.params(), n, init, wide)
+            return initializers.rotated_rows(u, angles), u, raw
         if self.n_out != self.n_in or m1 != m2:
             raise ValueError(
                 "init 'identity' needs a square matrix with equally many reflectors in "
@@ -316,6 +331,94 @@ class DenseMatrix(nnx.Module):
         if method not in ("auto", "dense"):
             raise ValueError(
                 f"method of an unconstrained transition must be auto or dense; "
+                f"got {method!r}"
+            )
+        return recurrence.Dense(self.matrix())
+
+    @property
+    def num_redundant(self) -> int:
+        return 0
+
+
+class OrthogonalMatrix(nnx.Module):
+    """W = f(A) D, orthogonal: f the exponential (expRNN) or the Cayley map (scoRNN).
+
+    A is skew-symmetric and D a fixed diagonal of signs, +1 and then -1. With the
+    exponential, W reaches every rotation (D changes the sign of the determinant where
+    the number of -1 is odd); with the Cayley map, every W for which W D has no
+    eigenvalue -1, which is why scoRNN has a D. All singular values are 1.
+
+    Parameters: ``skew_entries`` (n (n - 1) / 2,), A above its diagonal, row after row.
+
+    Args:
+      n: size of W.
+      map: ``"exponential"`` or ``"cayley"``.
+      negative_fraction: share of -1 in D, in [0, 1]; n of them are rounded.
+      init: W D at the start: ``"henaff"`` or ``"cayley"``, a rotation of planes of two
+        coordinates by random angles, see ``initializers.rotation_angles``; or
+        ``"identity"``, A = 0. Under the Cayley map an angle t needs an entry
+        -tan(t / 2): Henaff's angles near pi give large ones, which move slowly.
+      param_dtype: dtype of the parameters.
+      rngs: its ``params`` stream draws the initial values.
+
+    Raises:
+      ValueError: for a size below 1, an unknown name or a fraction out of range.
+
+    Source: Lezcano-Casado and Martinez-Rubio (2019); Helfrich, Willmott and Ye (2018).
+    """
+
+    INITS = (*initializers.BLOCK_ROTATIONS, "identity")
+
+    def __init__(
+        self,
+        n: int,
+        *,
+        map: str = "exponential",
+        negative_fraction: float = 0.0,
+        init: str = "henaff",
+        param_dtype=jnp.float32,
+        rngs: nnx.Rngs,
+    ):
+        check_positive("n", n)
+        skew.check_map(map)
+        fraction = check_finite("negative_fraction", negative_fraction, least=0)
+        if fraction > 1:
+            raise ValueError(f"negative_fraction must be at most 1; got {fraction}")
+        if not isinstance(init, str) or init not in self.INITS:
+            raise ValueError(
+                f"init must be one of {', '.join(self.INITS)}; got {init!r}"
+            )
+        self.n, self.map = n, map
+        self.num_negative = round(fraction * n)
+        if init == "identity":
+            entries = jnp.zeros((n * (n - 1) // 2,), param_dtype)
+        else:
+            wide = householder.factor_dtype(param_dtype)
+            angles = initializers.rotation_angles(rngs.params(), n, init, wide)
+            entries = skew.skew_entries(skew.block_skew(angles, n, map))
+        self.skew_entries = nnx.Param(entries.astype(param_dtype))
+
+    @property
+    def matrix_shape(self) -> tuple[int, int]:
+        return self.n, self.n
+
+    def matrix(self) -> jax.Array:
+        """W, (n, n)."""
+        a = skew.skew_matrix(self.skew_entries[...])
+        positive = jnp.arange(self.n) < self.n - self.num_negative
+        w = skew.rotation(a, self.map)
+        return jnp.where(positive, w, -w)
+
+    def singular_values(self) -> jax.Array:
+        """Singular values of W, (n,): ones."""
+        return jnp.ones((self.n,), self.skew_entries[...].dtype)
+
+    def transition(self, method: str = "auto", *, custom_backward: bool = True):
+        """W as a recurrent transition, built once a sequence; only a dense form."""
+        del custom_backward
+        if method not in ("auto", "dense"):
+            raise ValueError(
+                f"method of an orthogonal transition must be auto or dense; "
                 f"got {method!r}"
             )
         return recurrence.Dense(self.matrix())

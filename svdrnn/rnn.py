@@ -13,6 +13,7 @@ from svdrnn import recurrence
 from svdrnn.activations import Activation
 from svdrnn.matrices import (
     DenseMatrix,
+    OrthogonalMatrix,
     SpectralMatrix,
     check_finite,
     check_method,
@@ -225,6 +226,50 @@ class DenseRNNCell(TransitionCell):
         check_positive("hidden_features", hidden_features)
         weight = DenseMatrix(
             hidden_features, init=init, param_dtype=param_dtype, rngs=rngs
+        )
+        super().__init__(
+            weight,
+            in_features,
+            hidden_features,
+            param_dtype=param_dtype,
+            rngs=rngs,
+            **kwargs,
+        )
+
+
+class OrthogonalRNNCell(TransitionCell):
+    """The expRNN or scoRNN cell: a ``TransitionCell`` with W = f(A) D orthogonal.
+
+    As a cell in ``nnx.RNN`` it builds W, in O(n^3), at every step; ``OrthogonalRNN``
+    builds it once a sequence. Both publications use modReLU.
+
+    Args:
+      in_features, hidden_features: n_in and n.
+      map, negative_fraction, init: see ``OrthogonalMatrix``; ``map="exponential"`` is
+        expRNN, ``map="cayley"`` with some ``negative_fraction`` scoRNN.
+      **kwargs: see ``TransitionCell``.
+    """
+
+    def __init__(
+        self,
+        in_features: int,
+        hidden_features: int,
+        *,
+        map: str = "exponential",
+        negative_fraction: float = 0.0,
+        init: str = "henaff",
+        param_dtype=jnp.float32,
+        rngs: nnx.Rngs,
+        **kwargs,
+    ):
+        check_positive("hidden_features", hidden_features)
+        weight = OrthogonalMatrix(
+            hidden_features,
+            map=map,
+            negative_fraction=negative_fraction,
+            init=init,
+            param_dtype=param_dtype,
+            rngs=rngs,
         )
         super().__init__(
             weight,
@@ -515,6 +560,61 @@ class DenseRNN(TransitionRNN):
         cell = DenseRNNCell(
             in_features,
             hidden_features,
+            init=init,
+            activation=activation,
+            leak=leak,
+            use_bias=use_bias,
+            input_scale=input_scale,
+            dtype=dtype,
+            param_dtype=param_dtype,
+            precision=precision,
+            custom_backward=custom_backward,
+            rngs=rngs,
+        )
+        super().__init__(cell, **layer)
+
+
+class OrthogonalRNN(TransitionRNN):
+    """expRNN or scoRNN over whole sequences: an orthogonal W from a skew-symmetric A.
+
+    W is built once a sequence, in O(n^3); a step costs 2 n^2 flops an item. As with
+    ``SpectralRNN`` gradients cannot explode for a 1-Lipschitz phi.
+
+    Args:
+      in_features, hidden_features: n_in and n.
+      map, negative_fraction, init: see ``OrthogonalMatrix``; ``map="exponential"`` is
+        expRNN, ``map="cayley"`` with some ``negative_fraction`` scoRNN.
+      activation, leak, use_bias, input_scale, dtype, param_dtype, precision,
+        custom_backward: see ``TransitionCell``.
+      **layer: ``time_major``, ``return_carry``, ``reverse``, ``keep_order``,
+        ``unroll``, ``chunk``: see ``TransitionRNN``.
+      rngs: its ``params`` stream draws the initial values.
+    """
+
+    def __init__(
+        self,
+        in_features: int,
+        hidden_features: int,
+        *,
+        map: str = "exponential",
+        negative_fraction: float = 0.0,
+        init: str = "henaff",
+        activation: str = "leaky_relu",
+        leak: float = 0.01,
+        use_bias: bool = True,
+        input_scale: float = 1.0,
+        dtype=None,
+        param_dtype=jnp.float32,
+        precision: jax.lax.PrecisionLike = None,
+        custom_backward: bool = True,
+        rngs: nnx.Rngs,
+        **layer,
+    ):
+        cell = OrthogonalRNNCell(
+            in_features,
+            hidden_features,
+            map=map,
+            negative_fraction=negative_fraction,
             init=init,
             activation=activation,
             leak=leak,

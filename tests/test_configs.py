@@ -107,10 +107,12 @@ def test_unknown_field_is_an_error():
 @pytest.mark.parametrize(
     "field,value,allowed",
     [
-        ("model__name", "svd", r"\('spectral', 'ornn', 'rnn', 'irnn', 'lstm', 'gru'\)"),
+        ("model__name", "svd", r"\('spectral', 'ornn', 'exprnn', 'scornn', .*'gru'\)"),
         ("model__activation", "gelu", "'modrelu'"),
         ("model__method", "fast", "'low_rank'"),
         ("model__init", "zeros", "'identity'"),
+        ("model__init", "henaff", "needs config.model.reflectors None, or 128"),
+        ("model__negative_fraction", 1.5, "<= 1"),
         ("model__hidden", 0, ">= 1"),
         ("model__radius", -0.1, ">= 0"),
         ("model__radius", float("inf"), "finite"),
@@ -159,6 +161,40 @@ def test_invalid_values_are_named(field, value, allowed):
         allowed
     )
     assert str(value) in message
+
+
+INITS_OF_MODELS = {
+    "spectral": ("random", "identity", "henaff", "cayley"),
+    "ornn": ("random", "identity", "henaff", "cayley"),
+    "exprnn": ("random", "identity", "henaff", "cayley"),
+    "scornn": ("random", "identity", "henaff", "cayley"),
+    "rnn": ("random", "identity"),
+    "irnn": ("random", "identity"),
+    "lstm": ("random", "identity"),
+    "gru": ("random", "identity"),
+}
+
+
+@pytest.mark.parametrize(("name", "inits"), INITS_OF_MODELS.items())
+def test_inits_fit_their_models(name, inits):
+    for init in ("random", "identity", "henaff", "cayley"):
+        config = changed(
+            model__name=name, model__init=init, model__reflectors=(128, 128)
+        )
+        if init in inits:
+            configuration.validate(config)
+        else:
+            message = rf"config.model.init .* config.model.name '{name}', got '{init}'"
+            with pytest.raises(ValueError, match=message):
+                configuration.validate(config)
+
+
+@pytest.mark.parametrize("reflectors", [127, (128, 127)])
+def test_block_rotations_need_all_reflectors(reflectors):
+    fields = {"model__reflectors": reflectors, "model__init": "cayley"}
+    with pytest.raises(ValueError, match="needs config.model.reflectors None, or 128"):
+        configuration.validate(changed(model__name="ornn", **fields))
+    configuration.validate(changed(model__name="scornn", **fields))
 
 
 def test_warmup_is_for_the_cosine_alone():

@@ -8,8 +8,14 @@ import pytest
 from flax import nnx
 
 import svdrnn
-from svdrnn import recurrence
-from svdrnn.matrices import METHODS, DenseMatrix, SpectralMatrix, reflector_counts
+from svdrnn import initializers, recurrence, skew
+from svdrnn.matrices import (
+    METHODS,
+    DenseMatrix,
+    OrthogonalMatrix,
+    SpectralMatrix,
+    reflector_counts,
+)
 
 
 def spectral_matrix(n_in=6, n_out=6, *, seed=0, **options):
@@ -260,6 +266,117 @@ def test_param_dtype(x64, dtype):
     assert DenseMatrix(3, param_dtype=dtype, rngs=nnx.Rngs(0)).matrix().dtype == dtype
 
 
+def drawn_angles(init, n, rngs_draws, seed=0):
+    """The angles that the constructor drew, which draw is ``rngs_draws``-th."""
+    rngs = nnx.Rngs(seed)
+    for _ in range(rngs_draws):
+        rngs.params()
+    return initializers.rotation_angles(rngs.params(), n, init, jnp.float64)
+
+
+@pytest.mark.parametrize(
+    ("init", "n", "center"), [("henaff", 6, 1.0), ("cayley", 5, -0.5), ("henaff", 1, 1)]
+)
+def test_block_rotation_inits(x64, init, n, center):
+    weight = spectral_matrix(
+        n, n, reflectors=None, center=center, init=init, param_dtype=jnp.float64
+    )
+    angles = drawn_angles(init, n, 2)
+    expected = center * np.asarray(skew.block_rotation(angles, n))
+    np.testing.assert_allclose(numpy_matrix(weight), expected, atol=1e-13)
+    # The law of the random rows of V is that of the lengths of U.
+    u, v = np.asarray(weight.u_vectors[...]), np.asarray(weight.v_vectors[...])
+    np.testing.assert_array_equal(np.tril(u, -1), 0)
+    np.testing.assert_allclose(*(np.linalg.norm(rows, axis=1) for rows in (u, v)))
+    assert np.all(np.linalg.norm(v, axis=1) > 0)
+
+
+def test_every_reflector_of_a_block_rotation_trains(x64):
+    weight = spectral_matrix(
+        5, 5, reflectors=5, init="cayley", param_dtype=jnp.float64
+    )
+    target = np.random.default_rng(0).normal(size=(5, 5))
+    gradient = helpers.jit(nnx.grad(lambda w: jnp.sum((w.matrix() - target) ** 2)))
+    for rows in jax.tree.leaves(gradient(weight)):
+        if rows.ndim == 2:
+            # The last row has one entry, whose length nothing depends on.
+            assert np.all(np.linalg.norm(rows[:-1], axis=1) > 1e-3)
+
+
+def test_block_rotation_init_in_float32():
+    weight = helpers.jit(
+        lambda: spectral_matrix(64, 64, reflectors=None, init="henaff")
+    )()
+    w = helpers.jit(lambda weight: weight.matrix())(weight)
+    assert w.dtype == jnp.float32
+    np.testing.assert_allclose(np.abs(np.linalg.eigvals(w)), 1, atol=1e-5)
+    blocks = np.kron(np.eye(32), np.ones((2, 2)))
+    np.testing.assert_allclose(w * (1 - blocks), 0, atol=2e-6)
+    np.testing.assert_allclose(w @ w.T, np.eye(64), atol=5e-6)
+
+
+# Orthogonal matrices from skew-symmetric ones.
+
+
+def orthogonal_matrix(n=5, *, seed=0, **options):
+    options = {"param_dtype": jnp.float64, **options}
+    return OrthogonalMatrix(n, rngs=nnx.Rngs(seed), **options)
+
+
+@pytest.mark.parametrize("map", skew.MAPS)
+@pytest.mark.parametrize(
+    ("init", "fraction", "signs"),
+    [
+        ("henaff", 0.0, [1, 1, 1, 1, 1]),
+        ("cayley", 0.4, [1, 1, 1, -1, -1]),
+        ("identity", 1.0, [-1, -1, -1, -1, -1]),
+    ],
+)
+def test_orthogonal_matrix(x64, map, init, fraction, signs):
+    weight = orthogonal_matrix(map=map, init=init, negative_fraction=fraction)
+    rotation = np.eye(5)
+    if init != "identity":
+        rotation = np.asarray(skew.block_rotation(drawn_angles(init, 5, 0), 5))
+    w, form = helpers.jit(lambda weight: (weight.matrix(), weight.transition()))(weight)
+    np.testing.assert_allclose(w, rotation * signs, atol=1e-14)
+    np.testing.assert_array_equal(form.w, w)
+    assert weight.skew_entries.shape == (10,)
+    assert weight.matrix_shape == (5, 5) and weight.num_redundant == 0
+    np.testing.assert_array_equal(weight.singular_values(), np.ones(5))
+
+
+def test_angles_of_the_named_rotations():
+    key = jax.random.key(0)
+    for init, low, high in (("henaff", -np.pi, np.pi), ("cayley", 0, np.pi / 2)):
+        angles = np.asarray(initializers.rotation_angles(key, 4001, init))
+        assert angles.shape == (2000,)
+        assert low <= angles.min() < low + 0.02 and high - 0.02 < angles.max() <= high
+        np.testing.assert_allclose(angles.mean(), (low + high) / 2, atol=0.15)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"n": 0}, "n must be an integer of at least 1; got 0"),
+        ({"map": "qr"}, "map must be one of exponential, cayley; got 'qr'"),
+        ({"init": "random"}, "init must be one of henaff, cayley, identity; got 'ran"),
+        ({"init": np.eye(5)}, "init must be one of henaff, cayley, identity; got arr"),
+        ({"negative_fraction": -0.1}, "negative_fraction must be .* at least 0"),
+        ({"negative_fraction": 1.5}, "negative_fraction must be at most 1; got 1.5"),
+    ],
+)
+def test_bad_orthogonal_matrix(options, message):
+    with pytest.raises(ValueError, match=message):
+        orthogonal_matrix(param_dtype=jnp.float32, **options)
+
+
+def test_an_orthogonal_transition_has_one_method():
+    weight = orthogonal_matrix(param_dtype=jnp.float32)
+    for method in ("scan", "wy", "low_rank", "fast"):
+        with pytest.raises(ValueError, match=f"must be auto or dense; got '{method}'"):
+            weight.transition(method)
+
+
 # Forms of a transition.
 
 
@@ -311,7 +428,10 @@ def test_dense_transition():
         ({"n_in": 0}, "n_in must be an integer of at least 1; got 0"),
         ({"n_out": -1}, "n_out must be an integer of at least 1; got -1"),
         ({"n_in": 2.5}, "n_in must be an integer of at least 1; got 2.5"),
-        ({"init": "ones"}, "init must be 'random', 'identity' or a matrix; got 'ones'"),
+        ({"init": "ones"}, "init must be one of random, .* or a matrix; got 'ones'"),
+        ({"init": "henaff"}, r"n reflectors in U .* \(6, 6\), reflectors 3, 3"),
+        ({"init": "cayley", "n_in": 5, "reflectors": None}, r"square .* \(6, 5\)"),
+        ({"init": "henaff", "reflectors": (6, 5)}, "reflectors 6, 5"),
         ({"init": "identity", "n_in": 5}, r"square .* got shape \(6, 5\)"),
         ({"init": "identity", "reflectors": (2, 3)}, "equally many .* reflectors 2, 3"),
         ({"init": np.eye(5)}, r"init must have shape \(6, 6\); got \(5, 5\)"),

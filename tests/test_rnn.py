@@ -8,12 +8,15 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+import scipy.linalg
 from flax import nnx
 
 from svdrnn import (
     DenseMatrix,
     DenseRNN,
     DenseRNNCell,
+    OrthogonalMatrix,
+    OrthogonalRNN,
     SpectralRNN,
     SpectralRNNCell,
     TransitionCell,
@@ -62,11 +65,24 @@ def call(module, inputs, **options):
     return helpers.jit(run)(module, inputs)
 
 
+def numpy_matrix(weight):
+    """W from its parameters, without the library's products."""
+    if isinstance(weight, OrthogonalMatrix):
+        a = np.zeros((weight.n, weight.n))
+        a[np.triu_indices(weight.n, 1)] = weight.skew_entries[...]
+        a, eye = a - a.T, np.eye(weight.n)
+        cayley = weight.map == "cayley"
+        w = np.linalg.solve(eye + a, eye - a) if cayley else scipy.linalg.expm(a)
+        signs = np.where(np.arange(weight.n) < weight.n - weight.num_negative, 1, -1)
+        return w * signs
+    svd = weight.svd()
+    return helpers.svd_matrix(svd.u_vectors, svd.v_vectors, np.asarray(svd.sigma))
+
+
 def states_of(layer, inputs, carry=None):
     """h_1 ... h_T of one item (time, features) by the numpy loop."""
     cell = layer.cell
-    svd = cell.weight.svd()
-    w = helpers.svd_matrix(svd.u_vectors, svd.v_vectors, np.asarray(svd.sigma))
+    w = numpy_matrix(cell.weight)
     carry = np.zeros(len(w)) if carry is None else carry
     states, _ = helpers.run_recurrence(
         w,
@@ -316,6 +332,53 @@ def test_dense_rnn_equals_nnx_simple_cell(x64):
     assert_same(grads.weight.w[...].T, expected_grads.dense_h.kernel[...])
     assert_same(grads.input_weights[...].T, expected_grads.dense_i.kernel[...])
     assert_same(grads.bias[...], expected_grads.dense_i.bias[...])
+
+
+def orthogonal_rnn(activation="modrelu", **options):
+    options = {"param_dtype": jnp.float64, "activation": activation, **options}
+    return randomize(OrthogonalRNN(FEATURES, N, rngs=nnx.Rngs(0), **options))
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        functools.partial(orthogonal_rnn, init="henaff"),
+        functools.partial(orthogonal_rnn, map="cayley", negative_fraction=0.5),
+        functools.partial(orthogonal_rnn, map="cayley", init="identity"),
+        functools.partial(
+            spectral_rnn, reflectors=None, init="henaff", activation="modrelu"
+        ),
+    ],
+    ids=["exprnn", "scornn", "scornn from zero", "spectral from rotation"],
+)
+def test_rotations_with_modrelu_against_a_loop(x64, make):
+    layer, inputs = make(), draw_inputs()
+
+    def loss(layer):
+        outputs = layer(inputs)
+        return jnp.sum(jnp.sin(outputs)), outputs
+
+    gradients, outputs = helpers.jit(nnx.grad(loss, has_aux=True))(layer)
+    assert_same(outputs, np.stack([states_of(layer, x) for x in inputs]))
+    assert_same(call(nnx.RNN(layer.cell), inputs), outputs)
+
+    gradients = gradients.cell
+    weight, offset = layer.cell.weight, layer.cell.offset
+    cases = [(offset, gradients.offset)]
+    if isinstance(weight, OrthogonalMatrix):
+        cases.append((weight.skew_entries, gradients.weight.skew_entries))
+    else:
+        cases.append((weight.v_vectors, gradients.weight.v_vectors))
+    for parameter, gradient in cases:
+        start = np.asarray(parameter[...])
+
+        def of(value):
+            parameter[...] = jnp.asarray(value)
+            return sum(np.sum(np.sin(states_of(layer, x))) for x in inputs)
+
+        expected = helpers.finite_difference(of, start)
+        parameter[...] = jnp.asarray(start)
+        assert_same(gradient[...], expected, 1e-7)
 
 
 def test_initialize_carry():

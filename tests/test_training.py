@@ -16,6 +16,7 @@ import pytest
 
 from configs import addition
 from experiments import checkpoints
+from experiments import configuration
 from experiments import logs
 from experiments import models
 from experiments import optimizers
@@ -102,6 +103,7 @@ def updates_of(**changes):
     """The first update where every gradient is 1, under the given config."""
     params = {
         "layer": {"u_vectors": jnp.ones((2, 3)), "v_vectors": jnp.ones((1, 3))},
+        "skew": {"skew_entries": jnp.ones(3)},
         "sigma": jnp.ones(3),
         "readout": {"kernel": jnp.ones((3, 1))},
     }
@@ -111,12 +113,14 @@ def updates_of(**changes):
     return updates
 
 
-def test_reflector_learning_rate_touches_reflectors_alone():
+def test_reflector_learning_rate_is_that_of_the_orthogonal_part():
     alike = updates_of()
     own = updates_of(reflector_learning_rate=0.01)
     for name in ("u_vectors", "v_vectors"):
         np.testing.assert_allclose(alike["layer"][name], -0.1, rtol=1e-5)
         np.testing.assert_allclose(own["layer"][name], -0.01, rtol=1e-5)
+    np.testing.assert_allclose(alike["skew"]["skew_entries"], -0.1, rtol=1e-5)
+    np.testing.assert_allclose(own["skew"]["skew_entries"], -0.01, rtol=1e-5)
     for updates in (alike, own):
         np.testing.assert_allclose(updates["sigma"], -0.1, rtol=1e-5)
         np.testing.assert_allclose(updates["readout"]["kernel"], -0.1, rtol=1e-5)
@@ -135,6 +139,17 @@ def test_clipping_is_by_the_norm_of_all_gradients(clip_norm, scale):
     square = (0.999 * 0.001 * scale**2 + 0.001 * 0.01) / (1 - 0.999**2)
     expected = -0.1 * mean / math.sqrt(square)
     np.testing.assert_allclose(updates["kernel"], expected, rtol=1e-4)
+
+
+@pytest.mark.parametrize("schedule", ["constant", "plateau"])
+def test_unit_reflectors_come_after_all_else(schedule):
+    own = updates_of(unit_reflectors=True, schedule=schedule)
+    rows = 1 + np.asarray(own["layer"]["u_vectors"])
+    np.testing.assert_allclose(np.linalg.norm(rows, axis=1), 1, rtol=1e-6)
+    assert rows[1, 0] == 0
+    for name in ("skew", "sigma", "readout"):
+        for found in jax.tree.leaves(own[name]):
+            np.testing.assert_allclose(found, -0.1, rtol=1e-5)
 
 
 # ---- One step.
@@ -188,6 +203,7 @@ def test_norm_of_the_gradient_at_the_first_state(compiled):
     model = models.build(tiny_config().model, task, rngs=nnx.Rngs(0))
     (zeros,) = model.initialize_carry(16)
 
+    @jax.jit
     def loss(carry):
         sums = task.sums(model(batch["inputs"], [carry])[0], batch)
         return sums["loss"] / sums["count"]
@@ -198,6 +214,40 @@ def test_norm_of_the_gradient_at_the_first_state(compiled):
     slope = (loss(2e-3 * direction) - loss(-2e-3 * direction)) / 4e-3
     _, (_, norms) = train_step(fresh(), batch)
     assert float(norms["carry_grad_norm"]) == pytest.approx(float(slope), rel=1e-2)
+
+
+@pytest.mark.parametrize(
+    ("name", "init"), [("exprnn", "random"), ("scornn", "identity"), ("ornn", "henaff")]
+)
+def test_models_of_rotations_train(name, init):
+    config = tiny_config(unit_reflectors=True, reflector_learning_rate=3e-4)
+    config.model.update(
+        {"name": name, "init": init, "activation": "modrelu", "reflectors": None}
+    )
+    configuration.validate(config)
+    task = tasks.build(config)
+    optimizer, _ = optimizers.build(config.train, steps=5, steps_per_epoch=None)
+    model = models.build(config.model, task, rngs=nnx.Rngs(0))
+    graph, params, rest = nnx.split(model, nnx.Param, ...)
+    params, rest = nnx.to_pure_dict(params), nnx.to_pure_dict(rest)
+    step = train.make_train_step(graph, task, optimizer, jax.random.key(1))
+    state = train.initial_state(params, rest, optimizer)
+    before = jax.device_get(state.params)
+    for k in range(5):
+        state, (sums, _) = step(state, task.train_batch(k))
+    assert int(state.first_bad_step) == -1 and np.isfinite(sums["loss"])
+    weight, old = (p["layers"][0]["cell"]["weight"] for p in (state.params, before))
+    assert set(weight) == (
+        {"u_vectors", "v_vectors"} if name == "ornn" else {"skew_entries"}
+    )
+    for key, found in weight.items():
+        assert not np.array_equal(found, old[key])
+        if name == "ornn":
+            np.testing.assert_allclose(np.linalg.norm(found, axis=1), 1, rtol=1e-6)
+    model = nnx.merge(graph, state.params, state.rest)
+    w = np.asarray(model.layers[0].cell.weight.matrix())
+    np.testing.assert_allclose(w @ w.T, np.eye(8), atol=2e-6)
+    assert float(model.diagnostics()["spectral_margin"]) == 0
 
 
 def test_a_non_finite_loss_is_noted_and_changes_nothing(compiled):
