@@ -1,18 +1,34 @@
 """Copy memory: ten symbols, repeated after a lag of `length` steps.
 
     python -m experiments.run --config=configs/copying.py --workdir=DIR
+    python -m experiments.run --config=configs/copying.py:500 --workdir=DIR
+    python -m experiments.run --config=configs/copying.py:1000 --workdir=DIR
 
-600 steps take 2 min 31 s on two shared CPU cores and end at a test recall of 1.0
-(seed 0; 1.0 at step 250 already).
+Lag 100: 600 steps take 2 min 31 s on two shared CPU cores and end at a test recall of
+1.0 (seed 0; 1.0 at step 250 already).
 
 Full rotations and an activation that keeps norms: as many reflectors as hidden
 units on each side, and the identity.
+
+What decides lags of 500 and more is how far an update turns W. The symbols are decoded
+from W^T M x, so that a turn by an angle a moves the state that is read out by T a. One
+step of Adam at rate l moves each of the 256 reflectors (length about 1, 128 entries) by
+about sqrt(128) l, so at 3e-4 the state of T = 500 is turned by whole revolutions a
+step. A rate for the reflectors 300 or 600 times smaller than that of the rest
+leaves W almost as it was drawn, and M and Y learn to write to it and to read it.
+The margin has to be small for the same reason: (1 + r)^T must stay near 1.
+
+T = 500, validation recall, 128 hidden units, seed 0, scratch runs: one rate of 3e-4 for
+all with Henaff's initialisation 0.00 after 200 steps and 0.71 after 600; 3e-3 with 1e-5
+for the reflectors and a random start 0.70 after 50, 0.955 after 100, 0.9996 after 200.
 """
 
 from configs import common
 
 
-def get_config():
+def get_config(variant=None):
+    if variant not in (None, "", "500", "1000"):
+        raise ValueError(f"copying.py takes :500, :1000 or nothing, got :{variant}")
     config = common.get_config()
     config.task.name = "copying"
     config.task.length = 100
@@ -21,4 +37,12 @@ def get_config():
     config.train.steps = 600
     config.train.schedule = "cosine"
     config.train.steps_per_epoch = 400  # of the exponential schedule, if chosen
+    if variant in ("500", "1000"):
+        config.task.length = int(variant)
+        config.model.radius = 1e-4
+        config.train.steps = 300
+        config.train.learning_rate = 3e-3
+        config.train.reflector_learning_rate = 5e-3 / config.task.length
+        config.train.log_every = 25
+        config.train.eval_every = 50
     return config
