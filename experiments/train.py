@@ -229,8 +229,8 @@ def make_train_step(graph, task, optimizer, dropout_key):
     The state's buffers are donated. `grad_norm` is taken before clipping;
     `carry_grad_norm` is ||dL/dh_0||, of the mean loss with respect to the first
     hidden state of the batch in every layer (of an LSTM also its cell), the
-    "first-layer gradient" of the paper's figures. Once a loss or gradient is not
-    finite its step is noted and the state stays as it was.
+    "first-layer gradient" of the paper's figures; a feed-forward model has none. Once
+    a loss or gradient is not finite its step is noted and the state stays as it was.
     """
 
     def loss_and_sums(params, carry, state, batch):
@@ -257,8 +257,9 @@ def make_train_step(graph, task, optimizer, dropout_key):
         norms = {
             "grad_norm": optax.tree.norm(grads),
             "update_norm": optax.tree.norm(updates),
-            "carry_grad_norm": optax.tree.norm(carry_grads),
         }
+        if jax.tree.leaves(carry_grads):
+            norms["carry_grad_norm"] = optax.tree.norm(carry_grads)
         new = TrainState(
             params=optax.apply_updates(state.params, updates),
             opt_state=opt_state,
