@@ -99,8 +99,8 @@ def reflector_counts(reflectors, n_out: int, n_in: int) -> tuple[int, int]:
 def prefers_low_rank(n: int, reflectors: int) -> bool:
     """Whether diagonal plus low rank beats a dense transition of size n.
 
-    Counted flops of a training step, per item and time step: 14 n k against 6 n^2 with
-    k reflectors in total, hence k < 3n/7. Thin products run at a lower rate than
+    Counted flops of a training step, per item and time step: 12 n k against 6 n^2 with
+    k reflectors in total, hence k < n/2. Thin products run at a lower rate than
     square ones, which moves the border to k <= n/3.
     """
     return 3 * reflectors <= n

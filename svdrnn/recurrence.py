@@ -5,7 +5,7 @@ sequence, outside the time loop. Two forms have a hand-written backward pass:
 
 * ``Dense``: W itself. A step costs 2 n^2 flops an item, its backward pass 4 n^2.
 * ``DiagonalPlusLowRank``: W = diag(d) + A C with A (n, k), C (k, n). A step costs
-  4 n k flops an item and its backward pass 10 n k, so it wins where k is well under n.
+  4 n k flops an item and its backward pass 8 n k, so it wins where k is well under n.
 
 ``Factored`` applies U Sigma V^T factor by factor at every step instead, as the paper
 does; it is the reference, differentiated by plain autodiff.
@@ -40,8 +40,8 @@ class Dense:
         return self.w.shape[0]
 
     def apply(self, h, precision):
-        """W h for every item of h (batch, n)."""
-        return jnp.matmul(h, self.w.T, precision=precision)
+        """W h for every item of h (batch, n), and what ``accumulate`` will want."""
+        return jnp.matmul(h, self.w.T, precision=precision), ()
 
     def pull_back(self, delta, precision):
         """W^T delta, and what ``accumulate`` will want of it."""
@@ -51,8 +51,9 @@ class Dense:
         del batch
         return jnp.zeros(self.w.shape, dtype)
 
-    def accumulate(self, total, h, delta, aux, precision):
+    def accumulate(self, total, h, kept, delta, aux, precision):
         """Adds the gradient of one step: sum over the batch of delta h^T."""
+        del kept, aux
         return total + batch_outer(delta, h, total.dtype, precision)
 
     def finish(self, total):
@@ -78,7 +79,8 @@ class DiagonalPlusLowRank:
 
     def apply(self, h, precision):
         low = jnp.matmul(h, self.c.T, precision=precision)
-        return h * self.diagonal + jnp.matmul(low, self.a.T, precision=precision)
+        out = h * self.diagonal + jnp.matmul(low, self.a.T, precision=precision)
+        return out, low
 
     def pull_back(self, delta, precision):
         low = jnp.matmul(delta, self.a, precision=precision)
@@ -95,12 +97,11 @@ class DiagonalPlusLowRank:
             jnp.zeros(self.c.shape, dtype),
         )
 
-    def accumulate(self, total, h, delta, aux, precision):
+    def accumulate(self, total, h, kept, delta, aux, precision):
         diagonal, a_t, c = total
-        low = jnp.matmul(h, self.c.T, precision=precision)
         return (
             diagonal + (delta * h).astype(diagonal.dtype),
-            a_t + batch_outer(low, delta, a_t.dtype, precision),
+            a_t + batch_outer(kept, delta, a_t.dtype, precision),
             c + batch_outer(aux, h, c.dtype, precision),
         )
 
@@ -129,7 +130,7 @@ class Factored:
 
     def apply(self, h, precision):
         del precision  # Products of reflectors are always at the highest precision.
-        return spectral.apply(self.svd, h, method=self.method)
+        return spectral.apply(self.svd, h, method=self.method), ()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -162,8 +163,9 @@ def recurrence(
 ) -> tuple[jax.Array | None, jax.Array]:
     """Runs h_t = phi(W h_{t-1} + M x_t + b) for t = 1 ... T.
 
-    Memory of the backward pass: the T states, (time, batch, n), and nothing else of
-    that length; with ``chunk`` of about sqrt(T) only O(sqrt(T)) states.
+    Memory of the backward pass: the T states, (time, batch, n), and as diagonal plus
+    low rank C h, (time, batch, k), which costs less to write than to compute again;
+    with ``chunk`` of about sqrt(T) only O(sqrt(T)) of both.
 
     Args:
       transition: W, of size n, in one of the forms above.
@@ -246,22 +248,22 @@ def batch_outer(x, y, dtype, precision):
 def _step(static, weights, h, x):
     """One step for a batch: h (batch, n), x (batch, p) or (batch, n)."""
     transition, in_loop, offset = weights
-    z = transition.apply(h, static.precision)
+    z, kept = transition.apply(h, static.precision)
     if in_loop is None:
         z = z + x
     else:
         # Written out by feature, so that it fuses with what surrounds it.
         for j in range(in_loop.shape[1]):
             z = z + x[:, j : j + 1] * in_loop[:, j]
-    return static.activation(z, offset)
+    return static.activation(z, offset), kept
 
 
 def _states(static, weights, drive, h):
-    """All states (time, batch, n) from h_0."""
+    """All states (time, batch, n) from h_0, and what the transition keeps of them."""
 
     def step(h, x):
-        h = _step(static, weights, h, x)
-        return h, h
+        h, kept = _step(static, weights, h, x)
+        return h, (h, kept)
 
     return jax.lax.scan(step, h, drive, unroll=static.unroll)
 
@@ -283,7 +285,7 @@ def _advance(static, weights, drive, state, ends):
     def step(state, xs):
         h, final = state
         x, ends = xs
-        h = _step(static, weights, h, x)
+        h, _ = _step(static, weights, h, x)
         return (h, h if ends is None else jnp.where(ends[:, None], h, final)), None
 
     return jax.lax.scan(step, state, (drive, ends), unroll=static.unroll)[0]
@@ -333,7 +335,7 @@ def _plain(static, weights, drive, carry, lengths, perturbations):
 
     def step(h, xs):
         x, perturbation = xs
-        h = _step(static, weights, h, x)
+        h, _ = _step(static, weights, h, x)
         h = h if perturbation is None else h + perturbation
         return h, h
 
@@ -361,9 +363,9 @@ def _recurrence(static, weights, drive, carry, lengths):
 
 def _forward(static, weights, drive, carry, lengths):
     if static.chunk is None:
-        _, states = _states(static, weights, drive, carry)
+        _, (states, kept) = _states(static, weights, drive, carry)
         out = (None if static.last_only else states), _final(states, carry, lengths)
-        return out, (weights, drive, carry, lengths, states)
+        return out, (weights, drive, carry, lengths, (states, kept))
 
     def chunk(state, xs):
         return _advance(static, weights, xs[0], state, xs[1]), state[0]
@@ -375,8 +377,8 @@ def _forward(static, weights, drive, carry, lengths):
     return (None, final), (weights, drive, carry, lengths, (starts, state[0]))
 
 
-def _backward(static, kept, cotangents):
-    weights, drive, carry, lengths, states = kept
+def _backward(static, residuals, cotangents):
+    weights, drive, carry, lengths, states = residuals
     from_states, from_final = cotangents
     ends = _ends(lengths, 0, drive.shape[0])
     state = _begin(static, weights, from_final, carry, lengths)
@@ -399,19 +401,21 @@ def _backward(static, kept, cotangents):
 
 
 def _begin(static, weights, from_final, carry, lengths):
-    """(g, delta, aux, totals) before the last step has been looked at."""
+    """(g, delta, (kept, aux), totals) before the last step has been looked at."""
     transition, in_loop, offset = weights
     batch = carry.shape[0]
     # Sums over the whole sequence are kept in float32 at least.
     dtype = householder.factor_dtype(carry.dtype)
     delta = jnp.zeros_like(carry)
+    _, kept = transition.apply(delta, static.precision)
     _, aux = transition.pull_back(delta, static.precision)
     totals = (
         transition.zero_gradient(batch, dtype),
         None if in_loop is None else jnp.zeros(in_loop.T.shape, dtype),
         None if offset is None else jnp.zeros(carry.shape, dtype),
     )
-    return (from_final if lengths is None else delta), delta, aux, totals
+    g = from_final if lengths is None else delta
+    return g, delta, (kept, aux), totals
 
 
 def _backward_steps(static, weights, from_final, state, xs):
@@ -419,14 +423,14 @@ def _backward_steps(static, weights, from_final, state, xs):
     transition, in_loop, offset = weights
 
     def step(state, xs):
-        g, delta, aux, (d_transition, d_in_loop, d_offset) = state
-        h, x, from_state, ends = xs
+        g, delta, later, (d_transition, d_in_loop, d_offset) = state
+        (h, kept), x, from_state, ends = xs
         if from_state is not None:
             g = g + from_state
         if ends is not None:
             g = g + jnp.where(ends[:, None], from_final, jnp.zeros_like(from_final))
         d_transition = transition.accumulate(
-            d_transition, h, delta, aux, static.precision
+            d_transition, h, later[0], delta, later[1], static.precision
         )
         delta = static.activation.pull_back(g, h)
         g, aux = transition.pull_back(delta, static.precision)
@@ -436,7 +440,7 @@ def _backward_steps(static, weights, from_final, state, xs):
             d_x = jnp.matmul(delta, in_loop, precision=static.precision)
         if offset is not None:
             d_offset += (jnp.sign(h) * delta).astype(d_offset.dtype)
-        return (g, delta, aux, (d_transition, d_in_loop, d_offset)), d_x
+        return (g, delta, (kept, aux), (d_transition, d_in_loop, d_offset)), d_x
 
     return jax.lax.scan(step, state, xs, reverse=True, unroll=static.unroll)
 
@@ -444,9 +448,9 @@ def _backward_steps(static, weights, from_final, state, xs):
 def _end(static, weights, state, from_final, carry, lengths, d_drive):
     """The gradients of (weights, drive, carry, lengths)."""
     transition, in_loop, offset = weights
-    g, delta, aux, (d_transition, d_in_loop, d_offset) = state
+    g, delta, later, (d_transition, d_in_loop, d_offset) = state
     d_transition = transition.accumulate(
-        d_transition, carry, delta, aux, static.precision
+        d_transition, carry, later[0], delta, later[1], static.precision
     )
     if lengths is not None:
         g = g + jnp.where((lengths == 0)[:, None], from_final, jnp.zeros_like(g))

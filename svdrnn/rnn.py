@@ -149,7 +149,7 @@ class TransitionCell(nnx.RNNCellBase):
         """One step: (h_{t-1} (..., n), x_t (..., n_in)) -> (h_t, h_t)."""
         self.check(inputs, carry)
         form, m, b, offset, h, x = self.operands(carry, inputs, one_step=True)
-        z = form.apply(h, self.precision)
+        z, _ = form.apply(h, self.precision)
         z = z + jnp.matmul(x, m.T, precision=self.precision)
         h = self.activation(z if b is None else z + b, offset)
         return h, h

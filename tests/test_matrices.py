@@ -33,7 +33,7 @@ def rows_of_the_transition(weight, method):
     """W e_i for every i, by the form of the method."""
 
     def rows(weight):
-        return weight.transition(method).apply(np.eye(weight.n_in), None)
+        return weight.transition(method).apply(np.eye(weight.n_in), None)[0]
 
     return helpers.jit(rows)(weight)
 
