@@ -16,10 +16,13 @@ def get_config() -> config_dict.ConfigDict:
     config.task.name = ""
 
     config.model = config_dict.ConfigDict()
-    config.model.name = "spectral"  # ornn, exprnn, scornn, rnn, irnn, lstm, gru
+    # Of sequences: ornn, exprnn, scornn, rnn, irnn, lstm, gru. Of vectors: mlp,
+    # resnet, spectral_mlp, spectral_resnet.
+    config.model.name = "spectral"
     config.model.hidden = 128
     config.model.reflectors = nullable(16)  # a number, a pair for (U, V), None: all
-    config.model.radius = 0.01  # singular values stay within it of 1
+    config.model.radius = 0.01  # singular values stay within it of the center
+    config.model.center = 1.0
     config.model.activation = "leaky_relu"  # relu, tanh, identity, modrelu
     config.model.leak = 0.01
     config.model.input_scale = 1.0  # factor on the first input weights

@@ -46,6 +46,12 @@ def _validate_model(model: Any) -> None:
     check_integer("config.model.hidden", model.hidden, 1)
     _check_reflectors(model.reflectors, model.hidden)
     _check_number("config.model.radius", model.radius)
+    _check_number("config.model.center", model.center)
+    if model.center == model.radius == 0:
+        raise ValueError(
+            "config.model.center must not be 0 with config.model.radius 0: every"
+            f" singular value would be 0, got {model.center}"
+        )
     _check_name("config.model.activation", model.activation, activations.NAMES)
     _check_number("config.model.leak", model.leak, maximum=1)
     _check_number("config.model.input_scale", model.input_scale, positive=True)

@@ -1,13 +1,19 @@
-"""From a config to a model: recurrent layers between an embedding and a readout."""
+"""From a config to a model.
+
+Recurrent layers between an embedding and a readout are put together here,
+feed-forward models in ``feedforward``.
+"""
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
 
 import svdrnn
+from experiments import feedforward
 from svdrnn import diagnostics
 
-NAMES = ("spectral", "ornn", "exprnn", "scornn", "rnn", "irnn", "lstm", "gru")
+RECURRENT = ("spectral", "ornn", "exprnn", "scornn", "rnn", "irnn", "lstm", "gru")
+NAMES = RECURRENT + feedforward.NAMES
 
 
 class SequenceModel(nnx.Module):
@@ -104,13 +110,24 @@ def _run(layer, x, carry, last):
     return (states[:, -1] if last else states), carry
 
 
-def build(config, task, *, rngs: nnx.Rngs) -> SequenceModel:
+def build(config, task, *, rngs: nnx.Rngs) -> nnx.Module:
     """The model that ``config`` (the ``model`` part) describes for ``task``.
 
     Raises:
-      ValueError: an unknown name, or an embedding where the inputs are not tokens.
+      ValueError: an unknown name, a recurrent model of inputs without a time axis or
+        a feed-forward one of sequences, or an embedding where the inputs are not
+        tokens; see also ``feedforward.build``.
     """
+    names = RECURRENT if task.sequential else feedforward.NAMES
+    if config.name not in names:
+        kind = "sequences" if task.sequential else "vectors without a time axis"
+        raise ValueError(
+            f"config.model.name must be one of {', '.join(names)} for {task.name},"
+            f" whose inputs are {kind}; got {config.name!r}"
+        )
     embedding = _embedding(config, task, rngs)
+    if not task.sequential:
+        return feedforward.build(config, task, rngs=rngs)
     features = task.in_features if embedding is None else embedding.features
     layers = []
     for _ in range(config.layers):
@@ -157,6 +174,7 @@ def _layer(config, features, rngs):
                 n,
                 reflectors=config.reflectors,
                 radius=config.radius if config.name == "spectral" else 0.0,
+                center=config.center,
                 init=config.init,
                 method=config.method,
                 rngs=rngs,
@@ -184,9 +202,6 @@ def _layer(config, features, rngs):
             return nnx.RNN(nnx.OptimizedLSTMCell(features, n, rngs=rngs), rngs=False)
         case "gru":
             return nnx.RNN(nnx.GRUCell(features, n, rngs=rngs), rngs=False)
-    raise ValueError(
-        f"model.name must be one of {', '.join(NAMES)}; got {config.name!r}"
-    )
 
 
 def count_params(model: nnx.Module) -> int:

@@ -269,9 +269,13 @@ class SpectralMatrix(nnx.Module):
 
     @property
     def num_redundant(self) -> int:
-        """Stored entries below the trapezoids, which no result depends on."""
-        m1, m2 = self.u_vectors.shape[0], self.v_vectors.shape[0]
-        return (m1 * (m1 - 1) + m2 * (m2 - 1)) // 2
+        """Stored entries below the trapezoids, which no result depends on.
+
+        Of a stack of matrices, with leading axes on every parameter, those of all.
+        """
+        *stack, m1, _ = self.u_vectors.shape
+        m2 = self.v_vectors.shape[-2]
+        return math.prod(stack) * (m1 * (m1 - 1) + m2 * (m2 - 1)) // 2
 
 
 class DenseMatrix(nnx.Module):

@@ -12,6 +12,7 @@ import pytest
 
 from configs import addition
 from experiments import configuration
+from experiments import feedforward
 from experiments import run
 from experiments.tasks.addition import Addition
 
@@ -46,6 +47,10 @@ def changed(**fields):
         ("copying.py", "copying"),
         ("pixel_mnist.py", "pixel_mnist"),
         ("pixel_mnist.py:permuted", "pixel_mnist"),
+        ("deep_mlp.py", "mnist"),
+        ("deep_mlp.py:spectral_resnet", "mnist"),
+        ("deep_mlp.py:mlp", "mnist"),
+        ("deep_mlp.py:resnet", "mnist"),
         ("ptb_word.py", "ptb_word"),
         ("ptb_word.py:smoke", "ptb_word"),
         ("ptb_char.py", "ptb_char"),
@@ -71,6 +76,21 @@ def test_variants_of_pixel_mnist():
     assert parse("pixel_mnist.py").task.permuted is False
     with pytest.raises(flags.Error, match="permuted or nothing, got :shuffled"):
         parse("pixel_mnist.py:shuffled")
+
+
+def test_variants_of_deep_mlp_choose_the_model():
+    for name in feedforward.NAMES:
+        assert parse(f"deep_mlp.py:{name}").model.name == name
+    assert parse("deep_mlp.py").model == parse("deep_mlp.py:spectral_mlp").model
+    with pytest.raises(flags.Error, match="one of spectral_mlp, .*, got lstm"):
+        parse("deep_mlp.py:lstm")
+
+
+def test_radius_and_center_are_not_both_zero():
+    configuration.validate(changed(model__center=0.0))
+    configuration.validate(changed(model__radius=0.0))
+    with pytest.raises(ValueError, match="config.model.center must not be 0 with"):
+        configuration.validate(changed(model__center=0.0, model__radius=0.0))
 
 
 def test_data_dir_is_taken_from_the_environment(monkeypatch):
@@ -107,7 +127,7 @@ def test_unknown_field_is_an_error():
 @pytest.mark.parametrize(
     "field,value,allowed",
     [
-        ("model__name", "svd", r"\('spectral', 'ornn', 'exprnn', 'scornn', .*'gru'\)"),
+        ("model__name", "svd", r"\('spectral', 'ornn', .*'gru', 'mlp', 'resnet', "),
         ("model__activation", "gelu", "'modrelu'"),
         ("model__method", "fast", "'low_rank'"),
         ("model__init", "zeros", "'identity'"),
@@ -117,6 +137,8 @@ def test_unknown_field_is_an_error():
         ("model__radius", -0.1, ">= 0"),
         ("model__radius", float("inf"), "finite"),
         ("model__radius", float("nan"), "finite"),
+        ("model__center", -1.0, ">= 0"),
+        ("model__center", float("inf"), "finite"),
         ("model__leak", 1.5, "<= 1"),
         ("model__leak", -0.1, ">= 0"),
         ("model__layers", 0, ">= 1"),

@@ -116,6 +116,9 @@ def test_num_redundant_counts_the_entries_below_the_trapezoids():
     weight = nnx.eval_shape(lambda: spectral_matrix(5, 7, reflectors=(4, 2)))
     below = [np.tril_indices(m, -1, k)[0].size for m, k in ((4, 7), (2, 5))]
     assert weight.num_redundant == sum(below) == 7
+    for vectors in (weight.u_vectors, weight.v_vectors):  # a stack of three
+        vectors.set_value(jax.ShapeDtypeStruct((3, *vectors.shape), vectors.dtype))
+    assert weight.num_redundant == 21
     assert DenseMatrix(3, rngs=nnx.Rngs(0)).num_redundant == 0
 
 

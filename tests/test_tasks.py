@@ -13,6 +13,7 @@ from experiments.tasks import base
 from experiments.tasks import pixel_mnist
 from experiments.tasks.addition import Addition
 from experiments.tasks.copying import Copying
+from experiments.tasks.mnist import MNIST
 from experiments.tasks.pixel_mnist import PixelMNIST
 
 
@@ -54,8 +55,9 @@ def fake_task(data=None, **changes):
         lambda seed: Addition(length=9, seed=seed, batch_size=5),
         lambda seed: Copying(length=3, seed=seed, batch_size=5),
         lambda seed: fake_task(seed=seed),
+        lambda seed: MNIST(fake_mnist(), seed=seed, batch_size=4),
     ],
-    ids=["addition", "copying", "pixel_mnist"],
+    ids=["addition", "copying", "pixel_mnist", "mnist"],
 )
 class TestEveryTask:
     def test_train_batch_is_a_function_of_seed_and_step(self, make):
@@ -89,7 +91,8 @@ class TestEveryTask:
         task = make(7)
         batch = task.train_batch(0)
         assert batch["inputs"].dtype == np.float32
-        assert batch["inputs"].shape[2] == task.in_features
+        assert batch["inputs"].shape[-1] == task.in_features
+        assert batch["inputs"].ndim == (3 if task.sequential else 2)
         with pytest.raises(ValueError, match="split must be 'valid' or 'test'"):
             next(task.eval_batches("train"))
 
@@ -234,6 +237,23 @@ def test_pixels_in_order(steps, features, permuted):
     np.testing.assert_allclose(batch["inputs"][5].reshape(784), flat, rtol=1e-6)
     np.testing.assert_array_equal(batch["labels"][:7], data.valid.labels)
     assert batch["weights"].sum() == 7
+
+
+def test_whole_digits_are_the_rows_of_the_pixel_task():
+    data = fake_mnist()
+    whole = MNIST(data, seed=3, batch_size=4)
+    read = fake_task(data, seed=3)
+    for step in (0, 1, 5):
+        batch, rows = whole.train_batch(step), read.train_batch(step)
+        assert batch["inputs"].shape == (4, 784)
+        whole_rows = batch["inputs"].reshape(4, 28, 28)
+        np.testing.assert_array_equal(whole_rows, rows["inputs"])
+        np.testing.assert_array_equal(batch["labels"], rows["labels"])
+    test = next(whole.eval_batches("test"))
+    assert test["inputs"].shape == (base.EVAL_BATCH, 784)
+    flat = data.test.images.reshape(5, 784) / 255
+    np.testing.assert_allclose(test["inputs"][:5], flat, rtol=1e-6)
+    assert test["weights"].sum() == 5
 
 
 def test_epoch_visits_images_once_and_drops_the_rest():

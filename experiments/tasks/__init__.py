@@ -9,6 +9,7 @@ from experiments.tasks import pixel_mnist
 from experiments.tasks.addition import Addition
 from experiments.tasks.base import Task
 from experiments.tasks.copying import Copying
+from experiments.tasks.mnist import MNIST
 from experiments.tasks.penn_treebank import PennTreebank
 from experiments.tasks.penn_treebank import PennTreebankCharacters
 from experiments.tasks.penn_treebank import PennTreebankWords
@@ -26,6 +27,16 @@ def _addition(config: Any) -> Task:
 def _copying(config: Any) -> Task:
     return Copying(
         length=config.task.length,
+        seed=config.seed,
+        batch_size=config.train.batch_size,
+    )
+
+
+def _mnist(config: Any) -> Task:
+    from experiments.data import mnist  # the other tasks need no data set
+
+    return MNIST(
+        mnist.load(config.data_dir),
         seed=config.seed,
         batch_size=config.train.batch_size,
     )
@@ -64,6 +75,7 @@ def _penn_treebank(config: Any, kind: type[PennTreebank], load: Callable) -> Tas
 _BUILDERS = {
     "addition": _addition,
     "copying": _copying,
+    "mnist": _mnist,
     "pixel_mnist": _pixel_mnist,
     "ptb_word": _ptb_word,
     "ptb_char": _ptb_char,

@@ -23,12 +23,14 @@ class Task(abc.ABC):
       name: the registry's name of the task.
       primary: the metric that chooses the best step on validation data.
       higher_is_better: direction of `primary`.
-      in_features: features of one time step of the inputs; not read where they
-        are tokens.
+      sequential: whether the inputs have a time axis.
+      in_features: features of one time step of the inputs, or of the whole input of
+        a task without a time axis; not read where the inputs are tokens.
       vocabulary: number of tokens where the inputs are tokens, which the model
         embeds; else None.
       out_features: features of one output of the model.
-      readout: "last" or "all": which hidden states the model reads out.
+      readout: "last" or "all": which hidden states the model reads out; not read
+        without a time axis.
       stateful: whether the hidden state is carried from batch to batch; all
         training batches then have one size.
       baseline: loss of the model that knows nothing, or None.
@@ -37,6 +39,7 @@ class Task(abc.ABC):
     name: str
     primary: str
     higher_is_better: bool
+    sequential: bool = True
     in_features: int
     vocabulary: int | None = None
     out_features: int
@@ -53,8 +56,9 @@ class Task(abc.ABC):
         """The batch of update `step` (from 0), a function of (seed, step) alone.
 
         Holds "inputs", (batch, time, in_features) float32 or tokens (batch, time)
-        int32, and what `sums` needs. That of a stateful task has "reset", a bool:
-        whether the state starts from zeros again.
+        int32, without a time axis (batch, in_features), and what `sums` needs. That
+        of a stateful task has "reset", a bool: whether the state starts from zeros
+        again.
         """
 
     @abc.abstractmethod

@@ -1,113 +1,54 @@
 """MNIST read pixel by pixel, or several pixels a step, as a sequence."""
 
-from collections.abc import Iterator
-import functools
-import math
 from typing import Any
 
-import jax.numpy as jnp
 import numpy as np
-import optax
 
-from experiments.tasks import base
+from experiments.tasks.mnist import MNIST
+from experiments.tasks.mnist import PIXELS
 
-PIXELS = 784
-CLASSES = 10
 STEPS = (784, 112, 28)
 PERMUTATION_SEED = 92916  # that of the expRNN code, so that results compare
 
 
-class PixelMNIST(base.Task):
+class PixelMNIST(MNIST):
     """The 784 pixels of a digit in `steps` equal pieces, row after row.
 
-    Pixels are scaled to [0, 1]; the permuted task puts all of them into one fixed
-    order first. The loss is the cross-entropy of ten classes. An epoch visits the
-    training images in an order drawn from (seed, epoch) and drops what does not
-    fill the last batch.
+    The permuted task puts all pixels into one fixed order first; the rest is as in
+    `MNIST`.
 
     Source: Le et al., "A Simple Way to Initialize Recurrent Networks of Rectified
     Linear Units", 2015.
 
     Args:
-      data: object with `train`, `valid` and `test`, each with `images` uint8
-        (count, 28, 28) and `labels` (count,) in 0 ... 9.
+      data, seed, batch_size: see `MNIST`.
       steps: 784, 112 or 28, so 1, 7 or 28 pixels a step.
       permuted: whether the pixels are permuted.
-      seed: of the order of the images.
-      batch_size: images in a training batch.
 
     Raises:
-      ValueError: steps of another value, or data of another shape, type or range.
+      ValueError: as `MNIST`, and for steps of another value.
     """
 
     name = "pixel_mnist"
-    primary = "accuracy"
-    higher_is_better = True
-    out_features = CLASSES
+    sequential = True
     readout = "last"
-    baseline = math.log(CLASSES)
 
     def __init__(
         self, data: Any, *, steps: int, permuted: bool, seed: int, batch_size: int
     ):
         check_steps(steps)
-        base.check_integer("config.seed", seed, 0)
-        base.check_integer("config.train.batch_size", batch_size, 1)
-        if batch_size > len(data.train.labels):
-            raise ValueError(
-                f"config.train.batch_size must be at most the {len(data.train.labels)}"
-                f" training images, got {batch_size}"
-            )
+        super().__init__(data, seed=seed, batch_size=batch_size)
         self.steps = steps
         self.in_features = PIXELS // steps
-        self.seed = seed
-        self.batch_size = batch_size
-        self._splits = {
-            split: _flat_split(getattr(data, split), split, permuted)
-            for split in ("train", "valid", "test")
-        }
-        self._order = functools.lru_cache(maxsize=1)(self._draw_order)
+        if permuted:
+            order = permutation()
+            self._splits = {
+                split: (pixels[:, order], labels)
+                for split, (pixels, labels) in self._splits.items()
+            }
 
-    def _draw_order(self, epoch: int) -> np.ndarray:
-        generator = base.generator(self.seed, "train", epoch)
-        return generator.permutation(len(self._splits["train"][1]))
-
-    def _batch(self, split: str, rows) -> base.Batch:
-        pixels, labels = self._splits[split]
-        scaled = pixels[rows].astype(np.float32) / np.float32(255)
-        inputs = scaled.reshape(-1, self.steps, self.in_features)
-        return {"inputs": inputs, "labels": labels[rows]}
-
-    def steps_per_epoch(self, batch_size: int) -> int:
-        return len(self._splits["train"][1]) // batch_size
-
-    def train_batch(self, step: int) -> base.Batch:
-        epoch, position = divmod(step, self.steps_per_epoch(self.batch_size))
-        start = position * self.batch_size
-        return self._batch("train", self._order(epoch)[start : start + self.batch_size])
-
-    def eval_batches(self, split: str) -> Iterator[base.Batch]:
-        base.check_split(split)
-        for start in range(0, len(self._splits[split][1]), base.EVAL_BATCH):
-            rows = slice(start, start + base.EVAL_BATCH)
-            yield base.pad(self._batch(split, rows), base.EVAL_BATCH)
-
-    def sums(self, outputs, batch):
-        labels = batch["labels"]
-        weights = base.weights(batch)
-        losses = optax.softmax_cross_entropy_with_integer_labels(outputs, labels)
-        correct = jnp.argmax(outputs, axis=-1) == labels
-        return {
-            "loss": jnp.sum(weights * losses),
-            "count": jnp.sum(weights),
-            "correct": jnp.sum(weights * correct),
-        }
-
-    def metrics(self, sums):
-        return {
-            "loss": float(sums["loss"] / sums["count"]),
-            "accuracy": float(sums["correct"] / sums["count"]),
-        }
+    def _inputs(self, pixels):
+        return pixels.reshape(-1, self.steps, self.in_features)
 
 
 def permutation() -> np.ndarray:
@@ -119,28 +60,3 @@ def check_steps(steps: Any) -> None:
     """Raises ValueError unless `steps` is 784, 112 or 28."""
     if not isinstance(steps, int) or steps not in STEPS:
         raise ValueError(f"config.task.steps must be one of {STEPS}, got {steps!r}")
-
-
-def _flat_split(part: Any, split: str, permuted: bool) -> tuple[np.ndarray, np.ndarray]:
-    """Checked pixels (count, 784) uint8 and labels (count,) int32."""
-    images, labels = np.asarray(part.images), np.asarray(part.labels)
-    if images.dtype != np.uint8 or images.shape[1:] != (28, 28):
-        raise ValueError(
-            f"{split} images must be uint8 (count, 28, 28), got {images.dtype}"
-            f" {images.shape}"
-        )
-    if labels.shape != images.shape[:1] or not np.issubdtype(labels.dtype, np.integer):
-        raise ValueError(
-            f"{split} labels must be integers ({len(images)},), got {labels.dtype}"
-            f" {labels.shape}"
-        )
-    if len(labels) == 0:
-        raise ValueError(f"{split} has no images")
-    if labels.min() < 0 or labels.max() >= CLASSES:
-        raise ValueError(
-            f"{split} labels must lie in 0 ... 9, got {labels.min()} ... {labels.max()}"
-        )
-    pixels = images.reshape(len(images), PIXELS)
-    if permuted:
-        pixels = pixels[:, permutation()]
-    return pixels, labels.astype(np.int32)

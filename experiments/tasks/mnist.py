@@ -1,0 +1,122 @@
+"""MNIST: whole digits as vectors."""
+
+from collections.abc import Iterator
+import functools
+import math
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from experiments.tasks import base
+
+PIXELS = 784
+CLASSES = 10
+
+
+class MNIST(base.Task):
+    """The 784 pixels of a digit, row after row, scaled to [0, 1].
+
+    The loss is the cross-entropy of ten classes. An epoch visits the training images
+    in an order drawn from (seed, epoch) and drops what does not fill the last batch.
+
+    Args:
+      data: object with `train`, `valid` and `test`, each with `images` uint8
+        (count, 28, 28) and `labels` (count,) in 0 ... 9.
+      seed: of the order of the images.
+      batch_size: images in a training batch.
+
+    Raises:
+      ValueError: data of another shape, type or range, or fewer than a batch.
+    """
+
+    name = "mnist"
+    primary = "accuracy"
+    higher_is_better = True
+    sequential = False
+    in_features = PIXELS
+    out_features = CLASSES
+    baseline = math.log(CLASSES)
+
+    def __init__(self, data: Any, *, seed: int, batch_size: int):
+        base.check_integer("config.seed", seed, 0)
+        base.check_integer("config.train.batch_size", batch_size, 1)
+        if batch_size > len(data.train.labels):
+            raise ValueError(
+                f"config.train.batch_size must be at most the {len(data.train.labels)}"
+                f" training images, got {batch_size}"
+            )
+        self.seed = seed
+        self.batch_size = batch_size
+        self._splits = {
+            split: _flat_split(getattr(data, split), split)
+            for split in ("train", "valid", "test")
+        }
+        self._order = functools.lru_cache(maxsize=1)(self._draw_order)
+
+    def _draw_order(self, epoch: int) -> np.ndarray:
+        generator = base.generator(self.seed, "train", epoch)
+        return generator.permutation(len(self._splits["train"][1]))
+
+    def _inputs(self, pixels: np.ndarray) -> np.ndarray:
+        """What the model reads of scaled pixels (batch, 784)."""
+        return pixels
+
+    def _batch(self, split: str, rows) -> base.Batch:
+        pixels, labels = self._splits[split]
+        scaled = pixels[rows].astype(np.float32) / np.float32(255)
+        return {"inputs": self._inputs(scaled), "labels": labels[rows]}
+
+    def steps_per_epoch(self, batch_size: int) -> int:
+        return len(self._splits["train"][1]) // batch_size
+
+    def train_batch(self, step: int) -> base.Batch:
+        epoch, position = divmod(step, self.steps_per_epoch(self.batch_size))
+        start = position * self.batch_size
+        return self._batch("train", self._order(epoch)[start : start + self.batch_size])
+
+    def eval_batches(self, split: str) -> Iterator[base.Batch]:
+        base.check_split(split)
+        for start in range(0, len(self._splits[split][1]), base.EVAL_BATCH):
+            rows = slice(start, start + base.EVAL_BATCH)
+            yield base.pad(self._batch(split, rows), base.EVAL_BATCH)
+
+    def sums(self, outputs, batch):
+        labels = batch["labels"]
+        weights = base.weights(batch)
+        losses = optax.softmax_cross_entropy_with_integer_labels(outputs, labels)
+        correct = jnp.argmax(outputs, axis=-1) == labels
+        return {
+            "loss": jnp.sum(weights * losses),
+            "count": jnp.sum(weights),
+            "correct": jnp.sum(weights * correct),
+        }
+
+    def metrics(self, sums):
+        return {
+            "loss": float(sums["loss"] / sums["count"]),
+            "accuracy": float(sums["correct"] / sums["count"]),
+        }
+
+
+def _flat_split(part: Any, split: str) -> tuple[np.ndarray, np.ndarray]:
+    """Checked pixels (count, 784) uint8 and labels (count,) int32."""
+    images, labels = np.asarray(part.images), np.asarray(part.labels)
+    if images.dtype != np.uint8 or images.shape[1:] != (28, 28):
+        raise ValueError(
+            f"{split} images must be uint8 (count, 28, 28), got {images.dtype}"
+            f" {images.shape}"
+        )
+    if labels.shape != images.shape[:1] or not np.issubdtype(labels.dtype, np.integer):
+        raise ValueError(
+            f"{split} labels must be integers ({len(images)},), got {labels.dtype}"
+            f" {labels.shape}"
+        )
+    if len(labels) == 0:
+        raise ValueError(f"{split} has no images")
+    if labels.min() < 0 or labels.max() >= CLASSES:
+        raise ValueError(
+            f"{split} labels must lie in 0 ... 9, got {labels.min()} ... {labels.max()}"
+        )
+    return images.reshape(len(images), PIXELS), labels.astype(np.int32)
