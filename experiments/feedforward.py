@@ -121,7 +121,7 @@ def prepare(layers):
 def affine(layer, h):
     """W h + b for every item of h (batch, n)."""
     transition, bias = layer
-    return transition.apply(h, None) + bias
+    return transition.apply(h, None)[0] + bias
 
 
 # ---- From a config to a model.
