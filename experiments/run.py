@@ -12,12 +12,12 @@ The same command on the same workdir goes on from the last checkpoint. Exit code
 is not finite. --verbosity=1 shows where an error was raised.
 """
 
-import sys
-
 from absl import app
 from absl import flags
 from absl import logging
 from ml_collections import config_flags
+
+from experiments import commandline
 
 _CONFIG = config_flags.DEFINE_config_file(
     "config", None, "File with get_config(), as in configs/."
@@ -41,37 +41,18 @@ def main(argv: list[str]) -> None:
 
     try:
         config = _CONFIG.value
-        _choose_length(config.train, flags.FLAGS["config"].override_values)
+        overrides = flags.FLAGS["config"].override_values
+        commandline.choose_length(config.train, overrides)
         train.train(config, _WORKDIR.value)
     except train.NonFiniteLoss as error:
-        _exit(3, error)
+        commandline.fail(3, error)
     except (ValueError, OSError) as error:
-        _exit(2, error)
+        commandline.fail(2, error)
     except KeyboardInterrupt:
-        _exit(130, "interrupted; the same command goes on from the last checkpoint")
-
-
-def _choose_length(train, overrides: dict) -> None:
-    """Makes epochs count where they are given and steps are not."""
-    if "train.epochs" in overrides and "train.steps" not in overrides:
-        train.steps = None
-
-
-def _parse_flags(argv: list[str]) -> list[str]:
-    """Parses flags; whatever is wrong with them or the config file is one line."""
-    try:
-        return app.parse_flags_with_usage(argv)
-    except (AttributeError, KeyError) as error:
-        _exit(1, f"the config has no field {error.args[0]}")
-    except (TypeError, ValueError, OSError) as error:
-        _exit(1, error)
-
-
-def _exit(code: int, error) -> None:
-    logging.debug("traceback", exc_info=True)
-    print(f"error: {error}", file=sys.stderr, flush=True)
-    sys.exit(code)
+        commandline.fail(
+            130, "interrupted; the same command goes on from the last checkpoint"
+        )
 
 
 if __name__ == "__main__":
-    app.run(main, flags_parser=_parse_flags)
+    app.run(main, flags_parser=commandline.parse_flags)

@@ -1,5 +1,6 @@
 """The training loop: config and workdir to a result, whatever the task."""
 
+from collections.abc import Callable
 import contextlib
 import json
 import math
@@ -42,7 +43,11 @@ class TrainState(NamedTuple):
     first_bad_step: jax.Array  # -1 while losses are finite; then nothing changes
 
 
-def train(config: Any, workdir: str | pathlib.Path) -> dict:
+def train(
+    config: Any,
+    workdir: str | pathlib.Path,
+    on_validation: Callable[[int, dict[str, float]], None] | None = None,
+) -> dict:
     """Trains what the config says and returns the content of result.json.
 
     A workdir that holds an unfinished run of the same config is taken up from its
@@ -52,6 +57,8 @@ def train(config: Any, workdir: str | pathlib.Path) -> dict:
     Args:
       config: as `configs/common.py` gives it, with a task.
       workdir: folder of the run; made where there is none.
+      on_validation: called with the step and the metrics of every validation that
+        this session makes; what it raises ends the session.
 
     Returns:
       task, model, backend, seed, steps; num_params (stored numbers) and
@@ -178,6 +185,8 @@ def train(config: Any, workdir: str | pathlib.Path) -> dict:
                         best_params = jax.tree.map(jnp.copy, state.params)
                     opt_state = observe(state.opt_state, metrics["loss"])
                     state = state._replace(opt_state=opt_state)
+                    if on_validation is not None:
+                        on_validation(step, metrics)
                 if save_now:
                     record["seconds"] = seconds()
                     saved.save(step, state, best_params, record)

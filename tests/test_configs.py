@@ -11,9 +11,9 @@ from ml_collections import config_flags
 import pytest
 
 from configs import addition
+from experiments import commandline
 from experiments import configuration
 from experiments import feedforward
-from experiments import run
 from experiments.tasks.addition import Addition
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
@@ -27,7 +27,7 @@ def parse(name, *overrides):
         "config", flag_values=values, sys_argv=argv
     )
     values(argv)
-    run._choose_length(holder.value.train, values["config"].override_values)
+    commandline.choose_length(holder.value.train, values["config"].override_values)
     return holder.value
 
 
