@@ -9,6 +9,7 @@ from typing import Any
 from experiments import models
 from experiments import optimizers
 from experiments import tasks
+from experiments.identity import differences, to_dict  # to_dict: for callers
 from experiments.tasks.base import check_integer
 from svdrnn import activations
 from svdrnn import initializers
@@ -20,11 +21,6 @@ INITS = {name: ("random", "identity") for name in models.NAMES} | dict.fromkeys(
     ("spectral", "ornn", "exprnn", "scornn"),
     ("random", "identity", *initializers.BLOCK_ROTATIONS),
 )
-
-_ABSENT = "(absent)"
-
-# Fields that say where things are, not what the run is.
-PLACES = ("data_dir",)
 
 
 def validate(config: Any) -> None:
@@ -129,22 +125,6 @@ def resolve_steps(train: Any, steps_per_epoch: int | None) -> int:
     return train.epochs * steps_per_epoch
 
 
-def to_dict(config: Any) -> dict:
-    """The config as plain JSON values."""
-    return json.loads(json.dumps(config.to_dict(), allow_nan=False))
-
-
-def differences(old: dict, new: dict) -> list[str]:
-    """'field: old -> new' for each field that differs, `PLACES` left out."""
-    old, new = _flatten(old), _flatten(new)
-    changed = []
-    for name in sorted((old.keys() | new.keys()) - set(PLACES)):
-        before, after = old.get(name, _ABSENT), new.get(name, _ABSENT)
-        if before != after:
-            changed.append(f"config.{name}: {before!r} -> {after!r}")
-    return changed
-
-
 def check_workdir(workdir: pathlib.Path, config: dict) -> bool:
     """Whether `workdir` holds a run of this config; False if it is new or empty.
 
@@ -176,16 +156,6 @@ def check_workdir(workdir: pathlib.Path, config: dict) -> bool:
             " or go back to these values (old -> new):\n  " + "\n  ".join(changed)
         )
     return True
-
-
-def _flatten(tree: dict, prefix: str = "") -> dict[str, Any]:
-    flat = {}
-    for name, value in tree.items():
-        if isinstance(value, dict):
-            flat |= _flatten(value, f"{prefix}{name}.")
-        else:
-            flat[prefix + name] = value
-    return flat
 
 
 def _check_name(field: str, value: Any, allowed: tuple[str, ...]) -> None:

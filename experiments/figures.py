@@ -1,8 +1,10 @@
 """Figures from logs alone; nothing here imports JAX.
 
+    python -m experiments.figures
     python -m experiments.figures WORKDIR [WORKDIR ...]
 
-draws `learning_curve.png` in each workdir anew.
+draws the paper's figures anew from experiments/results, or `learning_curve.png` in each
+workdir.
 """
 
 import csv
@@ -229,14 +231,17 @@ def _spans(values: list[float]) -> bool:
 
 
 def main(workdirs: list[str]) -> None:
-    if not workdirs:
-        sys.exit("usage: python -m experiments.figures WORKDIR [WORKDIR ...]")
-    for workdir in map(pathlib.Path, workdirs):
-        output = workdir / "learning_curve.png"
-        try:
+    try:
+        if not workdirs:
+            from experiments.reproduction import drawings  # which needs records
+
+            for path in drawings.redraw():
+                print(path)
+        for workdir in map(pathlib.Path, workdirs):
+            output = workdir / "learning_curve.png"
             print(learning_curve(workdir / "metrics.jsonl", output))
-        except (ValueError, OSError) as error:
-            sys.exit(f"error: {error}")
+    except (ValueError, OSError) as error:
+        sys.exit(f"error: {error}")
 
 
 if __name__ == "__main__":

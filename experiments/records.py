@@ -3,7 +3,8 @@
     python -m experiments.records WORKDIR NAME
 
 writes experiments/results/NAME.json: config, result, code revision, machine in general
-terms and the points of the curves. NAME may have folders in it.
+terms and the points of the curves. NAME may have folders in it. The record of a run
+that diverged has no result, but the step and what was not finite.
 """
 
 import json
@@ -15,6 +16,7 @@ import sys
 from typing import Any
 
 from experiments import figures
+from experiments.data import stand_in
 
 RESULTS = pathlib.Path(__file__).parent / "results"
 
@@ -28,6 +30,11 @@ CURVE = (
     "perplexity",
     "bits_per_character",
 )
+
+# Of the training lines at most this many, evenly spread, the first and the last too.
+TRAIN = ("step", "loss", "grad_norm", "carry_grad_norm", "spectral_margin")
+MOST_TRAIN_POINTS = 80
+DIGITS = 6  # significant, of the training points
 
 
 def machine() -> dict[str, Any]:
@@ -64,35 +71,102 @@ def revision() -> str | None:
         return None
 
 
-def record(workdir: str | pathlib.Path, name: str) -> pathlib.Path:
-    """Writes the record of a finished run and returns its path.
+def record(
+    workdir: str | pathlib.Path, name: str, results: pathlib.Path | None = None
+) -> pathlib.Path:
+    """Writes the record of a run that finished or diverged and returns its path.
+
+    Args:
+      workdir: folder of the run.
+      name: place of the record below `results`, without its ending.
+      results: `RESULTS` where None.
 
     Raises:
-      ValueError: the workdir holds no finished run.
+      ValueError: the workdir holds no run that finished or diverged.
     """
     workdir = pathlib.Path(workdir)
     result = workdir / "result.json"
-    if not result.exists():
+    curves, events = {}, []
+    if (workdir / "metrics.jsonl").exists():
+        curves, events = figures.read_metrics(workdir / "metrics.jsonl")
+    end = events[-1] if events else {}
+    diverged = end.get("event") == "non_finite"
+    if not (result.exists() or diverged):
         raise ValueError(f"{workdir} holds no finished run: there is no result.json")
     config = json.loads((workdir / "config.json").read_text())
-    config.pop("data_dir", None)  # a place on some machine
-    curves, events = figures.read_metrics(workdir / "metrics.jsonl")
+    place = config.pop("data_dir", None)  # a place on some machine
     # Of several sessions the last: a run may be resumed under later code.
     origin = [event for event in events if "revision" in event][-1]
     content = {
         "config": config,
-        "result": json.loads(result.read_text()),
+        "result": json.loads(result.read_text()) if result.exists() else None,
         "revision": origin["revision"],
         "machine": origin["machine"],
-        "valid": [
-            {key: line[key] for key in CURVE if key in line}
-            for line in curves.get("valid", [])
-        ],
     }
-    path = RESULTS / f"{name}.json"
+    if place == stand_in.NAME:
+        content["data"] = place
+    if not result.exists():
+        lines = [line for split in curves.values() for line in split]
+        content["diverged"] = {
+            "step": end["step"],
+            "what": end["what"],
+            "wall_seconds": max((line["seconds"] for line in lines), default=0.0),
+        }
+    content["valid"] = [_keep(line, CURVE) for line in curves.get("valid", [])]
+    content["train"] = [
+        {key: _rounded(value) for key, value in _keep(line, TRAIN).items()}
+        for line in thinned(curves.get("train", []), MOST_TRAIN_POINTS)
+    ]
+    path = (results or RESULTS) / f"{name}.json"
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(content, indent=1) + "\n")
+    temporary = path.with_name(path.name + ".tmp")
+    temporary.write_text(_dump(content))
+    temporary.replace(path)  # whole or not at all
     return path
+
+
+def read(name: str, results: pathlib.Path | None = None) -> dict | None:
+    """The record of that name, or None where there is none.
+
+    Raises:
+      ValueError: the file is not a record.
+    """
+    path = (results or RESULTS) / f"{name}.json"
+    if not path.exists():
+        return None
+    try:
+        content = json.loads(path.read_text())
+    except ValueError as error:
+        raise ValueError(f"{path} is not JSON: {error}") from None
+    if not isinstance(content, dict) or "config" not in content:
+        raise ValueError(f"{path} is not the record of a run: it has no config")
+    return content
+
+
+def thinned(lines: list, most: int) -> list:
+    """At most `most` of them, evenly spread, with the first and the last."""
+    if len(lines) <= most:
+        return lines
+    return [lines[round(i * (len(lines) - 1) / (most - 1))] for i in range(most)]
+
+
+def _keep(line: dict, keys: tuple[str, ...]) -> dict:
+    return {key: line[key] for key in keys if key in line}
+
+
+def _rounded(value):
+    return float(f"{value:.{DIGITS}g}") if isinstance(value, float) else value
+
+
+def _dump(content: dict) -> str:
+    """JSON with a line for every point of a curve."""
+    curves = {key: content[key] for key in ("valid", "train")}
+    rest = {key: value for key, value in content.items() if key not in curves}
+    text = json.dumps(rest, indent=1).removesuffix("\n}")
+    for key, points in curves.items():
+        lines = ",\n".join(f"  {json.dumps(point)}" for point in points)
+        text += f',\n "{key}": [\n{lines}\n ]' if points else f',\n "{key}": []'
+    return text + "\n}\n"
 
 
 def main(arguments: list[str]) -> None:

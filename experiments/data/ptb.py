@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from experiments.data import download, files
+from experiments.data import download, files, stand_in
 
 EOS = "<eos>"
 PARTS = ("train", "valid", "test")
@@ -51,7 +51,8 @@ def load_words(data_dir=None):
     ~/tensorflow_datasets.
 
     Args:
-      data_dir: data folder; None stands for the environment variable SVDRNN_DATA.
+      data_dir: data folder; None stands for the environment variable SVDRNN_DATA,
+        "stand-in" for the small random text of `stand_in`.
 
     Returns:
       A `Corpus`.
@@ -97,6 +98,8 @@ def characters(text):
 
 
 def _texts(data_dir, digests, remote):
+    if data_dir == stand_in.NAME:
+        return stand_in.text()
     folder = files.local_folder(data_dir, "ptb", NAMES)
     if folder is not None:
         parts = read_folder(folder, digests)

@@ -1,0 +1,1 @@
+"""The paper's figures and tables: which runs they need, and how they are drawn."""
