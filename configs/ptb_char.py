@@ -2,7 +2,7 @@
 
     python -m experiments.run --config=configs/ptb_char.py --workdir=DIR
     python -m experiments.run --config=configs/ptb_char.py --config.task.window=300 \\
-        --config.train.batch_size=32 --workdir=DIR
+        --config.train.batch_size=16 --workdir=DIR
 
 The state goes on from window to window through a whole epoch: see ptb_word.py for
 the activation and the reflectors.
@@ -22,11 +22,10 @@ def get_config():
     config.model.reflectors = None
     config.model.radius = 0.5
     config.model.activation = "tanh"
-    config.train.epochs = 10
-    config.train.batch_size = 64
-    config.train.learning_rate = 1e-3
-    config.train.schedule = "plateau"
-    config.train.plateau_patience = 1
-    config.train.eval_every = 528  # once an epoch
-    config.train.checkpoint_every = 528
+    config.train.epochs = 2
+    config.train.batch_size = 32
+    config.train.learning_rate = 3e-3
+    config.train.schedule = "cosine"
+    config.train.eval_every = 527  # twice an epoch
+    config.train.checkpoint_every = 527
     return config

@@ -290,7 +290,7 @@ def pixel_mnist_table(scale: str) -> list[Run]:
 # The cells of an LSTM that has as many parameters as the spectral model of 200: with
 # n of them and the shared embedding, 10,000 (n + 1) + 8 n^2 + 4 n of 2,090,600.
 PTB_EQUAL_LSTM = 182
-PTB_EPOCHS = {"smoke": None, "cpu": 5, "full": 20}
+PTB_EPOCHS = {"smoke": None, "cpu": 2, "full": 20}
 PTB_RATES = dict.fromkeys((*RECURRENT, "lstm_equal"), 2e-3)
 
 
@@ -338,9 +338,16 @@ SHIPPED = (
     Run("addition_100", "addition", {}),
     Run("addition_300", "addition", {"task.length": 300}),
     Run("copying_100", "copying", {}),
+    Run("copying_500", "copying:500", {}),
+    Run("copying_1000", "copying:1000", {}),
     SHIPPED_PIXEL,
     Run("pixel_mnist_28", "pixel_mnist", {"task.steps": 28}),
+    Run("deep_mlp_spectral_mlp", "deep_mlp", {}),
+    Run("deep_mlp_spectral_resnet", "deep_mlp:spectral_resnet", {}),
+    Run("deep_mlp_mlp", "deep_mlp:mlp", {}),
+    Run("deep_mlp_resnet", "deep_mlp:resnet", {}),
     Run("ptb_word_smoke", "ptb_word:smoke", {}),
+    Run("ptb_char", "ptb_char", {}),
 )
 
 

@@ -44,6 +44,8 @@ SHIPPED_ROWS = {
     "addition_100": ("addition, T = 100", "mse", "MSE {:.4f}", ""),
     "addition_300": ("addition, T = 300", "mse", "MSE {:.4f}", ""),
     "copying_100": ("copy, T = 100", "recall", "recall {:.3f}", ""),
+    "copying_500": ("copy, T = 500", "recall", "recall {:.4f}", ""),
+    "copying_1000": ("copy, T = 1000", "recall", "recall {:.4f}", ""),
     "pixel_mnist_784": (
         "pixel MNIST, 784 steps",
         "accuracy",
@@ -51,7 +53,32 @@ SHIPPED_ROWS = {
         "0.977",  # the ICML text, n = 128, m = 16
     ),
     "pixel_mnist_28": ("pixel MNIST, 28 steps", "accuracy", "accuracy {:.4f}", ""),
+    "deep_mlp_spectral_mlp": (
+        "MNIST, spectral MLP, 100 × 128",
+        "accuracy",
+        "accuracy {:.4f}",
+        "",
+    ),
+    "deep_mlp_spectral_resnet": (
+        "MNIST, spectral residual MLP, 100 × 128",
+        "accuracy",
+        "accuracy {:.4f}",
+        "",
+    ),
+    "deep_mlp_mlp": ("MNIST, MLP, 100 × 128", "accuracy", "accuracy {:.4f}", ""),
+    "deep_mlp_resnet": (
+        "MNIST, residual MLP, 100 × 128",
+        "accuracy",
+        "accuracy {:.4f}",
+        "",
+    ),
     "ptb_word_smoke": ("PTB words, one minute", "perplexity", "perplexity {:.0f}", ""),
+    "ptb_char": (
+        "PTB characters",
+        "bits_per_character",
+        "{:.3f} bits per character",
+        "",
+    ),
 }
 
 
@@ -173,38 +200,40 @@ def _row(runs: list[Run], found: list[dict], metric: str, form: str) -> list[str
 
 # ---- Speed.
 
-# (contenders, of which the fastest counts as method="auto" picks it; name)
+# Columns of the table of all cells: contender (m=n stands for as many reflectors as
+# hidden units), name, and the contender that it is divided by.
 LAYERS = (
-    (("nnx.RNN(SimpleCell)",), "`nnx.RNN(nnx.SimpleCell)`"),
-    (("nnx.RNN(OptimizedLSTMCell)",), "`nnx.RNN(nnx.OptimizedLSTMCell)`"),
-    (("DenseRNN",), "`DenseRNN`, our unconstrained RNN"),
-    (
-        ("SpectralRNN low_rank m=16", "SpectralRNN dense m=16"),
-        "**`SpectralRNN`, 16 reflectors a side**",
-    ),
-    (
-        ("SpectralRNN low_rank m=128", "SpectralRNN dense m=128"),
-        "`SpectralRNN`, 128 reflectors a side",
-    ),
-    (("paper m=16",), "the paper's loop, 16 reflectors a side"),
+    ("nnx.RNN(SimpleCell)", "`nnx.RNN`", None),
+    ("nnx.RNN(OptimizedLSTMCell)", "LSTM", None),
+    ("DenseRNN", "`DenseRNN`", None),
+    ("SpectralRNN low_rank m=16", "`SpectralRNN`, 16", None),
+    ("SpectralRNN low_rank m=16", "to `nnx.RNN`", "nnx.RNN(SimpleCell)"),
+    ("SpectralRNN low_rank m=16", "to `DenseRNN`", "DenseRNN"),
+    ("SpectralRNN dense m=n", "`SpectralRNN`, n", None),
+    ("SpectralRNN dense m=n", "to `nnx.RNN`", "nnx.RNN(SimpleCell)"),
+    ("paper m=16", "the paper's loop, 16", None),
 )
 
 
 def speed(results: pathlib.Path) -> str:
-    """A training step of a layer, of `benchmark_quick`."""
-    found = {
-        row["contender"]: row
-        for row in _benchmark("benchmark_quick", results)
-        if row["kind"] == "layer"
-    }
-    reference = found["nnx.RNN(SimpleCell)"]["seconds"]
-    rows = []
-    for contenders, name in LAYERS:
-        row = min((found[each] for each in contenders), key=lambda r: r["seconds"])
-        ratio = f"{row['seconds'] / reference:.2f}"
-        mib = f"{row['temp_bytes'] / 2**20:.0f}"
-        rows.append([name, f"{row['seconds'] * 1e3:.0f}", ratio, mib])
-    return markdown(["", "ms (median)", "to `nnx.RNN`", "temporaries, MiB"], rows)
+    """A training step of every cell of `benchmark_grid`, in milliseconds and ratios."""
+    cells: dict[tuple[int, int], dict[str, float]] = {}
+    for row in _benchmark("benchmark_grid", results):
+        if row["kind"] == "layer":
+            cell = cells.setdefault((row["n"], row["steps"]), {})
+            cell[row["contender"]] = row.get("seconds")
+
+    def text(cell, n, contender, base):
+        seconds = cell[contender.replace("m=n", f"m={n}")]
+        if seconds is None:
+            return "skipped"
+        return f"{seconds / cell[base]:.2f}" if base else _milliseconds(seconds)
+
+    rows = [
+        [str(n), f"{steps:,}", *(text(cell, n, each, base) for each, _, base in LAYERS)]
+        for (n, steps), cell in cells.items()
+    ]
+    return markdown(["n", "T", *(name for _, name, _ in LAYERS)], rows)
 
 
 def speed_widths(results: pathlib.Path) -> str:
@@ -229,9 +258,7 @@ def speed_widths(results: pathlib.Path) -> str:
 def speed_lengths(results: pathlib.Path) -> str:
     """Time and memory over T, with all states and with chunks; exponents."""
     rows = [
-        row
-        for row in _benchmark("benchmark_sizes", results)
-        if row["kind"] == "scaling"
+        row for row in _benchmark("benchmark_grid", results) if row["kind"] == "scaling"
     ]
     series: dict[str, dict[int, dict]] = {}
     for row in rows:
@@ -257,10 +284,10 @@ def speed_lengths(results: pathlib.Path) -> str:
 
 
 def speed_matrices(results: pathlib.Path) -> str:
-    """Value and gradient of an orthogonal matrix, of `benchmark_sizes`."""
+    """Value and gradient of an orthogonal matrix, of `benchmark_grid`."""
     found = {
         (row["n"], row["contender"]): row
-        for row in _benchmark("benchmark_sizes", results)
+        for row in _benchmark("benchmark_grid", results)
         if row["kind"] == "matrix"
     }
     rows = []
