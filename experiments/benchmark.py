@@ -35,6 +35,7 @@ _PEERS = flags.DEFINE_bool("peers", False, "Also PyTorch and geotorch, if instal
 _SIZES = flags.DEFINE_multi_integer("n", [128, 256, 512, 1024], "Hidden sizes.")
 _STEPS = flags.DEFINE_multi_integer("steps", [100, 784, 2000], "Sequence lengths T.")
 _BATCH = flags.DEFINE_integer("batch", 128, "Batch size.", lower_bound=1)
+_SECONDS = flags.DEFINE_float("seconds", 8.0, "Time of a cell's rounds, 15 at most.")
 _MAX_SECONDS = flags.DEFINE_float("max_seconds", 60.0, "Longest step that is run.")
 _MAX_GIB = flags.DEFINE_float("max_gib", 8.0, "Most temporary memory that is run.")
 
@@ -331,7 +332,7 @@ def main(argv):
         for steps in sorted(lengths):
             about = {"kind": "layer", "n": n, "steps": steps}
             known = predictions(rows, n, steps)
-            new = measure_cell(contenders, steps, 8.0, about, known)
+            new = measure_cell(contenders, steps, _SECONDS.value, about, known)
             print_cell(f"n={n}, T={steps}, batch {batch}", new, (BASELINE, OWN))
             print_choice(new, n)
             store(new)
@@ -341,7 +342,8 @@ def main(argv):
             from experiments import peers
 
             contenders = contenders + peers.matrix_contenders(n)
-        new = measure_cell(contenders, 0, 4.0, {"kind": "matrix", "n": n})
+        about = {"kind": "matrix", "n": n}
+        new = measure_cell(contenders, 0, _SECONDS.value / 2, about)
         print_cell(f"orthogonal matrix, n = m = {n}", new, ("svdrnn", "QR"))
         store(new)
     if not _QUICK.value:
