@@ -1,12 +1,12 @@
 """The paper's figures and tables: runs what is missing, draws what is there.
 
-    python -m experiments.reproduce FIGURE... --scale=smoke|cpu|full [--plan]
+    python -m experiments.reproduce FIGURE... --scale=smoke|cpu|full [--plan] [--seeds=N]
     python -m experiments.reproduce readme
 
 FIGURE is F1, F2, F3, F4 (addition, copy, pixel MNIST, deep MLPs), pixel_mnist or
 ptb_word (the tables), or all. --plan shows every run, whether it is recorded, and what
-it takes; nothing is run. `readme` draws every figure anew and rewrites the tables of
-README.md.
+it takes; nothing is run. --seeds=N leaves all but the first N seeds for another time.
+`readme` draws every figure anew and rewrites the tables of README.md.
 
 Each run is recorded in experiments/results/ as it finishes or diverges, and a run that
 was stopped goes on from its last checkpoint: the same command can be stopped and given
@@ -40,7 +40,7 @@ def main(argv: list[str]) -> None:
         if arguments.figures == ["readme"]:
             readme()
         elif arguments.plan:
-            plan(arguments.figures, arguments.scale, arguments.results)
+            plan(arguments)
         else:
             reproduce(arguments)
     except (ValueError, OSError) as error:
@@ -70,6 +70,9 @@ def parse(argv: list[str]) -> argparse.Namespace:
         "--redo", action="store_true", help="run again what has another config"
     )
     parser.add_argument(
+        "--seeds", type=int, metavar="N", help="only the first N seeds of each setting"
+    )
+    parser.add_argument(
         "--workdir",
         type=pathlib.Path,
         default=pathlib.Path("runs/reproduce"),
@@ -93,6 +96,8 @@ def parse(argv: list[str]) -> argparse.Namespace:
     if arguments.scale not in protocols.SCALES:
         allowed = ", ".join(protocols.SCALES)
         parser.error(f"--scale must be one of {allowed}, got {arguments.scale!r}")
+    if arguments.seeds is not None and arguments.seeds < 1:
+        parser.error(f"--seeds must be at least 1, got {arguments.seeds}")
     if arguments.results is None:
         smoke = arguments.scale == "smoke"
         place = arguments.workdir / "smoke_results"
@@ -111,12 +116,15 @@ def readme() -> None:
 # ---- The plan.
 
 
-def plan(figures: list[str], scale: str, results: pathlib.Path) -> None:
+def plan(arguments: argparse.Namespace) -> None:
     """Prints every run with its state and time, sums for each figure and in all."""
     seen: dict[str, Status] = {}
-    print(f"scale {scale}; ~ is an estimate for two idle CPU cores without a record")
-    for figure in figures:
-        found = status.of_figure(figure, scale, results)
+    print(
+        f"scale {arguments.scale}; ~ is an estimate for two idle CPU cores without a"
+        " record"
+    )
+    for figure in arguments.figures:
+        found = asked(figure, arguments)
         for each in found:
             print(_line(each))
         print(f"{figure}: {totals(found)}\n")
@@ -125,6 +133,14 @@ def plan(figures: list[str], scale: str, results: pathlib.Path) -> None:
     for each in seen.values():
         if each.problem:
             print(f"cannot be used: {each.problem}")
+
+
+def asked(figure: str, arguments: argparse.Namespace) -> list[Status]:
+    """The runs of a figure, those of later seeds left out as --seeds says."""
+    found = status.of_figure(figure, arguments.scale, arguments.results)
+    if arguments.seeds is None:
+        return found
+    return [s for s in found if s.run.changes.get("seed", 0) < arguments.seeds]
 
 
 def totals(found: list[Status]) -> str:
@@ -155,7 +171,7 @@ def reproduce(arguments: argparse.Namespace) -> None:
     """Runs what is missing of each figure in turn, and draws it."""
     with _light_compilation() if arguments.scale == "smoke" else _nothing():
         for figure in arguments.figures:
-            found = status.of_figure(figure, arguments.scale, arguments.results)
+            found = asked(figure, arguments)
             print(f"{figure}: {totals(found)}", flush=True)
             _refuse_problems(found, arguments.redo)
             for each in found:

@@ -189,9 +189,19 @@ def test_plan_shows_every_run_and_sums(tmp_path, capsys):
     assert f"{reproduce.logs.duration(left + 61)} with them" in text
 
 
+def test_the_first_seeds_alone(tmp_path, capsys):
+    reproduce.main(["F2", "--scale=cpu", "--plan", "--seeds=2", f"--results={tmp_path}"])
+    text = capsys.readouterr().out
+    names = [run.name for run in protocols.runs("F2", "cpu")]
+    for name in names:
+        assert (f"  {name}\n" in text) == (not name.endswith("seed2"))
+    assert f"0 of {len(names) * 2 // 3} runs recorded" in text
+
+
 @pytest.mark.parametrize(
     "arguments,message",
     [
+        (["F1", "--scale=cpu", "--seeds=0"], "--seeds must be at least 1, got 0"),
         (["F9", "--scale=cpu"], "FIGURE must be one of F1, F2, .* got 'F9'"),
         (["F1", "--scale=huge"], "--scale must be one of smoke, cpu, full, got 'huge'"),
         (["F1"], "--scale must be one of"),
