@@ -42,7 +42,10 @@ def invent(run, results, *, diverged=None, wall_seconds=10.0, **changes):
             "steps": protocols.steps(config),
             "wall_seconds": wall_seconds,
             "baseline": 0.1667,
-            "metrics": {"test": dict.fromkeys(METRICS, 0.5 + config["seed"] / 10)},
+            "metrics": {
+                "valid": dict.fromkeys(METRICS, 0.25),
+                "test": dict.fromkeys(METRICS, 0.5 + config["seed"] / 10),
+            },
         },
         "machine": MACHINE,
         "valid": [{"step": i} | dict.fromkeys(METRICS, 1 / i) for i in ends],
@@ -367,11 +370,29 @@ def test_tables_follow_the_records(tmp_path):
     invent(runs[1], tmp_path, diverged=7)
     lines = tables.ptb_word(tmp_path).splitlines()
     assert lines[0].startswith("Scale `cpu`: one seed, on cpu, 2 cores")
-    assert lines[4] == "| rnn | 200 | 1,234 | 5 | 0.002 | 0.5 | 10 s |"
-    assert lines[5] == "| irnn | 200 | | 5 | 0.002 | diverged at step 7 | |"
-    assert lines[-1].startswith("| lstm | 182 | | 5 | | not run |")
+    assert lines[4] == "| rnn | 200 | 1,234 | 2 | 0.008 | 0.2 | 0.5 | 10 s |"
+    not_run = "| irnn | 200 | | 2 | 0.008 | not run | diverged at step 7 | |"
+    assert lines[5] == not_run
+    assert lines[-1].startswith("| lstm | 182 | | 2 | | not run | not run |")
     with pytest.raises(ValueError, match="no table is called 'lunch'"):
         tables.rewritten("<!-- table: lunch -->\n<!-- end -->", tmp_path)
+
+
+def test_the_grid_marks_the_best_rate_of_each_model(tmp_path):
+    run = protocols.runs("ptb_word", "cpu")[0]
+    for rate, perplexity in ((0.001, 30.0), (0.002, 20.0)):
+        named = run._replace(name=f"ptb_word_grid/rnn_{rate}")
+        path = invent(named, tmp_path, **{"train.learning_rate": rate})
+        record = json.loads(path.read_text())
+        record["result"]["metrics"]["valid"]["perplexity"] = perplexity
+        path.write_text(json.dumps(record))
+    named = run._replace(name="ptb_word_grid/lstm")
+    changes = {"model.name": "lstm", "train.learning_rate": 0.002}
+    invent(named, tmp_path, diverged=5, **changes)
+    text = tables.ptb_word_grid(tmp_path)
+    assert text.startswith("| model | 0.001 | 0.002 |")
+    assert "| rnn | 30 | **20** |" in text
+    assert "| lstm | not run | not run |" in text
 
 
 def test_tables_have_mean_and_range_of_several_seeds(tmp_path):

@@ -346,6 +346,11 @@ SHIPPED = (
     Run("copying_500", "copying:500", {}),
     Run("copying_1000", "copying:1000", {}),
     SHIPPED_PIXEL,
+    Run(
+        "pixel_mnist_784_long",
+        "pixel_mnist",
+        {"train.epochs": 60, "train.learning_rate": 1.5e-3},
+    ),
     Run("pixel_mnist_28", "pixel_mnist", {"task.steps": 28}),
     Run("deep_mlp_spectral_mlp", "deep_mlp", {}),
     Run("deep_mlp_spectral_resnet", "deep_mlp:spectral_resnet", {}),

@@ -52,6 +52,12 @@ SHIPPED_ROWS = {
         "accuracy {:.4f}",
         "0.977",  # the ICML text, n = 128, m = 16
     ),
+    "pixel_mnist_784_long": (
+        "pixel MNIST, 784 steps, 60 epochs",
+        "accuracy",
+        "accuracy {:.4f}",
+        "0.977",
+    ),
     "pixel_mnist_28": ("pixel MNIST, 28 steps", "accuracy", "accuracy {:.4f}", ""),
     "deep_mlp_spectral_mlp": (
         "MNIST, spectral MLP, 100 × 128",
@@ -148,16 +154,43 @@ def pixel_mnist(results: pathlib.Path, scale: str = "cpu") -> str:
 
 def ptb_word(results: pathlib.Path, scale: str = "cpu") -> str:
     """Penn Treebank words."""
-    head, rows = _comparison("ptb_word", scale, results, "perplexity", "{:.1f}")
-    table = markdown([*COLUMNS, "test perplexity", "wall time"], rows)
-    return f"{_wrapped(head)}\n\n{table}"
+    splits = ("valid", "test")
+    head, rows = _comparison(
+        "ptb_word", scale, results, "perplexity", "{:.1f}", splits
+    )
+    names = ["validation perplexity", "test perplexity", "wall time"]
+    return f"{_wrapped(head)}\n\n{markdown([*COLUMNS, *names], rows)}"
 
 
-def _comparison(figure, scale, results, metric, form) -> tuple[str, list[list[str]]]:
+def ptb_word_grid(results: pathlib.Path) -> str:
+    """Validation perplexities of the trials that chose the learning rates."""
+    found = {}
+    for path in (results / "ptb_word_grid").glob("*.json"):
+        record = records.read(f"ptb_word_grid/{path.stem}", results)
+        config, end = record["config"], record["result"]
+        key = config["model"]["name"], config["train"]["learning_rate"]
+        found[key] = end and end["metrics"]["valid"]["perplexity"]
+    rates = sorted({rate for _, rate in found})
+    rows = []
+    for model in protocols.RECURRENT:
+        values = {rate: found.get((model, rate)) for rate in rates}
+        finished = [value for value in values.values() if value is not None]
+        cells = []
+        for value in values.values():
+            text = "not run" if value is None else f"{value:.0f}"
+            best = finished and value == min(finished)
+            cells.append(f"**{text}**" if best else text)
+        rows.append([model, *cells])
+    return markdown(["model", *(f"{rate:g}" for rate in rates)], rows)
+
+
+def _comparison(
+    figure, scale, results, metric, form, splits=("test",)
+) -> tuple[str, list[list[str]]]:
     """A line on scale, seeds and machines, and a row for each model.
 
-    A row has `COLUMNS`, the test value and the wall time, of several seeds the mean
-    and the range.
+    A row has `COLUMNS`, the value on each split and the wall time, of several seeds the
+    mean and the range.
     """
     groups: dict[str, list[Run]] = {}
     for run in protocols.runs(figure, scale):
@@ -168,34 +201,41 @@ def _comparison(figure, scale, results, metric, form) -> tuple[str, list[list[st
     for runs in groups.values():
         mine = [record for run in runs if (record := _usable(run, results))]
         found += mine
-        rows.append(_row(runs, mine, metric, form))
+        rows.append(_row(runs, mine, metric, form, splits))
     seeds = protocols.SEEDS[scale][figure]
     text = f"Scale `{scale}`: {'one seed' if seeds == 1 else f'{seeds} seeds'}"
     where = f", on {drawings.machines(found)}" if found else ", no run recorded"
     return f"{text}{where}.", rows
 
 
-def _row(runs: list[Run], found: list[dict], metric: str, form: str) -> list[str]:
+def _row(runs: list[Run], found: list[dict], metric, form, splits) -> list[str]:
     config = found[0]["config"] if found else protocols.config_dict(runs[0])
     model, train = config["model"], config["train"]
     epochs = train["epochs"] if train["steps"] is None else f"{train['steps']} steps"
-    finished = [record for record in found if record["result"]]
-    values = [record["result"]["metrics"]["test"][metric] for record in finished]
-    cells = ["", "not run", ""]
+    finished = [record["result"] for record in found if record["result"]]
+    parameters, wall, values = "", "", ["not run"] * len(splits)
     if finished:
-        text = form.format(statistics.fmean(values))
-        if len(values) > 1:
-            text += f" ({form.format(min(values))}–{form.format(max(values))})"
-        walls = [record["result"]["wall_seconds"] for record in finished]
-        parameters = finished[0]["result"]["num_independent_params"]
-        cells = [f"{parameters:,}", text, logs.duration(statistics.fmean(walls))]
+        parameters = f"{finished[0]['num_independent_params']:,}"
+        wall = logs.duration(statistics.fmean(end["wall_seconds"] for end in finished))
+        values = [
+            _mean([end["metrics"][split][metric] for end in finished], form)
+            for split in splits
+        ]
     diverged = [record["diverged"]["step"] for record in found if "diverged" in record]
     if diverged:
         text = f"diverged at step {', '.join(map(str, diverged))}"
-        cells[1] = f"{cells[1]}; {text}" if finished else text
-    about = [model["name"], str(model["hidden"]), cells[0], str(epochs)]
+        values[-1] = f"{values[-1]}; {text}" if finished else text
     rate = f"{train['learning_rate']:g}" if found else ""
-    return [*about, rate, *cells[1:]]
+    about = [model["name"], str(model["hidden"]), parameters, str(epochs), rate]
+    return [*about, *values, wall]
+
+
+def _mean(values: list[float], form: str) -> str:
+    """The mean and, of several values, the range."""
+    text = form.format(statistics.fmean(values))
+    if len(values) > 1:
+        text += f" ({form.format(min(values))}–{form.format(max(values))})"
+    return text
 
 
 # ---- Speed.
@@ -236,23 +276,62 @@ def speed(results: pathlib.Path) -> str:
     return markdown(["n", "T", *(name for _, name, _ in LAYERS)], rows)
 
 
+def headline(results: pathlib.Path) -> str:
+    """The speed of wide layers in a sentence."""
+    ratios = [
+        f"{theirs / ours:.1f} times at n = {n}"
+        for n, (theirs, ours) in _widths(results).items()
+    ]
+    return _wrapped(
+        "The constraint costs no speed: with 16 reflectors a side, a training step of"
+        f" `SpectralRNN` is faster than one of `nnx.RNN`, {' and '.join(ratios)} (two"
+        " CPU cores, batch 128, T = 100; see [Speed](#speed))."
+    )
+
+
 def speed_widths(results: pathlib.Path) -> str:
     """A step of wider layers, of `benchmark_sizes`."""
+    rows = [
+        [str(n), f"{theirs * 1e3:.0f}", f"{ours * 1e3:.0f}", f"**{ours / theirs:.2f}**"]
+        for n, (theirs, ours) in _widths(results).items()
+    ]
+    names = ["`nnx.RNN(nnx.SimpleCell)`, ms", "`SpectralRNN`, ms", "ratio"]
+    return markdown(["n", *names], rows)
+
+
+def _widths(results: pathlib.Path) -> dict[int, tuple[float, float]]:
+    """{n: seconds of a step of nnx.RNN and of SpectralRNN} of `benchmark_sizes`."""
     found = {
         (row["n"], row["contender"]): row["seconds"]
         for row in _benchmark("benchmark_sizes", results)
         if row["kind"] == "layer" and "seconds" in row
     }
-    rows = []
-    for n in sorted({n for n, _ in found}):
-        theirs, ours = (
-            found[n, name]
-            for name in ("nnx.RNN(SimpleCell)", "SpectralRNN low_rank m=16")
-        )
-        times = [f"{seconds * 1e3:.0f}" for seconds in (theirs, ours)]
-        rows.append([str(n), *times, f"**{ours / theirs:.2f}**"])
-    names = ["`nnx.RNN(nnx.SimpleCell)`, ms", "`SpectralRNN`, ms", "ratio"]
-    return markdown(["n", *names], rows)
+    return {
+        n: (found[n, "nnx.RNN(SimpleCell)"], found[n, "SpectralRNN low_rank m=16"])
+        for n in sorted({n for n, _ in found})
+    }
+
+
+def speed_peers(results: pathlib.Path) -> str:
+    """A step of every contender of `benchmark_quick`, PyTorch's too."""
+    rows = [
+        row
+        for row in _benchmark("benchmark_quick", results)
+        if row["kind"] == "layer" and "seconds" in row
+    ]
+    ours = next(r for r in rows if r["contender"] == "SpectralRNN low_rank m=16")
+    return markdown(
+        ["n = 128, T = 784", "ms", "range", "`SpectralRNN`, 16, to it"],
+        [
+            [
+                row["contender"],
+                _milliseconds(row["seconds"]),
+                f"{_milliseconds(row['low'])}–{_milliseconds(row['high'])}",
+                f"{ours['seconds'] / row['seconds']:.2f}",
+            ]
+            for row in rows
+        ],
+    )
 
 
 def speed_lengths(results: pathlib.Path) -> str:
@@ -334,10 +413,13 @@ def figures(results: pathlib.Path) -> str:
 
 
 TABLES: dict[str, Callable[[pathlib.Path], str]] = {
+    "headline": headline,
     "results": shipped,
     "pixel_mnist": pixel_mnist,
     "ptb_word": ptb_word,
+    "ptb_word_grid": ptb_word_grid,
     "speed": speed,
+    "speed_peers": speed_peers,
     "speed_widths": speed_widths,
     "speed_lengths": speed_lengths,
     "speed_matrices": speed_matrices,
