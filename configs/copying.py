@@ -18,9 +18,14 @@ step. A rate for the reflectors 300 or 600 times smaller than that of the rest
 leaves W almost as it was drawn, and M and Y learn to write to it and to read it.
 The margin has to be small for the same reason: (1 + r)^T must stay near 1.
 
-T = 500, validation recall, 128 hidden units, seed 0, scratch runs: one rate of 3e-4 for
-all with Henaff's initialisation 0.00 after 200 steps and 0.71 after 600; 3e-3 with 1e-5
-for the reflectors and a random start 0.70 after 50, 0.955 after 100, 0.9996 after 200.
+Recorded, 300 steps, seed 0, on one of two shared CPU cores:
+
+    T = 500    test recall 0.9998 in 2 min 53 s   (validation 0.978 after 100 steps)
+    T = 1000   test recall 0.9999 in 6 min 36 s   (validation 0.991 after 100 steps)
+
+Scratch runs at T = 500, validation recall: one rate of 3e-4 for all with Henaff's
+initialisation had 0.00 after 200 steps and 0.71 after 600; 3e-3 with 1e-5 for the
+reflectors and a random start 0.70 after 50 and 0.9996 after 200.
 """
 
 from configs import common
