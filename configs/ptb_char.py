@@ -2,7 +2,7 @@
 
     python -m experiments.run --config=configs/ptb_char.py --workdir=DIR
     python -m experiments.run --config=configs/ptb_char.py --config.task.window=300 \\
-        --config.train.batch_size=16 --workdir=DIR
+        --config.train.batch_size=8 --workdir=DIR
 
 The state goes on from window to window through a whole epoch: see ptb_word.py for
 the activation and the reflectors.
@@ -23,9 +23,9 @@ def get_config():
     config.model.radius = 0.5
     config.model.activation = "tanh"
     config.train.epochs = 2
-    config.train.batch_size = 32
-    config.train.learning_rate = 3e-3
+    config.train.batch_size = 16
+    config.train.learning_rate = 4e-3
     config.train.schedule = "cosine"
-    config.train.eval_every = 527  # twice an epoch
-    config.train.checkpoint_every = 527
+    config.train.eval_every = 1054  # twice an epoch
+    config.train.checkpoint_every = 1054
     return config
