@@ -349,7 +349,7 @@ SHIPPED = (
     Run(
         "pixel_mnist_784_long",
         "pixel_mnist",
-        {"train.epochs": 60, "train.learning_rate": 1.5e-3},
+        {"train.epochs": 40, "train.learning_rate": 1.5e-3},
     ),
     Run("pixel_mnist_28", "pixel_mnist", {"task.steps": 28}),
     Run("deep_mlp_spectral_mlp", "deep_mlp", {}),
