@@ -226,6 +226,8 @@ def _row(runs: list[Run], found: list[dict], metric, form, splits) -> list[str]:
         text = f"diverged at step {', '.join(map(str, diverged))}"
         values[-1] = f"{values[-1]}; {text}" if finished else text
     rate = f"{train['learning_rate']:g}" if found else ""
+    if found and train.get("reflector_learning_rate") is not None:
+        rate += f", reflectors {train['reflector_learning_rate']:g}"
     about = [model["name"], str(model["hidden"]), parameters, str(epochs), rate]
     return [*about, *values, wall]
 
