@@ -1,6 +1,7 @@
 """The paper's figures and tables: runs what is missing, draws what is there.
 
-    python -m experiments.reproduce FIGURE... --scale=smoke|cpu|full [--plan] [--seeds=N]
+    python -m experiments.reproduce FIGURE... --scale=smoke|cpu|full [--plan]
+        [--seeds=N]
     python -m experiments.reproduce readme
 
 FIGURE is F1, F2, F3, F4 (addition, copy, pixel MNIST, deep MLPs), pixel_mnist or
