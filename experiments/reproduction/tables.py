@@ -164,22 +164,38 @@ def ptb_word(results: pathlib.Path, scale: str = "cpu") -> str:
 
 def ptb_word_grid(results: pathlib.Path) -> str:
     """Validation perplexities of the trials that chose the learning rates."""
+    folder, models = "ptb_word_grid", protocols.RECURRENT
+    return _grid(results, folder, models, "perplexity", "{:.0f}", min)
+
+
+def deep_mlp_grid(results: pathlib.Path) -> str:
+    """Validation accuracies of the deep MLPs' trials of learning rates."""
+    folder, models = "deep_mlp_grid", protocols.FEEDFORWARD
+    return _grid(results, folder, models, "accuracy", "{:.3f}", max)
+
+
+def _grid(results, folder, models, metric, form, best) -> str:
+    """Validation metrics of trials over learning rates, the best of a model in bold."""
     found = {}
-    for path in (results / "ptb_word_grid").glob("*.json"):
-        record = records.read(f"ptb_word_grid/{path.stem}", results)
+    for path in (results / folder).glob("*.json"):
+        record = records.read(f"{folder}/{path.stem}", results)
         config, end = record["config"], record["result"]
         key = config["model"]["name"], config["train"]["learning_rate"]
-        found[key] = end and end["metrics"]["valid"]["perplexity"]
+        found[key] = end["metrics"]["valid"][metric] if end else None
     rates = sorted({rate for _, rate in found})
     rows = []
-    for model in protocols.RECURRENT:
-        values = {rate: found.get((model, rate)) for rate in rates}
-        finished = [value for value in values.values() if value is not None]
+    for model in models:
+        values = [found.get((model, rate), "not run") for rate in rates]
+        numbers = [value for value in values if isinstance(value, float)]
         cells = []
-        for value in values.values():
-            text = "not run" if value is None else f"{value:.0f}"
-            best = finished and value == min(finished)
-            cells.append(f"**{text}**" if best else text)
+        for value in values:
+            text = value
+            if value is None:
+                text = "diverged"
+            elif value in numbers:
+                text = form.format(value)
+                text = f"**{text}**" if value == best(numbers) else text
+            cells.append(text)
         rows.append([model, *cells])
     return markdown(["model", *(f"{rate:g}" for rate in rates)], rows)
 
@@ -420,6 +436,7 @@ TABLES: dict[str, Callable[[pathlib.Path], str]] = {
     "pixel_mnist": pixel_mnist,
     "ptb_word": ptb_word,
     "ptb_word_grid": ptb_word_grid,
+    "deep_mlp_grid": deep_mlp_grid,
     "speed": speed,
     "speed_peers": speed_peers,
     "speed_widths": speed_widths,
