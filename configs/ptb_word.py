@@ -14,6 +14,7 @@ other models and the grid):
     the same, --config.train.learning_rate=8e-3 --config.model.radius=1
         --config.train.reflector_learning_rate=2e-3              137.2    21 min
     --config.model.name=rnn --config.train.learning_rate=8e-3    144.5    12 min
+    --config.model.name=lstm --config.train.learning_rate=4e-3   136.5    21 min
 
 What decides: short trials favour rates that are too large for two epochs, and language
 wants to forget. With r = 0.5 nine in ten singular values end at the bound of 0.5; those

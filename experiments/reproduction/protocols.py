@@ -364,6 +364,17 @@ SHIPPED = (
         "pixel_mnist",
         {"train.epochs": 40, "train.learning_rate": 1.5e-3},
     ),
+    Run(
+        "pixel_mnist_784_wide",
+        "pixel_mnist",
+        {"model.hidden": 256, "train.epochs": 16},
+    ),
+    Run("permuted_mnist", "pixel_mnist:permuted", {"train.epochs": 16}),
+    Run(
+        "permuted_mnist_wide",
+        "pixel_mnist:permuted",
+        {"model.hidden": 256, "train.epochs": 16},
+    ),
     Run("pixel_mnist_28", "pixel_mnist", {"task.steps": 28}),
     Run("deep_mlp_spectral_mlp", "deep_mlp", {}),
     Run("deep_mlp_spectral_resnet", "deep_mlp:spectral_resnet", {}),

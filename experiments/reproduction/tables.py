@@ -58,6 +58,24 @@ SHIPPED_ROWS = {
         "accuracy {:.4f}",
         "0.977",
     ),
+    "pixel_mnist_784_wide": (
+        "pixel MNIST, 784 steps, 256 units, 16 epochs",
+        "accuracy",
+        "accuracy {:.4f}",
+        "",
+    ),
+    "permuted_mnist": (
+        "permuted MNIST, 16 epochs",
+        "accuracy",
+        "accuracy {:.4f}",
+        "",
+    ),
+    "permuted_mnist_wide": (
+        "permuted MNIST, 256 units, 16 epochs",
+        "accuracy",
+        "accuracy {:.4f}",
+        "",
+    ),
     "pixel_mnist_28": ("pixel MNIST, 28 steps", "accuracy", "accuracy {:.4f}", ""),
     "deep_mlp_spectral_mlp": (
         "MNIST, spectral MLP, 100 × 128",
