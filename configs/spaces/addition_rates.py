@@ -9,4 +9,4 @@
 
 
 def get_space():
-    return {"train.learning_rate": [1e-3, 3e-3, 1e-2]}
+    return {"train.learning_rate": [1e-3, 3e-3, 1e-2, 3e-2]}

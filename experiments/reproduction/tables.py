@@ -59,19 +59,19 @@ SHIPPED_ROWS = {
         "0.977",
     ),
     "pixel_mnist_784_wide": (
-        "pixel MNIST, 784 steps, 256 units, 16 epochs",
+        "pixel MNIST, 784 steps, 256 units, 10 epochs",
         "accuracy",
         "accuracy {:.4f}",
         "",
     ),
     "permuted_mnist": (
-        "permuted MNIST, 16 epochs",
+        "permuted MNIST, 10 epochs",
         "accuracy",
         "accuracy {:.4f}",
         "",
     ),
     "permuted_mnist_wide": (
-        "permuted MNIST, 256 units, 16 epochs",
+        "permuted MNIST, 256 units, 10 epochs",
         "accuracy",
         "accuracy {:.4f}",
         "",
@@ -184,6 +184,12 @@ def ptb_word_grid(results: pathlib.Path) -> str:
     """Validation perplexities of the trials that chose the learning rates."""
     folder, models = "ptb_word_grid", protocols.RECURRENT
     return _grid(results, folder, models, "perplexity", "{:.0f}", min)
+
+
+def addition_grid(results: pathlib.Path) -> str:
+    """Validation errors of the trials that chose the learning rates of F1."""
+    folder, models = "addition_grid", protocols.RECURRENT
+    return _grid(results, folder, models, "mse", "{:.4f}", min)
 
 
 def deep_mlp_grid(results: pathlib.Path) -> str:
@@ -454,6 +460,7 @@ TABLES: dict[str, Callable[[pathlib.Path], str]] = {
     "pixel_mnist": pixel_mnist,
     "ptb_word": ptb_word,
     "ptb_word_grid": ptb_word_grid,
+    "addition_grid": addition_grid,
     "deep_mlp_grid": deep_mlp_grid,
     "speed": speed,
     "speed_peers": speed_peers,
