@@ -7,6 +7,7 @@ draws the paper's figures anew from experiments/results, or `learning_curve.png`
 workdir.
 """
 
+import argparse
 import csv
 import json
 import math
@@ -230,14 +231,21 @@ def _spans(values: list[float]) -> bool:
     return bool(values) and min(values) > 0 and max(values) >= 30 * min(values)
 
 
-def main(workdirs: list[str]) -> None:
+def main(argv: list[str]) -> None:
+    parser = argparse.ArgumentParser(
+        prog="python -m experiments.figures",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("workdirs", nargs="*", metavar="WORKDIR", type=pathlib.Path)
+    workdirs = parser.parse_args(argv).workdirs
     try:
         if not workdirs:
             from experiments.reproduction import drawings  # which needs records
 
             for path in drawings.redraw():
                 print(path)
-        for workdir in map(pathlib.Path, workdirs):
+        for workdir in workdirs:
             output = workdir / "learning_curve.png"
             print(learning_curve(workdir / "metrics.jsonl", output))
     except (ValueError, OSError) as error:

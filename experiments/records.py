@@ -7,6 +7,7 @@ terms and the points of the curves. NAME may have folders in it. The record of a
 that diverged has no result, but the step and what was not finite.
 """
 
+import argparse
 import json
 import os
 import pathlib
@@ -169,11 +170,17 @@ def _dump(content: dict) -> str:
     return text + "\n}\n"
 
 
-def main(arguments: list[str]) -> None:
-    if len(arguments) != 2:
-        sys.exit("usage: python -m experiments.records WORKDIR NAME")
+def main(argv: list[str]) -> None:
+    parser = argparse.ArgumentParser(
+        prog="python -m experiments.records",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("workdir", metavar="WORKDIR", type=pathlib.Path)
+    parser.add_argument("name", metavar="NAME")
+    arguments = parser.parse_args(argv)
     try:
-        print(record(*arguments))
+        print(record(arguments.workdir, arguments.name))
     except (ValueError, OSError) as error:
         sys.exit(f"error: {error}")
 
