@@ -252,6 +252,18 @@ def test_poor_runs_are_pruned(tmp_path, trained):
     assert trials and all(list(t.intermediate_values) == [20, 40] for t in trials)
 
 
+def test_hyperband_prunes_poor_runs_and_keeps_the_best(tmp_path, trained):
+    radii = [0.1 * i for i in range(1, 9)]
+    sweep = prepare(tmp_path, {"model.radius": radii}, pruner="hyperband")
+    worker.work(sweep)
+    runs = summary.runs(sweep.study)
+    pruned = [run for run in runs if run.state == "pruned"]
+    done = [run.value for run in runs if run.state == "complete"]
+    assert pruned and len(pruned) + len(done) == 8
+    assert min(done) == min(radii)
+    assert all(run.value > min(done) for run in pruned)
+
+
 def test_an_interrupted_run_is_taken_up_and_no_retry_is_spent(tmp_path, trained):
     for _ in range(2):
         sweep = prepare(tmp_path, {"model.radius": [0.55]}, max_retries=0)
