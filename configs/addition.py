@@ -2,9 +2,11 @@
 
     python -m experiments.run --config=configs/addition.py --workdir=DIR
 
-3,000 steps of 128 sequences take 1 min 39 s on two shared CPU cores and end at a test
-mean squared error of 0.0010 (seed 0). With --config.task.length=300 they take 8 min
-and end at 0.0134. Always answering 1 has 0.167.
+3,000 steps of 128 sequences take 2 min on two shared CPU cores and end at a test mean
+squared error of 0.00017 (seed 0). With --config.task.length=300 they take 6 min and end
+at 0.0028. Always answering 1 has 0.167.
+
+The learning rate decides: at 1e-3 the two end at 0.0010 and 0.0134.
 """
 
 from configs import common
@@ -19,6 +21,7 @@ def get_config():
     config.model.init = "identity"
     config.model.radius = 0.3
     config.model.input_scale = 0.1
+    config.train.learning_rate = 1e-2  # of four, on validation data
     config.train.steps = 3000
     config.train.schedule = "cosine"  # a constant rate ends in jumps of the loss
     config.train.steps_per_epoch = 400  # of the exponential schedule, if chosen

@@ -11,7 +11,7 @@ are listed under "seed".
 
 def get_space():
     return {
-        "train.learning_rate": [3e-4, 1e-3],
+        "train.learning_rate": [3e-3, 1e-2],
         "model.radius": [0.1, 0.3],
         "seed": [0, 1, 2],
     }

@@ -228,7 +228,7 @@ def deep_mlp(found: list[dict], scale: str) -> Figure:
         right.axvline(depth, color="gray", linestyle=":", linewidth=1)
         right.text(
             depth,
-            0.03,
+            0.33,
             f" the paper: {name} fails beyond {depth}",
             rotation=90,
             fontsize=7,
