@@ -65,13 +65,13 @@ SHIPPED_ROWS = {
         "",
     ),
     "permuted_mnist": (
-        "permuted MNIST, 10 epochs",
+        "permuted MNIST, 8 epochs",
         "accuracy",
         "accuracy {:.4f}",
         "",
     ),
     "permuted_mnist_wide": (
-        "permuted MNIST, 256 units, 10 epochs",
+        "permuted MNIST, 256 units, 8 epochs",
         "accuracy",
         "accuracy {:.4f}",
         "",
