@@ -192,6 +192,12 @@ def addition_grid(results: pathlib.Path) -> str:
     return _grid(results, folder, models, "mse", "{:.4f}", min)
 
 
+def addition_grid_300(results: pathlib.Path) -> str:
+    """The same at T = 300."""
+    folder, models = "addition_grid_300", protocols.RECURRENT
+    return _grid(results, folder, models, "mse", "{:.4f}", min)
+
+
 def deep_mlp_grid(results: pathlib.Path) -> str:
     """Validation accuracies of the deep MLPs' trials of learning rates."""
     folder, models = "deep_mlp_grid", protocols.FEEDFORWARD
@@ -461,6 +467,7 @@ TABLES: dict[str, Callable[[pathlib.Path], str]] = {
     "ptb_word": ptb_word,
     "ptb_word_grid": ptb_word_grid,
     "addition_grid": addition_grid,
+    "addition_grid_300": addition_grid_300,
     "deep_mlp_grid": deep_mlp_grid,
     "speed": speed,
     "speed_peers": speed_peers,
