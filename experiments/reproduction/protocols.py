@@ -374,6 +374,7 @@ SHIPPED = (
     Run("copying_500", "copying:500", {}),
     Run("copying_1000", "copying:1000", {}),
     SHIPPED_PIXEL,
+    Run("pixel_mnist_784_seed1", "pixel_mnist", {"seed": 1}),
     Run(
         "pixel_mnist_784_long",
         "pixel_mnist",

@@ -52,6 +52,12 @@ SHIPPED_ROWS = {
         "accuracy {:.4f}",
         "0.977",  # the ICML text, n = 128, m = 16
     ),
+    "pixel_mnist_784_seed1": (
+        "the same, another seed",
+        "accuracy",
+        "accuracy {:.4f}",
+        "0.977",
+    ),
     "pixel_mnist_784_long": (
         "pixel MNIST, 784 steps, 40 epochs",
         "accuracy",
