@@ -69,7 +69,7 @@ def make_config(**changes):
         ({"task.name": ["copying"]}, "task.name is the same in all runs"),
         ({"train.learning_rate": []}, "list of values or a range.* got \\[\\]"),
         ({"train.learning_rate": 0.1}, "list of values or a range.* got 0.1"),
-        ({"train.learning_rate": ["fast"]}, "type of the config's 0.001, got 'fast'"),
+        ({"train.learning_rate": ["fast"]}, "type of the config's 0.01, got 'fast'"),
         ({"model.hidden": [8, 8.5]}, "type of the config's 4, got 8.5"),
         ({"model.hidden": [8, 8]}, "lists 8 twice"),
         ({"model.reflectors": [{1}]}, "plain values"),
