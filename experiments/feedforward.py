@@ -21,6 +21,9 @@ NAMES = ("mlp", "resnet", "spectral_mlp", "spectral_resnet")
 class FeedForward(nnx.Module):
     """logits = W_out h + b_out, with h the last of a stack of hidden layers.
 
+    A subclass has ``enter(z)``, the first h of z = W_in x + b_in, and
+    ``step(h, *layers)``, the next h, given one layer of every stack.
+
     Args:
       first: inputs (..., in_features) -> (..., n).
       stacks: square layers (n -> n), stacked as ``stack`` does, all of one depth.
@@ -48,14 +51,6 @@ class FeedForward(nnx.Module):
             layers = [prepare(each) for each in self.stacks]
             h, _ = jax.lax.scan(lambda h, xs: (self.step(h, *xs), None), h, layers)
         return self.last(h), None
-
-    def enter(self, z):
-        """The first h of z = W_in x + b_in."""
-        raise NotImplementedError
-
-    def step(self, h, *layers):
-        """The next h, given one layer of every stack."""
-        raise NotImplementedError
 
     def diagnostics(self) -> dict[str, jax.Array]:
         """``spectral_margin``: max_i |sigma_i - sigma*| over all layers, if spectral.

@@ -390,7 +390,7 @@ def test_the_grid_marks_the_best_rate_of_each_model(tmp_path):
     named = run._replace(name="ptb_word_grid/lstm")
     changes = {"model.name": "lstm", "train.learning_rate": 0.002}
     invent(named, tmp_path, diverged=5, **changes)
-    text = tables.ptb_word_grid(tmp_path)
+    text = tables.grid("ptb_word_grid", tmp_path)
     assert text.startswith("| model | 0.001 | 0.002 |")
     assert "| rnn | 30 | **20** |" in text
     assert "| lstm | not run | diverged |" in text

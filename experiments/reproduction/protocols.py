@@ -313,7 +313,7 @@ PTB_RATES = {
     **dict.fromkeys(("lstm", "lstm_equal", "spectral"), 1.6e-2),
 }
 # Besides: where short trials misled. Over two epochs smaller rates than theirs are
-# better, and the transition wants singular values below 0.5.
+# better (and, not separated from it, a radius that lets the transition forget).
 PTB_TUNED = {
     "lstm": {"train.learning_rate": 4e-3},
     "spectral": {

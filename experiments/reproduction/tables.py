@@ -4,6 +4,7 @@ A table lies in README.md between `<!-- table: NAME -->` and `<!-- end -->`; `re
 makes every one of them anew.
 """
 
+import functools
 import json
 import math
 import pathlib
@@ -186,32 +187,18 @@ def ptb_word(results: pathlib.Path, scale: str = "cpu") -> str:
     return f"{_wrapped(head)}\n\n{markdown([*COLUMNS, *names], rows)}"
 
 
-def ptb_word_grid(results: pathlib.Path) -> str:
-    """Validation perplexities of the trials that chose the learning rates."""
-    folder, models = "ptb_word_grid", protocols.RECURRENT
-    return _grid(results, folder, models, "perplexity", "{:.0f}", min)
+# Trials that chose learning rates, by their folder: models, metric, digits, what is best.
+GRIDS = {
+    "ptb_word_grid": (protocols.RECURRENT, "perplexity", "{:.0f}", min),
+    "addition_grid": (protocols.RECURRENT, "mse", "{:.4f}", min),
+    "addition_grid_300": (protocols.RECURRENT, "mse", "{:.4f}", min),
+    "deep_mlp_grid": (protocols.FEEDFORWARD, "accuracy", "{:.3f}", max),
+}
 
 
-def addition_grid(results: pathlib.Path) -> str:
-    """Validation errors of the trials that chose the learning rates of F1."""
-    folder, models = "addition_grid", protocols.RECURRENT
-    return _grid(results, folder, models, "mse", "{:.4f}", min)
-
-
-def addition_grid_300(results: pathlib.Path) -> str:
-    """The same at T = 300."""
-    folder, models = "addition_grid_300", protocols.RECURRENT
-    return _grid(results, folder, models, "mse", "{:.4f}", min)
-
-
-def deep_mlp_grid(results: pathlib.Path) -> str:
-    """Validation accuracies of the deep MLPs' trials of learning rates."""
-    folder, models = "deep_mlp_grid", protocols.FEEDFORWARD
-    return _grid(results, folder, models, "accuracy", "{:.3f}", max)
-
-
-def _grid(results, folder, models, metric, form, best) -> str:
+def grid(folder: str, results: pathlib.Path) -> str:
     """Validation metrics of trials over learning rates, the best of a model in bold."""
+    models, metric, form, best = GRIDS[folder]
     found = {}
     for path in (results / folder).glob("*.json"):
         record = records.read(f"{folder}/{path.stem}", results)
@@ -471,10 +458,7 @@ TABLES: dict[str, Callable[[pathlib.Path], str]] = {
     "results": shipped,
     "pixel_mnist": pixel_mnist,
     "ptb_word": ptb_word,
-    "ptb_word_grid": ptb_word_grid,
-    "addition_grid": addition_grid,
-    "addition_grid_300": addition_grid_300,
-    "deep_mlp_grid": deep_mlp_grid,
+    **{name: functools.partial(grid, name) for name in GRIDS},
     "speed": speed,
     "speed_peers": speed_peers,
     "speed_widths": speed_widths,
