@@ -10,8 +10,8 @@ best validation accuracy, 0.9856). With --config.task.steps=28 they take 4 min a
 at 0.9875.
 
 With 256 units 10 epochs end at 0.9797 (validation 0.9828). Permuted, 8 epochs end at
-0.868 and, with 256 units, at 0.869. experiments/results/pixel_mnist_log.md has what else
-was tried.
+0.868 and, with 256 units, at 0.869. experiments/results/pixel_mnist_log.md has what
+else was tried.
 
 --config.task.steps is 784 (one pixel a step), 112 or 28.
 """

@@ -1,7 +1,7 @@
-"""Penn Treebank characters: predict the next of 50; --config.task.window is T_BPTT.
+r"""Penn Treebank characters: predict the next of 50; --config.task.window is T_BPTT.
 
     python -m experiments.run --config=configs/ptb_char.py --workdir=DIR
-    python -m experiments.run --config=configs/ptb_char.py --config.task.window=300 \\
+    python -m experiments.run --config=configs/ptb_char.py --config.task.window=300 \
         --config.train.batch_size=8 --workdir=DIR
 
 The state goes on from window to window through a whole epoch: see ptb_word.py for

@@ -77,7 +77,6 @@ def layer_step(model: nnx.Module, n: int, batch: int) -> Callable:
 
 def products(n: int, batch: int) -> Callable:
     """T -> the 3 T dense (batch, n) x (n, n) products that a dense step consists of."""
-
     w = jnp.eye(n) + 1e-6 * jax.random.normal(jax.random.key(0), (n, n))
 
     def make(steps):
@@ -152,14 +151,14 @@ def prepare(make, steps: int) -> Prepared:
 
 
 def predict_seconds(make, steps: int, short: int) -> float:
-    """Seconds of a step, from one of ``short`` time steps, scaled linearly."""
+    """Seconds of a step, from one of `short` time steps, scaled linearly."""
     call = prepare(make, short).call
     timings = timing.in_turn({"": call}, seconds=0.0)
     return timings[""].median * steps / short
 
 
 def predictions(rows: list[dict], n: int, steps: int) -> dict[str, float]:
-    """Seconds of a layer's step at ``steps``, from rows of the same n, linearly.
+    """Seconds of a layer's step at `steps`, from rows of the same n, linearly.
 
     A contender that was skipped at a shorter length keeps its prediction.
     """
@@ -176,7 +175,7 @@ def measure_cell(
 ) -> list[dict]:
     """Rows of one cell: each contender timed, or skipped with its prediction.
 
-    ``predicted`` has the seconds of a step where they are known; the reference is
+    `predicted` has the seconds of a step where they are known; the reference is
     predicted from a few time steps where they are not.
     """
     rows, calls = [], {}
@@ -273,7 +272,7 @@ def print_cell(title: str, rows: list[dict], baselines: tuple[str, ...]) -> None
 
 
 def print_choice(rows: list[dict], n: int) -> None:
-    """What ``method="auto"`` picks, against what was measured."""
+    """What `method="auto"` picks, against what was measured."""
     found = {row["contender"]: row.get("seconds") for row in rows}
     for m in (REFLECTORS, n):
         low = found.get(f"SpectralRNN low_rank m={m}")

@@ -4,9 +4,9 @@ import pathlib
 import shutil
 from typing import Any
 
-from absl import logging
 import jax
 import orbax.checkpoint as ocp
+from absl import logging
 
 KEPT = 2
 ITEMS = ("state", "best_params", "record")

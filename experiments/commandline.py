@@ -3,8 +3,7 @@
 import sys
 from typing import NoReturn
 
-from absl import app
-from absl import logging
+from absl import app, logging
 
 
 def parse_flags(argv: list[str]) -> list[str]:

@@ -6,14 +6,10 @@ import os
 import pathlib
 from typing import Any
 
-from experiments import models
-from experiments import optimizers
-from experiments import tasks
-from experiments.identity import differences, to_dict  # to_dict: for callers
+from experiments import models, optimizers, tasks
+from experiments.identity import differences  # to_dict: for callers
 from experiments.tasks.base import check_integer
-from svdrnn import activations
-from svdrnn import initializers
-from svdrnn import matrices
+from svdrnn import activations, initializers, matrices
 
 # First transitions of a model. "random" is the default of each: a random orthogonal
 # matrix for irnn, henaff for exprnn, cayley for scornn.
@@ -53,9 +49,7 @@ def _validate_model(model: Any) -> None:
     _check_number("config.model.input_scale", model.input_scale, positive=True)
     _check_name("config.model.method", model.method, matrices.METHODS)
     _check_init(model)
-    _check_number(
-        "config.model.negative_fraction", model.negative_fraction, maximum=1
-    )
+    _check_number("config.model.negative_fraction", model.negative_fraction, maximum=1)
     check_integer("config.model.layers", model.layers, 1)
     _check_number("config.model.dropout", model.dropout, below=1)
     _check_embedding(model)
@@ -83,9 +77,7 @@ def _validate_train(train: Any) -> None:
             "config.train.warmup_steps must be 0 unless config.train.schedule is"
             f" 'cosine', got {train.warmup_steps}"
         )
-    _check_number(
-        "config.train.decay_rate", train.decay_rate, maximum=1, positive=True
-    )
+    _check_number("config.train.decay_rate", train.decay_rate, maximum=1, positive=True)
     _check_number(
         "config.train.plateau_factor", train.plateau_factor, below=1, positive=True
     )

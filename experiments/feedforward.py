@@ -5,8 +5,6 @@ layer is scanned over it, so that depth costs no compilation. Their matrices are
 before the scan, all at once.
 """
 
-import math
-
 import jax
 import jax.numpy as jnp
 from flax import nnx
@@ -21,12 +19,12 @@ NAMES = ("mlp", "resnet", "spectral_mlp", "spectral_resnet")
 class FeedForward(nnx.Module):
     """logits = W_out h + b_out, with h the last of a stack of hidden layers.
 
-    A subclass has ``enter(z)``, the first h of z = W_in x + b_in, and
-    ``step(h, *layers)``, the next h, given one layer of every stack.
+    A subclass has `enter(z)`, the first h of z = W_in x + b_in, and
+    `step(h, *layers)`, the next h, given one layer of every stack.
 
     Args:
       first: inputs (..., in_features) -> (..., n).
-      stacks: square layers (n -> n), stacked as ``stack`` does, all of one depth.
+      stacks: square layers (n -> n), stacked as `stack` does, all of one depth.
       last: (..., n) -> (..., out_features).
       activation: phi.
     """
@@ -44,7 +42,7 @@ class FeedForward(nnx.Module):
     def __call__(self, inputs, carry=None, *, key=None):
         """Outputs (batch, out_features) of inputs (batch, in_features), and None.
 
-        The call of ``models.SequenceModel``: ``carry`` and ``key`` are not used.
+        The call of `models.SequenceModel`: `carry` and `key` are not used.
         """
         h = self.enter(self.first(inputs))
         if self.stacks:
@@ -53,7 +51,7 @@ class FeedForward(nnx.Module):
         return self.last(h), None
 
     def diagnostics(self) -> dict[str, jax.Array]:
-        """``spectral_margin``: max_i |sigma_i - sigma*| over all layers, if spectral.
+        """`spectral_margin`: max_i |sigma_i - sigma*| over all layers, if spectral.
 
         Each layer's sigma* is its own. Of a branch with sigma* = 0 that is its norm,
         so that the margin is at most the radius in every model.
@@ -96,7 +94,7 @@ class ResNet(FeedForward):
 
 
 def stack(make, depth: int, rngs: nnx.Rngs):
-    """Layers ``make(rngs)`` as one module with a leading axis on every parameter."""
+    """Layers `make(rngs)` as one module with a leading axis on every parameter."""
     return nnx.vmap(make)(rngs.split(depth))
 
 
@@ -123,9 +121,9 @@ def affine(layer, h):
 
 
 def build(config, task, *, rngs: nnx.Rngs) -> FeedForward:
-    """The model that ``config`` (the ``model`` part) describes for ``task``.
+    """The model that `config` (the `model` part) describes for `task`.
 
-    ``layers`` counts the hidden layers of an MLP, the first of which reads the input,
+    `layers` counts the hidden layers of an MLP, the first of which reads the input,
     and the square layers of a residual network, two to a block.
 
     Raises:
@@ -172,7 +170,7 @@ def _dense(config, task, residual, blocks):
 def _spectral(config, task, residual, blocks):
     """Makers of the first, the stacked and the last layers.
 
-    ``center``, ``reflectors`` and ``init`` are those of the square layers. The first
+    `center`, `reflectors` and `init` are those of the square layers. The first
     and the last have sigma* = 1 and as many reflectors as reach every matrix: with
     few, the first would read little else than the first n pixels.
     """

@@ -1,7 +1,7 @@
 """From a config to a model.
 
 Recurrent layers between an embedding and a readout are put together here,
-feed-forward models in ``feedforward``.
+feed-forward models in `feedforward`.
 """
 
 import jax
@@ -23,7 +23,7 @@ class SequenceModel(nnx.Module):
     on the embedded tokens and on the outputs of every layer.
 
     Args:
-      layers: recurrent layers with the call arguments of ``nnx.RNN``.
+      layers: recurrent layers with the call arguments of `nnx.RNN`.
       readout: states (..., hidden) -> outputs (..., out_features).
       embedding: tokens -> features, or None where the inputs are features.
       dropout: probability of a zero; the others are divided by 1 - dropout.
@@ -50,11 +50,11 @@ class SequenceModel(nnx.Module):
 
         Args:
           inputs: (batch, time, features), or tokens (batch, time) to be embedded.
-          carry: as ``initialize_carry``, or None for zeros.
+          carry: as `initialize_carry`, or None for zeros.
           key: for dropout; without one there is none.
 
         Returns:
-          Outputs (batch, out_features) with ``last_only``, else (batch, time,
+          Outputs (batch, out_features) with `last_only`, else (batch, time,
           out_features), and the carry after the last step.
         """
         if carry is None:
@@ -62,7 +62,7 @@ class SequenceModel(nnx.Module):
         new_carry, x = [], inputs
         if self.embedding is not None:
             x = self._drop(self.embedding(inputs), key, 0)
-        for i, (layer, h) in enumerate(zip(self.layers, carry), 1):
+        for i, (layer, h) in enumerate(zip(self.layers, carry, strict=True), 1):
             last = self.last_only and i == len(self.layers)
             x, h = _run(layer, x, h, last)
             x = self._drop(x, key, i)
@@ -77,7 +77,7 @@ class SequenceModel(nnx.Module):
         return self.dropout(x, deterministic=False, rngs=place_key)
 
     def diagnostics(self) -> dict[str, jax.Array]:
-        """``spectral_margin``: max_i |sigma_i - 1| over all transitions, if any."""
+        """`spectral_margin`: max_i |sigma_i - 1| over all transitions, if any."""
         margins = [
             diagnostics.spectral_margin(layer.cell.weight.singular_values())
             for layer in self.layers
@@ -102,7 +102,7 @@ class TiedReadout(nnx.Module):
 
 
 def _run(layer, x, carry, last):
-    """(output, carry) of a layer; with ``last`` the output is the last state alone."""
+    """(output, carry) of a layer; with `last` the output is the last state alone."""
     if last and isinstance(layer, svdrnn.TransitionRNN):
         h = layer(x, initial_carry=carry, last_only=True)
         return h, h
@@ -111,19 +111,19 @@ def _run(layer, x, carry, last):
 
 
 def build(config, task, *, rngs: nnx.Rngs) -> nnx.Module:
-    """The model that ``config`` (the ``model`` part) describes for ``task``.
+    """The model that `config` (the `model` part) describes for `task`.
 
     Raises:
       ValueError: an unknown name, a recurrent model of inputs without a time axis or
         a feed-forward one of sequences, or an embedding where the inputs are not
-        tokens; see also ``feedforward.build``.
+        tokens; see also `feedforward.build`.
     """
     names = RECURRENT if task.sequential else feedforward.NAMES
     if config.name not in names:
         kind = "sequences" if task.sequential else "vectors without a time axis"
         raise ValueError(
             f"config.model.name must be one of {', '.join(names)} for {task.name},"
-            f" whose inputs are {kind}; got {config.name!r}"
+            f" whose inputs are {kind}, got {config.name!r}"
         )
     embedding = _embedding(config, task, rngs)
     if not task.sequential:

@@ -1,8 +1,8 @@
 """PyTorch's recurrent layers and orthogonal matrices, as rivals in the benchmark.
 
-Needs ``torch`` and, for its own rows, ``geotorch``; neither is a requirement of the
+Needs `torch` and, for its own rows, `geotorch`; neither is a requirement of the
 project. PyTorch is given what favours it: inputs unbound over time before the loop, the
-parametrized matrix computed once a sequence (``parametrize.cached``), denormals
+parametrized matrix computed once a sequence (`parametrize.cached`), denormals
 flushed to zero.
 """
 
@@ -22,7 +22,7 @@ def _torch():
 
 
 def layer_contenders(n: int, batch: int) -> list[Contender]:
-    """``nn.RNN``, ``nn.LSTM`` and an RNN loop under each orthogonal parametrization."""
+    """`nn.RNN`, `nn.LSTM` and an RNN loop under each orthogonal parametrization."""
     torch = _torch()
     builds = {
         "torch nn.RNN": lambda: _library_rnn(torch, torch.nn.RNN, n),
@@ -60,9 +60,7 @@ class _Loop:
 
             geotorch.orthogonal(self.hidden, "weight")
         else:
-            torch.nn.utils.parametrizations.orthogonal(
-                self.hidden, orthogonal_map=kind
-            )
+            torch.nn.utils.parametrizations.orthogonal(self.hidden, orthogonal_map=kind)
 
     def parameters(self):
         yield from self.hidden.parameters()
@@ -96,7 +94,7 @@ def _step(torch, layer, n, batch):
 
 
 def matrix_contenders(n: int) -> list[Contender]:
-    """Value and gradient of ``torch.linalg.householder_product`` at m = n."""
+    """Value and gradient of `torch.linalg.householder_product` at m = n."""
     torch = _torch()
     # Unit diagonal and zeros above it, as LAPACK wants its reflectors.
     raw = torch.tril(torch.randn(n, n) / n**0.5, -1) + torch.eye(n)

@@ -54,7 +54,7 @@ def machine() -> dict[str, Any]:
 
 
 def revision() -> str | None:
-    """The commit of this code, with ``+`` where files differ from it; None unknown."""
+    """The commit of this code, with `+` where files differ from it; None unknown."""
 
     def git(*words):
         return subprocess.run(

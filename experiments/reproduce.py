@@ -30,7 +30,7 @@ import pathlib
 import sys
 from typing import NoReturn
 
-from experiments import identity, logs, records
+from experiments import logs, records
 from experiments.reproduction import drawings, protocols, status, tables
 from experiments.reproduction.status import Status
 

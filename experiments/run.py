@@ -12,9 +12,7 @@ The same command on the same workdir goes on from the last checkpoint. Exit code
 is not finite. --verbosity=1 shows where an error was raised.
 """
 
-from absl import app
-from absl import flags
-from absl import logging
+from absl import app, flags, logging
 from ml_collections import config_flags
 
 from experiments import commandline

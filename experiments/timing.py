@@ -19,7 +19,7 @@ class Contender(NamedTuple):
 
 @dataclasses.dataclass
 class Timing:
-    """Seconds of one call: median and range over ``repeats`` calls."""
+    """Seconds of one call: median and range over `repeats` calls."""
 
     median: float
     low: float
@@ -33,8 +33,8 @@ def in_turn(
     """Times each call once a round, so that rivals share whatever else happens.
 
     Every call is made once before (compilation, first touch of memory). Rounds go on
-    until each call has been repeated ``most`` times or ``seconds`` are over, whichever
-    is first, but at least three times (a call of over ``seconds``: once).
+    until each call has been repeated `most` times or `seconds` are over, whichever
+    is first, but at least three times (a call of over `seconds`: once).
     """
     if not calls:
         return {}

@@ -1,27 +1,29 @@
 """The training loop: config and workdir to a result, whatever the task."""
 
-from collections.abc import Callable
 import contextlib
 import json
 import math
 import pathlib
 import time
+from collections.abc import Callable
 from typing import Any, NamedTuple, NoReturn
 
-from flax import nnx
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from flax import nnx
 
-from experiments import checkpoints
-from experiments import configuration
-from experiments import figures
-from experiments import logs
-from experiments import models
-from experiments import optimizers
-from experiments import records
-from experiments import tasks
+from experiments import (
+    checkpoints,
+    configuration,
+    figures,
+    logs,
+    models,
+    optimizers,
+    records,
+    tasks,
+)
 
 
 class NonFiniteLoss(Exception):
@@ -317,7 +319,8 @@ def evaluate(eval_step, task, state: TrainState, split: str) -> dict[str, float]
         if carry is None:
             size = len(batch["inputs"])
             carry = jax.tree.map(
-                lambda h: jnp.zeros((size, *h.shape[1:]), h.dtype), state.carry
+                lambda h, size=size: jnp.zeros((size, *h.shape[1:]), h.dtype),
+                state.carry,
             )
         sums, carry = eval_step(state.params, state.rest, carry, batch)
         found.append(sums)

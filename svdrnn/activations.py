@@ -16,7 +16,7 @@ NAMES = ("leaky_relu", "relu", "tanh", "identity", "modrelu")
 
 @dataclasses.dataclass(frozen=True)
 class Activation:
-    """A pointwise activation phi by name.
+    r"""A pointwise activation phi by name.
 
     ==========  =====================================  ==================
     name        phi(z)                                 Lipschitz constant
@@ -28,14 +28,14 @@ class Activation:
     modrelu     sign(z) * max(\\|z\\| + offset, 0)       1 where offset <= 0
     ==========  =====================================  ==================
 
-    ``modrelu`` takes a trained ``offset`` of shape (n,) (Arjovsky, Shah and Bengio,
+    `modrelu` takes a trained `offset` of shape (n,) (Arjovsky, Shah and Bengio,
     2016); with a positive offset it jumps at zero and has no Lipschitz constant. The
-    derivative at a kink is that of the left piece for ``relu`` and of the right piece
-    for ``leaky_relu``.
+    derivative at a kink is that of the left piece for `relu` and of the right piece
+    for `leaky_relu`.
 
     Attributes:
-      name: one of ``NAMES``.
-      leak: slope of ``leaky_relu`` left of zero, in [0, 1]; 0 is ReLU up to the kink,
+      name: one of `NAMES`.
+      leak: slope of `leaky_relu` left of zero, in [0, 1]; 0 is ReLU up to the kink,
         1 the identity. The other activations ignore it.
 
     Raises:
@@ -48,11 +48,11 @@ class Activation:
     def __post_init__(self):
         if self.name not in NAMES:
             raise ValueError(
-                f"activation must be one of {', '.join(NAMES)}; got {self.name!r}"
+                f"activation must be one of {', '.join(NAMES)}, got {self.name!r}"
             )
         number = isinstance(self.leak, (int, float)) and math.isfinite(self.leak)
         if not number or not 0 <= self.leak <= 1:
-            raise ValueError(f"leak must lie in [0, 1]; got {self.leak!r}")
+            raise ValueError(f"leak must lie in [0, 1], got {self.leak!r}")
 
     @property
     def needs_offset(self) -> bool:

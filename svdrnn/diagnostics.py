@@ -12,7 +12,7 @@ def singular_values(transition) -> jax.Array:
     """Singular values of a matrix in descending order.
 
     Args:
-      transition: a ``spectral.SVD`` (of cost n), a form of ``svdrnn.recurrence`` or a
+      transition: a `spectral.SVD` (of cost n), a form of `svdrnn.recurrence` or a
         dense matrix (of cost n^3).
 
     Returns:
@@ -49,7 +49,7 @@ def state_gradient_norms(
     """||dL/dh_t|| for every t, over all items of the batch together.
 
     Args:
-      loss: takes ``perturbations``, hands them to the layer (which adds them to its
+      loss: takes `perturbations`, hands them to the layer (which adds them to its
         states) and returns the scalar L.
       shape: shape of all states, as the layer returns them.
       time_axis: which of its axes is time.

@@ -22,7 +22,7 @@ def reflector_rows(key: jax.Array, shape: tuple[int, int], dtype=jnp.float32):
 
 
 def rotation_angles(key: jax.Array, n: int, init: str, dtype=jnp.float32):
-    """The angles (n // 2,) of a block rotation (n, n), see ``svdrnn.skew``.
+    """The angles (n // 2,) of a block rotation (n, n), see `svdrnn.skew`.
 
     henaff: uniform in [-pi, pi]. cayley: uniform in [0, pi / 2], so that the Cayley
     map's A has entries of at most 1. Here the name stands for the angles of W whatever
@@ -37,9 +37,9 @@ def rotation_angles(key: jax.Array, n: int, init: str, dtype=jnp.float32):
 
 
 def rotated_rows(v_vectors: jax.Array, angles: jax.Array):
-    """Rows u (n, n) such that U V^T = R, the block rotation by ``angles``, so U = R V.
+    """Rows u (n, n) such that U V^T = R, the block rotation by `angles`, so U = R V.
 
-    With random rows of V, as ``reflector_rows`` draws them, no row of U is zero. V = I
+    With random rows of V, as `reflector_rows` draws them, no row of U is zero. V = I
     would be simpler, but its rows are zero, as are those of U where R leaves an axis
     alone, and zero rows never train. Row i of U gets the length of row i of V.
     """
@@ -63,10 +63,10 @@ def raw_singular_values(key: jax.Array, size: int, center: float, dtype=jnp.floa
 
 
 def raw_from_singular_values(sigma, *, radius: float, center: float):
-    """The raw values that ``bounded_singular_values`` maps to ``sigma``.
+    """The raw values that `bounded_singular_values` maps to `sigma`.
 
     raw = 2 atanh((sigma - center) / radius). With radius zero there is nothing to
-    choose, and ``sigma`` must equal the center to rounding.
+    choose, and `sigma` must equal the center to rounding.
 
     Raises:
       ValueError: naming the first sigma_i not strictly inside the interval.

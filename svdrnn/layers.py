@@ -14,19 +14,19 @@ class SpectralLinear(nnx.Module):
 
     Args:
       in_features, out_features: W is (out_features, in_features).
-      reflectors, radius, center, init: see ``SpectralMatrix``.
+      reflectors, radius, center, init: see `SpectralMatrix`.
       use_bias: whether there is a b, started at zero.
-      method: ``scan``, ``wy`` or ``low_rank`` apply the factors, ``dense`` builds W;
-        ``auto`` builds W where the reflectors are many enough for that to pay
-        (``low_rank`` here is another name for ``wy``).
+      method: `scan`, `wy` or `low_rank` apply the factors, `dense` builds W;
+        `auto` builds W where the reflectors are many enough for that to pay
+        (`low_rank` here is another name for `wy`).
       dtype: of the computation; None takes what inputs and parameters promote to.
       param_dtype: of the parameters.
       custom_backward: False leaves differentiation to JAX, which forward mode needs.
-      rngs: its ``params`` stream draws the initial values.
+      rngs: its `params` stream draws the initial values.
 
     Raises:
-      ValueError: as ``SpectralMatrix``; an unknown method; inputs whose last axis is
-        not ``in_features``.
+      ValueError: as `SpectralMatrix`; an unknown method; inputs whose last axis is
+        not `in_features`.
     """
 
     def __init__(
@@ -67,7 +67,7 @@ class SpectralLinear(nnx.Module):
         """(..., in_features) -> (..., out_features)."""
         if inputs.ndim == 0 or inputs.shape[-1] != self.in_features:
             raise ValueError(
-                f"inputs must have shape (..., {self.in_features}); got {inputs.shape}"
+                f"inputs must have shape (..., {self.in_features}), got {inputs.shape}"
             )
         svd = self.weight.svd()
         bias = None if self.bias is None else self.bias[...]

@@ -1,8 +1,8 @@
 """Square and rectangular matrices as NNX modules: how W is parameterized.
 
-Every parameterization offers ``matrix()``, ``matrix_shape``, ``singular_values()`` and
-``num_redundant``; those that can be a recurrent transition also ``transition(method)``,
-which gives the form of W that ``svdrnn.recurrence`` applies at every step.
+Every parameterization offers `matrix()`, `matrix_shape`, `singular_values()` and
+`num_redundant`; those that can be a recurrent transition also `transition(method)`,
+which gives the form of W that `svdrnn.recurrence` applies at every step.
 """
 
 import math
@@ -18,20 +18,20 @@ METHODS = ("auto", "scan", "wy", "low_rank", "dense")
 
 
 def check_method(method: str) -> None:
-    """Raises ValueError unless ``method`` names a way to apply a transition."""
+    """Raises ValueError unless `method` names a way to apply a transition."""
     if method not in METHODS:
-        raise ValueError(f"method must be one of {', '.join(METHODS)}; got {method!r}")
+        raise ValueError(f"method must be one of {', '.join(METHODS)}, got {method!r}")
 
 
 def check_positive(name: str, value: int) -> None:
-    """Raises ValueError unless ``value`` is an integer of at least 1."""
+    """Raises ValueError unless `value` is an integer of at least 1."""
     integer = isinstance(value, (int, np.integer)) and not isinstance(value, bool)
     if not integer or value < 1:
-        raise ValueError(f"{name} must be an integer of at least 1; got {value!r}")
+        raise ValueError(f"{name} must be an integer of at least 1, got {value!r}")
 
 
 def check_finite(name: str, value: float, *, least=None, above=None) -> float:
-    """``value`` as a float; ValueError unless it is a finite number within bounds."""
+    """`value` as a float; ValueError unless it is a finite number within bounds."""
     number = isinstance(value, (int, float, np.integer, np.floating))
     good = number and not isinstance(value, bool) and math.isfinite(value)
     bounds = ""
@@ -40,28 +40,28 @@ def check_finite(name: str, value: float, *, least=None, above=None) -> float:
     if above is not None:
         bounds, good = f" and above {above}", good and value > above
     if not good:
-        raise ValueError(f"{name} must be finite{bounds}; got {value!r}")
+        raise ValueError(f"{name} must be finite{bounds}, got {value!r}")
     return float(value)
 
 
 def check_real(name: str, array) -> None:
     """Raises ValueError for an array of complex numbers."""
     if jnp.issubdtype(array.dtype, jnp.complexfloating):
-        raise ValueError(f"{name} must be real; got {array.dtype}")
+        raise ValueError(f"{name} must be real, got {array.dtype}")
 
 
 def _given_matrix(init, shape, dtype):
-    """A matrix given as ``init``, in ``dtype``; ValueError unless it fits."""
+    """A matrix given as `init`, in `dtype`; ValueError unless it fits."""
     try:
         matrix = jnp.asarray(init, dtype)
     except (TypeError, ValueError):
-        raise ValueError(f"init must be a name or a matrix; got {init!r}") from None
+        raise ValueError(f"init must be a name or a matrix, got {init!r}") from None
     if matrix.shape != shape:
-        raise ValueError(f"init must have shape {shape}; got {matrix.shape}")
+        raise ValueError(f"init must have shape {shape}, got {matrix.shape}")
     if not isinstance(matrix, jax.core.Tracer) and not bool(
         jnp.all(jnp.isfinite(matrix))
     ):
-        raise ValueError("init must be finite; got NaN or infinite entries")
+        raise ValueError("init must be finite, got NaN or infinite entries")
     return matrix
 
 
@@ -80,17 +80,19 @@ def reflector_counts(reflectors, n_out: int, n_in: int) -> tuple[int, int]:
     if reflectors is None:
         return full, full
     if isinstance(reflectors, (tuple, list)) and len(reflectors) == 2:
-        for side, count, limit in zip(("U", "V"), reflectors, (n_out, n_in)):
+        for side, count, limit in zip(
+            ("U", "V"), reflectors, (n_out, n_in), strict=True
+        ):
             check_positive(f"reflectors of {side}", count)
             if count > limit:
                 raise ValueError(
                     f"reflectors of {side} must be at most {limit}, the length of "
-                    f"its vectors; got {count}"
+                    f"its vectors, got {count}"
                 )
         return tuple(reflectors)
     if isinstance(reflectors, (tuple, list)):
         raise ValueError(
-            f"reflectors must be a number, a pair or None; got {reflectors!r}"
+            f"reflectors must be a number, a pair or None, got {reflectors!r}"
         )
     check_positive("reflectors", reflectors)
     return min(reflectors, full), min(reflectors, full)
@@ -114,26 +116,26 @@ class SpectralMatrix(nnx.Module):
     center + radius]. With radius 0 sigma is frozen and has no parameters (oRNN,
     Mhammedi et al., 2017).
 
-    Parameters: ``u_vectors`` (m1, n_out), ``v_vectors`` (m2, n_in), ``sigma_raw``
+    Parameters: `u_vectors` (m1, n_out), `v_vectors` (m2, n_in), `sigma_raw`
     (min(n_out, n_in),). Entries of the vectors below the upper trapezoid are stored as
     zeros, never matter and get zero gradients.
 
     Args:
       n_in, n_out: the shape of W.
-      reflectors: see ``reflector_counts``.
+      reflectors: see `reflector_counts`.
       radius: r >= 0.
       center: sigma*; 0 is meant for residual branches, and then sigma_raw starts at
         N(0, 1) instead of 0.
-      init: ``"random"`` (rows N(0, 1/n), independent for U and V); ``"identity"``
-        (equal rows, so that W = center * I; square with m1 = m2 only); ``"henaff"`` or
-        ``"cayley"`` (W = center * R with R a rotation of planes of two coordinates by
-        random angles, see ``initializers.rotation_angles``; square with n reflectors
+      init: `"random"` (rows N(0, 1/n), independent for U and V); `"identity"`
+        (equal rows, so that W = center * I; square with m1 = m2 only); `"henaff"` or
+        `"cayley"` (W = center * R with R a rotation of planes of two coordinates by
+        random angles, see `initializers.rotation_angles`; square with n reflectors
         on each side only); or a matrix of shape (n_out, n_in), which needs
         min(n_out, n_in) reflectors on each side. Where that matrix needs no reflection
         its row is zero, and a zero row has no gradient: a matrix close to the identity
-        is better started as ``"identity"``.
+        is better started as `"identity"`.
       param_dtype: dtype of the parameters.
-      rngs: its ``params`` stream draws the initial values.
+      rngs: its `params` stream draws the initial values.
 
     Raises:
       ValueError: for sizes, counts, radius, center or init out of range, and for a
@@ -174,7 +176,7 @@ class SpectralMatrix(nnx.Module):
     def _named_init(self, init, m1, m2, dtype, rngs):
         if init not in self.INITS:
             raise ValueError(
-                f"init must be one of {', '.join(self.INITS)} or a matrix; got {init!r}"
+                f"init must be one of {', '.join(self.INITS)} or a matrix, got {init!r}"
             )
         u = initializers.reflector_rows(rngs.params(), (m1, self.n_out), dtype)
         size = min(self.n_out, self.n_in)
@@ -187,7 +189,7 @@ class SpectralMatrix(nnx.Module):
             if not self.n_out == m1 == m2 == n:
                 raise ValueError(
                     f"init {init!r} needs a square matrix with n reflectors in U and "
-                    f"in V; got shape ({self.n_out}, {n}), reflectors {m1}, {m2}"
+                    f"in V, got shape ({self.n_out}, {n}), reflectors {m1}, {m2}"
                 )
             wide = householder.factor_dtype(dtype)
             angles = initializers.rotation_angles(rngs.params(), n, init, wide)
@@ -195,7 +197,7 @@ class SpectralMatrix(nnx.Module):
         if self.n_out != self.n_in or m1 != m2:
             raise ValueError(
                 "init 'identity' needs a square matrix with equally many reflectors in "
-                f"U and V; got shape ({self.n_out}, {self.n_in}), reflectors {m1}, {m2}"
+                f"U and V, got shape ({self.n_out}, {self.n_in}), reflectors {m1}, {m2}"
             )
         # A copy: two parameters must not share one buffer.
         return u, jnp.array(u), raw
@@ -205,7 +207,7 @@ class SpectralMatrix(nnx.Module):
         full = min(self.n_out, self.n_in)
         if m1 < full or m2 < full:
             raise ValueError(
-                f"init from a matrix needs {full} reflectors on each side; got "
+                f"init from a matrix needs {full} reflectors on each side, got "
                 f"{m1} and {m2}"
             )
         # A negative center holds W = (-U) |Sigma| V^T with the signs moved to Sigma.
@@ -233,7 +235,7 @@ class SpectralMatrix(nnx.Module):
         )
 
     def svd(self) -> spectral.SVD:
-        """The parameters as the pytree that ``svdrnn.spectral`` works on."""
+        """The parameters as the pytree that `svdrnn.spectral` works on."""
         return spectral.SVD(self.u_vectors[...], self.v_vectors[...], self.sigma())
 
     def matrix(self) -> jax.Array:
@@ -247,13 +249,13 @@ class SpectralMatrix(nnx.Module):
     def transition(self, method: str = "auto", *, custom_backward: bool = True):
         """W as a recurrent transition, built once a sequence (square W only).
 
-        ``low_rank`` and ``dense`` are the fast forms, and ``auto`` picks between them
-        (``prefers_low_rank``). ``scan`` and ``wy`` apply the factors at every step.
+        `low_rank` and `dense` are the fast forms, and `auto` picks between them
+        (`prefers_low_rank`). `scan` and `wy` apply the factors at every step.
         """
         check_method(method)
         if self.n_in != self.n_out:
             raise ValueError(
-                f"a transition must be square; got shape {self.matrix_shape}"
+                f"a transition must be square, got shape {self.matrix_shape}"
             )
         svd = self.svd()
         if method == "auto":
@@ -283,9 +285,9 @@ class DenseMatrix(nnx.Module):
 
     Args:
       n: size of W.
-      init: ``"lecun_normal"``, ``"orthogonal"``, ``"identity"`` or an (n, n) matrix.
+      init: `"lecun_normal"`, `"orthogonal"`, `"identity"` or an (n, n) matrix.
       param_dtype: dtype of the parameter.
-      rngs: its ``params`` stream draws the initial value.
+      rngs: its `params` stream draws the initial value.
 
     Raises:
       ValueError: for a size below 1, an unknown name or a matrix of another shape.
@@ -305,7 +307,7 @@ class DenseMatrix(nnx.Module):
         if isinstance(init, str):
             if init not in self.INITS:
                 raise ValueError(
-                    f"init must be one of {', '.join(self.INITS)} or a matrix; "
+                    f"init must be one of {', '.join(self.INITS)} or a matrix, "
                     f"got {init!r}"
                 )
             if init == "identity":
@@ -334,7 +336,7 @@ class DenseMatrix(nnx.Module):
         del custom_backward
         if method not in ("auto", "dense"):
             raise ValueError(
-                f"method of an unconstrained transition must be auto or dense; "
+                f"method of an unconstrained transition must be auto or dense, "
                 f"got {method!r}"
             )
         return recurrence.Dense(self.matrix())
@@ -352,18 +354,18 @@ class OrthogonalMatrix(nnx.Module):
     the number of -1 is odd); with the Cayley map, every W for which W D has no
     eigenvalue -1, which is why scoRNN has a D. All singular values are 1.
 
-    Parameters: ``skew_entries`` (n (n - 1) / 2,), A above its diagonal, row after row.
+    Parameters: `skew_entries` (n (n - 1) / 2,), A above its diagonal, row after row.
 
     Args:
       n: size of W.
-      map: ``"exponential"`` or ``"cayley"``.
+      map: `"exponential"` or `"cayley"`.
       negative_fraction: share of -1 in D, in [0, 1]; n of them are rounded.
-      init: W D at the start: ``"henaff"`` or ``"cayley"``, a rotation of planes of two
-        coordinates by random angles, see ``initializers.rotation_angles``; or
-        ``"identity"``, A = 0. Under the Cayley map an angle t needs an entry
+      init: W D at the start: `"henaff"` or `"cayley"`, a rotation of planes of two
+        coordinates by random angles, see `initializers.rotation_angles`; or
+        `"identity"`, A = 0. Under the Cayley map an angle t needs an entry
         -tan(t / 2): Henaff's angles near pi give large ones, which move slowly.
       param_dtype: dtype of the parameters.
-      rngs: its ``params`` stream draws the initial values.
+      rngs: its `params` stream draws the initial values.
 
     Raises:
       ValueError: for a size below 1, an unknown name or a fraction out of range.
@@ -387,10 +389,10 @@ class OrthogonalMatrix(nnx.Module):
         skew.check_map(map)
         fraction = check_finite("negative_fraction", negative_fraction, least=0)
         if fraction > 1:
-            raise ValueError(f"negative_fraction must be at most 1; got {fraction}")
+            raise ValueError(f"negative_fraction must be at most 1, got {fraction}")
         if not isinstance(init, str) or init not in self.INITS:
             raise ValueError(
-                f"init must be one of {', '.join(self.INITS)}; got {init!r}"
+                f"init must be one of {', '.join(self.INITS)}, got {init!r}"
             )
         self.n, self.map = n, map
         self.num_negative = round(fraction * n)
@@ -422,7 +424,7 @@ class OrthogonalMatrix(nnx.Module):
         del custom_backward
         if method not in ("auto", "dense"):
             raise ValueError(
-                f"method of an orthogonal transition must be auto or dense; "
+                f"method of an orthogonal transition must be auto or dense, "
                 f"got {method!r}"
             )
         return recurrence.Dense(self.matrix())

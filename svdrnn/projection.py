@@ -18,7 +18,7 @@ def is_reflectors(path) -> bool:
 def unit_reflectors() -> optax.GradientTransformation:
     """Changes updates so that every reflector has length 1 after them.
 
-    With p the parameters named ``u_vectors`` or ``v_vectors``, (..., m, n), and d
+    With p the parameters named `u_vectors` or `v_vectors`, (..., m, n), and d
     their updates, d becomes normalize(p + d) - p, where normalize masks the entries
     below the upper trapezoid and scales every row to length 1. Zero rows stay zero.
     Other updates pass through. W is the same as without: its reflectors do not depend
@@ -32,7 +32,7 @@ def unit_reflectors() -> optax.GradientTransformation:
 
     def update(updates, state, params=None):
         if params is None:
-            raise ValueError("params must be given to unit_reflectors; got None")
+            raise ValueError("params must be given to unit_reflectors, got None")
 
         def project(path, update, param):
             if not is_reflectors(path):

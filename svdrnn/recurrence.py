@@ -3,11 +3,11 @@
 W is the same matrix at every step, so whatever form it is applied in is built once a
 sequence, outside the time loop. Two forms have a hand-written backward pass:
 
-* ``Dense``: W itself. A step costs 2 n^2 flops an item, its backward pass 4 n^2.
-* ``DiagonalPlusLowRank``: W = diag(d) + A C with A (n, k), C (k, n). A step costs
+* `Dense`: W itself. A step costs 2 n^2 flops an item, its backward pass 4 n^2.
+* `DiagonalPlusLowRank`: W = diag(d) + A C with A (n, k), C (k, n). A step costs
   4 n k flops an item and its backward pass 8 n k, so it wins where k is well under n.
 
-``Factored`` applies U Sigma V^T factor by factor at every step instead, as the paper
+`Factored` applies U Sigma V^T factor by factor at every step instead, as the paper
 does; it is the reference, differentiated by plain autodiff.
 
 Shapes here are time-major with one batch axis: (time, batch, features).
@@ -31,7 +31,7 @@ _PROJECT_IN_LOOP = 2
 @functools.partial(jax.tree_util.register_dataclass, data_fields=["w"], meta_fields=[])
 @dataclasses.dataclass(frozen=True)
 class Dense:
-    """A transition as the matrix ``w`` (n, n) itself."""
+    """A transition as the matrix `w` (n, n) itself."""
 
     w: jax.Array
 
@@ -40,11 +40,11 @@ class Dense:
         return self.w.shape[0]
 
     def apply(self, h, precision):
-        """W h for every item of h (batch, n), and what ``accumulate`` will want."""
+        """W h for every item of h (batch, n), and what `accumulate` will want."""
         return jnp.matmul(h, self.w.T, precision=precision), ()
 
     def pull_back(self, delta, precision):
-        """W^T delta, and what ``accumulate`` will want of it."""
+        """W^T delta, and what `accumulate` will want of it."""
         return jnp.matmul(delta, self.w, precision=precision), ()
 
     def zero_gradient(self, batch, dtype):
@@ -119,7 +119,7 @@ class DiagonalPlusLowRank:
 )
 @dataclasses.dataclass(frozen=True)
 class Factored:
-    """U Sigma V^T applied factor by factor at every step (``scan`` or ``wy``)."""
+    """U Sigma V^T applied factor by factor at every step (`scan` or `wy`)."""
 
     svd: spectral.SVD
     method: str
@@ -165,7 +165,7 @@ def recurrence(
 
     Memory of the backward pass: the T states, (time, batch, n), and as diagonal plus
     low rank C h, (time, batch, k), which costs less to write than to compute again;
-    with ``chunk`` of about sqrt(T) only O(sqrt(T)) of both.
+    with `chunk` of about sqrt(T) only O(sqrt(T)) of both.
 
     Args:
       transition: W, of size n, in one of the forms above.
@@ -175,31 +175,31 @@ def recurrence(
       input_weights: M, (n, n_in).
       bias: b, (n,), or None.
       offset: the trained offset of modReLU, (n,); None for every other activation.
-      lengths: (batch,) integers: item j ends after ``lengths[j]`` steps, and its last
+      lengths: (batch,) integers: item j ends after `lengths[j]` steps, and its last
         state is h_{lengths[j]}, for length 0 its h_0. None: all end after T.
       last_only: give no states but the last.
-      chunk: with ``last_only``, keep one state in ``chunk`` and compute the others
+      chunk: with `last_only`, keep one state in `chunk` and compute the others
         again in the backward pass (one more forward pass of time). Without
-        ``last_only`` the states are returned, hence kept, and ``chunk`` has no effect
+        `last_only` the states are returned, hence kept, and `chunk` has no effect
         on the hand-written backward pass.
       unroll: steps of the time loop in one iteration of the compiled loop.
       custom_backward: use the hand-written backward pass where the form has one.
-        ``False`` leaves differentiation to JAX, which also allows forward mode
-        (``jax.jvp``, ``jax.hessian``).
+        `False` leaves differentiation to JAX, which also allows forward mode
+        (`jax.jvp`, `jax.hessian`).
       precision: of the matrix products inside the loop; None is JAX's default (which
         is full float32 on a CPU, TF32 on recent GPUs, bfloat16 passes on a TPU).
       perturbations: zeros of the shape of all states, added to each h_t; the gradient
         with respect to them is dL/dh_t. Implies plain autodiff.
 
     Returns:
-      ``(states, last)``: (time, batch, n), None with ``last_only``, and (batch, n).
+      `(states, last)`: (time, batch, n), None with `last_only`, and (batch, n).
 
     Raises:
       ValueError: for a chunk or unroll below 1.
     """
     for name, value in (("chunk", chunk), ("unroll", unroll)):
         if value is not None and value < 1:
-            raise ValueError(f"{name} must be at least 1; got {value}")
+            raise ValueError(f"{name} must be at least 1, got {value}")
     steps = inputs.shape[0]
     drive, in_loop = _project(inputs, input_weights, bias, precision)
     if chunk is not None and (not last_only or chunk >= steps):
@@ -229,7 +229,7 @@ def _project(inputs, input_weights, bias, precision):
 
 
 def batch_outer(x, y, dtype, precision):
-    """The sum over the batch of x_i y_i^T, accumulated and returned in ``dtype``."""
+    """The sum over the batch of x_i y_i^T, accumulated and returned in `dtype`."""
 
     def product(x_t, y):
         return jnp.matmul(x_t, y, precision=precision, preferred_element_type=dtype)
@@ -279,7 +279,7 @@ def _ends(lengths, first, steps):
 def _advance(static, weights, drive, state, ends):
     """(h, final) after some steps, where final is the state each item ended in.
 
-    Without lengths (``ends`` None) every item ends at the last step: final is h.
+    Without lengths (`ends` None) every item ends at the last step: final is h.
     """
 
     def step(state, xs):
@@ -419,7 +419,7 @@ def _begin(static, weights, from_final, carry, lengths):
 
 
 def _backward_steps(static, weights, from_final, state, xs):
-    """Steps back through ``xs`` = (states, drive, cotangents of states, ends)."""
+    """Steps back through `xs` = (states, drive, cotangents of states, ends)."""
     transition, in_loop, offset = weights
 
     def step(state, xs):

@@ -25,18 +25,18 @@ from svdrnn.matrices import (
 class TransitionCell(nnx.RNNCellBase):
     """h_t = phi(W h_{t-1} + M x_t + b) with any parameterization of W.
 
-    Drops into ``nnx.RNN`` and ``nnx.Bidirectional``. What the cell computes from its
-    parameters it computes at every step; ``TransitionRNN`` prepares W once a sequence.
+    Drops into `nnx.RNN` and `nnx.Bidirectional`. What the cell computes from its
+    parameters it computes at every step; `TransitionRNN` prepares W once a sequence.
 
-    Parameters: those of ``weight``; ``input_weights`` M (n, n_in), LeCun normal times
-    ``input_scale``; ``bias`` b (n,), zeros; with modReLU ``offset`` (n,), zeros.
+    Parameters: those of `weight`; `input_weights` M (n, n_in), LeCun normal times
+    `input_scale`; `bias` b (n,), zeros; with modReLU `offset` (n,), zeros.
 
     Args:
-      weight: the square parameterization of W, a module of ``svdrnn.matrices``.
+      weight: the square parameterization of W, a module of `svdrnn.matrices`.
       in_features: n_in.
-      activation: phi, one of ``svdrnn.activations.NAMES``.
+      activation: phi, one of `svdrnn.activations.NAMES`.
       leak: slope of the leaky ReLU left of zero.
-      method: how W is applied: ``scan``, ``wy``, ``low_rank``, ``dense`` or ``auto``.
+      method: how W is applied: `scan`, `wy`, `low_rank`, `dense` or `auto`.
       use_bias: whether there is a b.
       input_scale: factor on the initial M. A transition near the identity sums its
         inputs; over hundreds of steps a small M keeps the first states moderate.
@@ -44,8 +44,8 @@ class TransitionCell(nnx.RNNCellBase):
       param_dtype: of the parameters.
       precision: of the products in the recurrence; None is JAX's default.
       custom_backward: False leaves differentiation to JAX, which forward mode
-        (``jax.jvp``, ``jax.hessian``) needs.
-      rngs: its ``params`` stream draws the initial values.
+        (`jax.jvp`, `jax.hessian`) needs.
+      rngs: its `params` stream draws the initial values.
 
     Raises:
       ValueError: for sizes below 1 and unknown names, at construction; for inputs or
@@ -76,7 +76,7 @@ class TransitionCell(nnx.RNNCellBase):
         shape = weight.matrix_shape
         if shape != (hidden_features, hidden_features):
             raise ValueError(
-                f"weight must be square of size hidden_features = {hidden_features}; "
+                f"weight must be square of size hidden_features = {hidden_features}, "
                 f"got shape {shape}"
             )
         self.activation = Activation(activation, leak)
@@ -93,7 +93,7 @@ class TransitionCell(nnx.RNNCellBase):
         self.dtype, self.param_dtype, self.precision = dtype, param_dtype, precision
         self.custom_backward = custom_backward
 
-    # What ``method="auto"`` means for a single step, where nothing can be prepared.
+    # What `method="auto"` means for a single step, where nothing can be prepared.
     one_step_method = "auto"
 
     @property
@@ -105,8 +105,8 @@ class TransitionCell(nnx.RNNCellBase):
 
         Args:
           input_shape: shape of the inputs without their time axis.
-          rngs: needed by a ``carry_init`` that draws random numbers.
-          carry_init: an initializer ``(key, shape, dtype)``.
+          rngs: needed by a `carry_init` that draws random numbers.
+          carry_init: an initializer `(key, shape, dtype)`.
         """
         shape = tuple(input_shape[:-1]) + (self.hidden_features,)
         if carry_init is None:
@@ -114,7 +114,7 @@ class TransitionCell(nnx.RNNCellBase):
         if isinstance(rngs, nnx.Rngs):
             rngs = rngs.carry
         if rngs is None:
-            raise ValueError("rngs must be given with a carry_init; got None")
+            raise ValueError("rngs must be given with a carry_init, got None")
         return carry_init(rngs(), shape, self.dtype or self.param_dtype)
 
     def operands(self, *arrays, one_step: bool = False):
@@ -136,12 +136,12 @@ class TransitionCell(nnx.RNNCellBase):
         check_real("inputs", inputs)
         if inputs.ndim == 0 or inputs.shape[-1] != self.in_features:
             raise ValueError(
-                f"inputs must have {self.in_features} features on the last axis; "
+                f"inputs must have {self.in_features} features on the last axis, "
                 f"got shape {inputs.shape}"
             )
         if carry is not None and carry.shape[-1:] != (self.hidden_features,):
             raise ValueError(
-                f"carry must have {self.hidden_features} features on the last axis; "
+                f"carry must have {self.hidden_features} features on the last axis, "
                 f"got shape {carry.shape}"
             )
 
@@ -156,16 +156,16 @@ class TransitionCell(nnx.RNNCellBase):
 
 
 class SpectralRNNCell(TransitionCell):
-    """The Spectral-RNN cell: a ``TransitionCell`` with W = U Sigma V^T.
+    """The Spectral-RNN cell: a `TransitionCell` with W = U Sigma V^T.
 
-    ``method="scan"`` in ``nnx.RNN`` is the paper's algorithm (Zhang, Lei and Dhillon,
-    2018): one reflector after another at every step. ``auto`` takes ``wy`` here,
+    `method="scan"` in `nnx.RNN` is the paper's algorithm (Zhang, Lei and Dhillon,
+    2018): one reflector after another at every step. `auto` takes `wy` here,
     because a cell cannot prepare W for the steps to come.
 
     Args:
       in_features, hidden_features: n_in and n.
-      reflectors, radius, center, init: see ``SpectralMatrix``.
-      **kwargs: see ``TransitionCell``.
+      reflectors, radius, center, init: see `SpectralMatrix`.
+      **kwargs: see `TransitionCell`.
     """
 
     one_step_method = "wy"
@@ -205,12 +205,12 @@ class SpectralRNNCell(TransitionCell):
 
 
 class DenseRNNCell(TransitionCell):
-    """The unconstrained RNN cell: a ``TransitionCell`` whose W is a free matrix.
+    """The unconstrained RNN cell: a `TransitionCell` whose W is a free matrix.
 
     Args:
       in_features, hidden_features: n_in and n.
-      init: see ``DenseMatrix``; ``"orthogonal"`` or ``"identity"`` is the IRNN.
-      **kwargs: see ``TransitionCell``.
+      init: see `DenseMatrix`; `"orthogonal"` or `"identity"` is the IRNN.
+      **kwargs: see `TransitionCell`.
     """
 
     def __init__(
@@ -238,16 +238,16 @@ class DenseRNNCell(TransitionCell):
 
 
 class OrthogonalRNNCell(TransitionCell):
-    """The expRNN or scoRNN cell: a ``TransitionCell`` with W = f(A) D orthogonal.
+    """The expRNN or scoRNN cell: a `TransitionCell` with W = f(A) D orthogonal.
 
-    As a cell in ``nnx.RNN`` it builds W, in O(n^3), at every step; ``OrthogonalRNN``
+    As a cell in `nnx.RNN` it builds W, in O(n^3), at every step; `OrthogonalRNN`
     builds it once a sequence. Both publications use modReLU.
 
     Args:
       in_features, hidden_features: n_in and n.
-      map, negative_fraction, init: see ``OrthogonalMatrix``; ``map="exponential"`` is
-        expRNN, ``map="cayley"`` with some ``negative_fraction`` scoRNN.
-      **kwargs: see ``TransitionCell``.
+      map, negative_fraction, init: see `OrthogonalMatrix`; `map="exponential"` is
+        expRNN, `map="cayley"` with some `negative_fraction` scoRNN.
+      **kwargs: see `TransitionCell`.
     """
 
     def __init__(
@@ -282,19 +282,19 @@ class OrthogonalRNNCell(TransitionCell):
 
 
 class TransitionRNN(nnx.Module):
-    """A ``TransitionCell`` over whole sequences: ``nnx.RNN`` with W prepared once.
+    """A `TransitionCell` over whole sequences: `nnx.RNN` with W prepared once.
 
-    Takes the call arguments of ``nnx.RNN`` and returns what it returns, so that one
+    Takes the call arguments of `nnx.RNN` and returns what it returns, so that one
     replaces the other, but the transition is built once a sequence and the recurrence
-    has a hand-written backward pass (``svdrnn.recurrence``). Beyond ``nnx.RNN``: an
-    item of length 0 returns its initial carry; ``seq_lengths`` works with any number
-    of batch axes; ``last_only`` never stacks the outputs.
+    has a hand-written backward pass (`svdrnn.recurrence`). Beyond `nnx.RNN`: an
+    item of length 0 returns its initial carry; `seq_lengths` works with any number
+    of batch axes; `last_only` never stacks the outputs.
 
     Args:
       cell: the cell, whose parameters are all there are.
       time_major, return_carry, reverse, keep_order: defaults of the call arguments.
       unroll: time steps in one iteration of the compiled loop.
-      chunk: with ``last_only``, keep one state in ``chunk`` for the backward pass and
+      chunk: with `last_only`, keep one state in `chunk` for the backward pass and
         compute the others again: memory O(chunk + T / chunk), one more forward pass.
     """
 
@@ -318,7 +318,7 @@ class TransitionRNN(nnx.Module):
         self.unroll, self.chunk = unroll, chunk
 
     def initialize_carry(self, input_shape, rngs=None, carry_init=None) -> jax.Array:
-        """h_0 for inputs of one step; see ``TransitionCell.initialize_carry``."""
+        """h_0 for inputs of one step; see `TransitionCell.initialize_carry`."""
         return self.cell.initialize_carry(input_shape, rngs, carry_init)
 
     def __call__(
@@ -339,23 +339,23 @@ class TransitionRNN(nnx.Module):
 
         Args:
           inputs: batch axes (any number, also none), time, features; with
-            ``time_major`` time comes first.
+            `time_major` time comes first.
           initial_carry: h_0, (*batch, n); zeros where None.
           seq_lengths: (*batch,) integers from 0 to T. They decide the carry that is
-            returned and what ``reverse`` flips; outputs behind an item's end are not
+            returned and what `reverse` flips; outputs behind an item's end are not
             masked.
           return_carry: also return the state each item ended in.
           time_major: whether time is the first axis of inputs and outputs.
           reverse: run from the last step (of each item) to the first.
-          keep_order: with ``reverse``, give the outputs in the order of the inputs.
-          rngs: taken for the sake of ``nnx.RNN``; nothing here is random.
+          keep_order: with `reverse`, give the outputs in the order of the inputs.
+          rngs: taken for the sake of `nnx.RNN`; nothing here is random.
           last_only: return only the state each item ended in, (*batch, n).
           perturbations: zeros of the outputs' shape, added to the states: the gradient
-            with respect to them is dL/dh_t. Not together with ``reverse``.
+            with respect to them is dL/dh_t. Not together with `reverse`.
 
         Returns:
-          Outputs h_1 ... h_T (*batch, time, n); ``(carry, outputs)`` with
-          ``return_carry``; with ``last_only`` the carry alone.
+          Outputs h_1 ... h_T (*batch, time, n); `(carry, outputs)` with
+          `return_carry`; with `last_only` the carry alone.
 
         Raises:
           ValueError: for shapes that do not fit, an empty time axis, and lengths (of
@@ -372,7 +372,7 @@ class TransitionRNN(nnx.Module):
         batch, xs = _flatten(inputs, time_major)
         steps = xs.shape[0]
         if steps == 0:
-            raise ValueError(f"inputs must have at least one step; got {inputs.shape}")
+            raise ValueError(f"inputs must have at least one step, got {inputs.shape}")
         n = self.cell.hidden_features
         h0 = self._initial(initial_carry, batch, n)
         lengths = _lengths(seq_lengths, batch, steps)
@@ -417,7 +417,7 @@ class TransitionRNN(nnx.Module):
             carry = self.cell.initialize_carry(batch + (self.cell.in_features,))
         elif carry.shape != batch + (n,):
             raise ValueError(
-                f"initial_carry must have shape {batch + (n,)}; got {carry.shape}"
+                f"initial_carry must have shape {batch + (n,)}, got {carry.shape}"
             )
         return carry.reshape(math.prod(batch), n)
 
@@ -426,7 +426,7 @@ class TransitionRNN(nnx.Module):
         shape = (steps,) + batch + (n,) if time_major else batch + (steps, n)
         if perturbations.shape != shape:
             raise ValueError(
-                f"perturbations must have shape {shape}; got {perturbations.shape}"
+                f"perturbations must have shape {shape}, got {perturbations.shape}"
             )
         return _flatten(perturbations, time_major)[1]
 
@@ -435,7 +435,7 @@ def _flatten(x, time_major):
     """The batch axes of x, and x as (time, batch, features)."""
     if x.ndim < 2:
         raise ValueError(
-            f"inputs must have a time and a feature axis; got shape {x.shape}"
+            f"inputs must have a time and a feature axis, got shape {x.shape}"
         )
     if not time_major:
         x = jnp.moveaxis(x, -2, 0)
@@ -444,21 +444,21 @@ def _flatten(x, time_major):
 
 
 def _lengths(seq_lengths, batch, steps):
-    """``seq_lengths`` checked and flattened to (batch,), or None."""
+    """`seq_lengths` checked and flattened to (batch,), or None."""
     if seq_lengths is None:
         return None
     known = not isinstance(seq_lengths, jax.core.Tracer)
     lengths = jnp.asarray(seq_lengths)
     if lengths.shape != batch or not jnp.issubdtype(lengths.dtype, jnp.integer):
         raise ValueError(
-            f"seq_lengths must be integers of shape {batch}; got {lengths.dtype} of "
+            f"seq_lengths must be integers of shape {batch}, got {lengths.dtype} of "
             f"shape {lengths.shape}"
         )
     if known and lengths.size:
         low, high = int(np.min(seq_lengths)), int(np.max(seq_lengths))
         if low < 0 or high > steps:
             raise ValueError(
-                f"seq_lengths must lie in [0, {steps}]; got values from {low} to {high}"
+                f"seq_lengths must lie in [0, {steps}], got values from {low} to {high}"
             )
     # Narrow integers would wrap around where they are compared with steps.
     return lengths.reshape(-1).astype(jnp.int32)
@@ -472,17 +472,17 @@ class SpectralRNN(TransitionRNN):
     explode, and with an identity phi not vanish faster than (|center| - radius)^T.
 
     Cost of a step, per item: 4 n (m1 + m2) flops as diagonal plus low rank, 2 n^2 as a
-    dense matrix, whichever ``method="auto"`` expects to be faster; building it costs
+    dense matrix, whichever `method="auto"` expects to be faster; building it costs
     O(n^2 (m1 + m2)) once a sequence. Source: Zhang, Lei and Dhillon (2018).
 
     Args:
       in_features, hidden_features: n_in and n.
-      reflectors, radius, center, init: see ``SpectralMatrix``.
+      reflectors, radius, center, init: see `SpectralMatrix`.
       activation, leak, method, use_bias, input_scale, dtype, param_dtype, precision,
-        custom_backward: see ``TransitionCell``.
-      **layer: ``time_major``, ``return_carry``, ``reverse``, ``keep_order``,
-        ``unroll``, ``chunk``: see ``TransitionRNN``.
-      rngs: its ``params`` stream draws the initial values.
+        custom_backward: see `TransitionCell`.
+      **layer: `time_major`, `return_carry`, `reverse`, `keep_order`,
+        `unroll`, `chunk`: see `TransitionRNN`.
+      rngs: its `params` stream draws the initial values.
     """
 
     def __init__(
@@ -528,16 +528,16 @@ class SpectralRNN(TransitionRNN):
 
 
 class DenseRNN(TransitionRNN):
-    """The unconstrained RNN with the same loop, as the baseline of ``SpectralRNN``.
+    """The unconstrained RNN with the same loop, as the baseline of `SpectralRNN`.
 
     Args:
       in_features, hidden_features: n_in and n.
-      init: see ``DenseMatrix``; ``"orthogonal"`` or ``"identity"`` is the IRNN.
+      init: see `DenseMatrix`; `"orthogonal"` or `"identity"` is the IRNN.
       activation, leak, use_bias, input_scale, dtype, param_dtype, precision,
-        custom_backward: see ``TransitionCell``.
-      **layer: ``time_major``, ``return_carry``, ``reverse``, ``keep_order``,
-        ``unroll``, ``chunk``: see ``TransitionRNN``.
-      rngs: its ``params`` stream draws the initial values.
+        custom_backward: see `TransitionCell`.
+      **layer: `time_major`, `return_carry`, `reverse`, `keep_order`,
+        `unroll`, `chunk`: see `TransitionRNN`.
+      rngs: its `params` stream draws the initial values.
     """
 
     def __init__(
@@ -578,17 +578,17 @@ class OrthogonalRNN(TransitionRNN):
     """expRNN or scoRNN over whole sequences: an orthogonal W from a skew-symmetric A.
 
     W is built once a sequence, in O(n^3); a step costs 2 n^2 flops an item. As with
-    ``SpectralRNN`` gradients cannot explode for a 1-Lipschitz phi.
+    `SpectralRNN` gradients cannot explode for a 1-Lipschitz phi.
 
     Args:
       in_features, hidden_features: n_in and n.
-      map, negative_fraction, init: see ``OrthogonalMatrix``; ``map="exponential"`` is
-        expRNN, ``map="cayley"`` with some ``negative_fraction`` scoRNN.
+      map, negative_fraction, init: see `OrthogonalMatrix`; `map="exponential"` is
+        expRNN, `map="cayley"` with some `negative_fraction` scoRNN.
       activation, leak, use_bias, input_scale, dtype, param_dtype, precision,
-        custom_backward: see ``TransitionCell``.
-      **layer: ``time_major``, ``return_carry``, ``reverse``, ``keep_order``,
-        ``unroll``, ``chunk``: see ``TransitionRNN``.
-      rngs: its ``params`` stream draws the initial values.
+        custom_backward: see `TransitionCell`.
+      **layer: `time_major`, `return_carry`, `reverse`, `keep_order`,
+        `unroll`, `chunk`: see `TransitionRNN`.
+      rngs: its `params` stream draws the initial values.
     """
 
     def __init__(

@@ -25,7 +25,7 @@ MAPS = ("exponential", "cayley")
 def check_map(map):
     """Raises ValueError unless `map` is one of MAPS."""
     if map not in MAPS:
-        raise ValueError(f"map must be one of {', '.join(MAPS)}; got {map!r}")
+        raise ValueError(f"map must be one of {', '.join(MAPS)}, got {map!r}")
 
 
 def _check_square(a):

@@ -10,6 +10,7 @@ import numpy as np
 from svdrnn import householder
 from svdrnn.householder import matmul
 
+
 def _concrete_finite(name, value):
     try:
         value = float(value)

@@ -34,9 +34,7 @@ def offset_of(activation):
 @pytest.mark.parametrize("activation", CASES, ids=str)
 def test_values(activation):
     actual = activation(jnp.asarray(Z), offset_of(activation))
-    expected = helpers.activate(
-        activation.name, Z, leak=activation.leak, offset=OFFSET
-    )
+    expected = helpers.activate(activation.name, Z, leak=activation.leak, offset=OFFSET)
     np.testing.assert_allclose(actual, expected, rtol=1e-15)
 
 
@@ -48,8 +46,9 @@ def test_pull_back_is_the_derivative(activation):
     actual = activation.pull_back(jnp.asarray(g), h)
     np.testing.assert_allclose(actual, pull_back(g)[0], rtol=1e-14)
     difference = helpers.finite_difference(
-        lambda z: g @ helpers.activate(
-            activation.name, z, leak=activation.leak, offset=OFFSET
+        lambda z: (
+            g
+            @ helpers.activate(activation.name, z, leak=activation.leak, offset=OFFSET)
         ),
         Z,
     )
@@ -88,9 +87,7 @@ def test_leak_one_is_the_identity_and_leak_zero_is_relu():
 )
 def test_lipschitz(name, leak, offset, points):
     activation = Activation(name, leak)
-    a, b = (
-        float(activation(jnp.array([z]), jnp.array([offset]))[0]) for z in points
-    )
+    a, b = (float(activation(jnp.array([z]), jnp.array([offset]))[0]) for z in points)
     bound = activation.lipschitz * abs(points[0] - points[1])
     assert abs(a - b) <= bound * (1 + 1e-12) + 1e-300
 
@@ -117,5 +114,5 @@ def test_unknown_name():
 
 @pytest.mark.parametrize("leak", [-0.01, 1.5, float("nan"), float("inf")])
 def test_bad_leak(leak):
-    with pytest.raises(ValueError, match=rf"leak must lie in \[0, 1\]; got {leak}"):
+    with pytest.raises(ValueError, match=rf"leak must lie in \[0, 1\], got {leak}"):
         Activation("leaky_relu", leak)

@@ -6,14 +6,12 @@ import pathlib
 import subprocess
 import sys
 
+import pytest
 from absl import flags
 from ml_collections import config_flags
-import pytest
 
 from configs import addition
-from experiments import commandline
-from experiments import configuration
-from experiments import feedforward
+from experiments import commandline, configuration, feedforward
 from experiments.tasks.addition import Addition
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]

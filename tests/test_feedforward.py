@@ -3,20 +3,16 @@
 import functools
 from types import SimpleNamespace
 
-from flax import nnx
 import helpers
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from flax import nnx
 
 from configs import common
-from experiments import feedforward
-from experiments import models
-from experiments import optimizers
-from experiments import tasks
-from experiments import train
+from experiments import feedforward, models, optimizers, tasks, train
 from experiments.tasks.addition import Addition
 from experiments.tasks.mnist import MNIST
 
@@ -173,7 +169,10 @@ def test_power_of_dense_layers_at_the_start(name, bound):
         model = nnx.merge(graph, params)
         prepared = [feedforward.prepare(each) for each in model.stacks]
         first = model.enter(model.first(x))
-        step = lambda h, layers: (model.step(h, *layers), None)
+
+        def step(h, layers):
+            return (model.step(h, *layers), None)
+
         last, _ = jax.lax.scan(step, first, prepared)
         return jnp.mean(first**2), jnp.mean(last**2)
 
@@ -215,9 +214,11 @@ def test_branches_around_zero_learn_where_zeros_would_be_stuck():
     assert float(loss) < 0.6 * float(first_loss)
 
     zeros = jax.tree_util.tree_map_with_path(
-        lambda path, leaf: 0 * leaf
-        if any(key.key == "stacks" for key in path) and path[-1].key == "sigma_raw"
-        else leaf,
+        lambda path, leaf: (
+            0 * leaf
+            if any(key.key == "stacks" for key in path) and path[-1].key == "sigma_raw"
+            else leaf
+        ),
         params,
     )
     _, grads = gradient(zeros)
@@ -312,7 +313,7 @@ def test_trains_by_the_same_loop_as_sequences(tmp_path, monkeypatch):
         ("resnet", {"input_scale": 0.1}, "config.model.input_scale must be 1.*got 0.1"),
         ("mlp", {"activation": "modrelu"}, "config.model.activation.*'modrelu'"),
         ("mlp", {"embedding": 4}, "config.model.embedding must be None.*got 4"),
-        ("spectral", {}, "one of mlp, .* for vectors, .* time axis; got 'spectral'"),
+        ("spectral", {}, "one of mlp, .* for vectors, .* time axis, got 'spectral'"),
         ("perceptron", {}, "config.model.name must be one of mlp.*'perceptron'"),
     ],
 )
@@ -323,5 +324,5 @@ def test_models_that_cannot_be(name, changes, message):
 
 def test_a_sequence_needs_a_recurrent_model():
     task = Addition(length=4, seed=0, batch_size=1)
-    with pytest.raises(ValueError, match="spectral, .* sequences; got 'mlp'"):
+    with pytest.raises(ValueError, match="spectral, .* sequences, got 'mlp'"):
         models.build(model_config("mlp"), task, rngs=nnx.Rngs(0))

@@ -62,7 +62,10 @@ def random_orthogonal(n, determinant, seed=0):
 @functools.cache
 def compiled(f, block=64):
     """f compiled once a shape and block size, shared by all tests."""
-    fresh = lambda *args, **options: f(*args, **options)
+
+    def fresh(*args, **options):
+        return f(*args, **options)
+
     return jax.jit(fresh, static_argnames=OPTIONS)
 
 
@@ -217,9 +220,11 @@ def test_values_below_the_trapezoid_do_not_matter(method):
 
     @jax.jit
     def compute(vectors):
-        loss = lambda v: jnp.sum(
-            orthogonal_matrix(v, method=method) ** 3
-        ) + jnp.sum(apply_reflectors(v, x, method=method) ** 3)
+        def loss(v):
+            return jnp.sum(orthogonal_matrix(v, method=method) ** 3) + jnp.sum(
+                apply_reflectors(v, x, method=method) ** 3
+            )
+
         return jax.value_and_grad(loss)(vectors)
 
     value, gradient = compute(vectors)
@@ -243,9 +248,7 @@ def test_zero_row_is_identity_with_zero_gradients_of_any_order(method):
         return jnp.sum(y**3) + jnp.sum(q**3)
 
     def reverse(vectors):
-        gradient = jax.grad(
-            lambda v: jnp.sum(orthogonal_matrix(v, method=method) ** 3)
-        )
+        gradient = jax.grad(lambda v: jnp.sum(orthogonal_matrix(v, method=method) ** 3))
         return jax.grad(lambda v: jnp.sum(gradient(v) ** 2))(vectors)
 
     compute = jax.jit(lambda v: (jax.grad(loss)(v), jax.hessian(loss)(v), reverse(v)))
@@ -315,12 +318,16 @@ def test_gradients_against_finite_differences(method, shape):
 
     @jax.jit
     def compute(vectors, x):
-        apply = lambda v, x, transpose: jnp.sum(
-            apply_reflectors(v, x, transpose=transpose, method=method) * weights
-        )
-        matrix = lambda v, custom: jnp.sum(
-            orthogonal_matrix(v, method=method, custom_backward=custom) * square
-        )
+        def apply(v, x, transpose):
+            return jnp.sum(
+                apply_reflectors(v, x, transpose=transpose, method=method) * weights
+            )
+
+        def matrix(v, custom):
+            return jnp.sum(
+                orthogonal_matrix(v, method=method, custom_backward=custom) * square
+            )
+
         return (
             jax.grad(apply, argnums=(0, 1))(vectors, x, False),
             jax.grad(apply, argnums=(0, 1))(vectors, x, True),
@@ -335,7 +342,10 @@ def test_gradients_against_finite_differences(method, shape):
         (forward, lambda v: dense_product(v).T),
         (transposed, dense_product),
     ]:
-        loss = lambda v: np.sum((x @ matrix(v)) * weights)
+
+        def loss(v):
+            return np.sum((x @ matrix(v)) * weights)
+
         check(to_vectors, finite_difference(loss, vectors))
         np.testing.assert_allclose(to_x, weights @ matrix(vectors).T, atol=1e-13)
     expected = finite_difference(lambda v: np.sum(dense_product(v) * square), vectors)
@@ -350,9 +360,11 @@ def test_gradient_of_several_real_blocks_equals_the_scan():
 
     @functools.partial(jax.jit, static_argnums=(1, 2))
     def gradient(vectors, method, custom):
-        loss = lambda v: jnp.sum(
-            orthogonal_matrix(v, method=method, custom_backward=custom) * weights
-        )
+        def loss(v):
+            return jnp.sum(
+                orthogonal_matrix(v, method=method, custom_backward=custom) * weights
+            )
+
         return jax.grad(loss)(vectors)
 
     expected = gradient(vectors, "scan", True)
@@ -365,10 +377,16 @@ def test_gradient_to_a_reflector_ends_in_plus_4ab_u():
     u, h, g = random_vectors(3, 6)
     a, b = u @ h / (u @ u), u @ g / (u @ u)
     expected = -2 * a * g - 2 * b * h + 4 * a * b * u
-    loss = lambda u: g @ (dense_product(u[None]) @ h)
+
+    def loss(u):
+        return g @ (dense_product(u[None]) @ h)
+
     np.testing.assert_allclose(finite_difference(loss, u), expected, atol=1e-8)
     for method in ("scan", "wy"):
-        loss = lambda u: jnp.sum(g * apply_reflectors(u[None], h, method=method))
+
+        def loss(u):
+            return jnp.sum(g * apply_reflectors(u[None], h, method=method))
+
         actual = jax.jit(jax.grad(loss))(u)
         np.testing.assert_allclose(actual, expected, rtol=0, atol=1e-12)
 
@@ -409,7 +427,9 @@ def test_third_derivative_through_the_custom_backward_pass():
         return lambda v: jnp.sum(jax.grad(f)(v) * direction)
 
     def third(method):
-        loss = lambda v: orthogonal_matrix(v, method=method)[0, 1] ** 3
+        def loss(v):
+            return orthogonal_matrix(v, method=method)[0, 1] ** 3
+
         return jax.jit(jax.grad(along(along(loss))))(vectors)
 
     expected = np.asarray(third("scan"))
@@ -549,8 +569,13 @@ def dot_precisions(f, *arguments):
 
 def test_every_matrix_product_runs_at_highest_precision(method):
     vectors, x = jnp.asarray(random_vectors(5, 6)), jnp.asarray(random_vectors(2, 6))
-    matrix = lambda v: jnp.sum(orthogonal_matrix(v, method=method) ** 2)
-    apply = lambda v, x: jnp.sum(apply_reflectors(v, x, method=method) ** 2)
+
+    def matrix(v):
+        return jnp.sum(orthogonal_matrix(v, method=method) ** 2)
+
+    def apply(v, x):
+        return jnp.sum(apply_reflectors(v, x, method=method) ** 2)
+
     programs = [
         (matrix, vectors),
         (jax.grad(matrix), vectors),

@@ -58,5 +58,3 @@ def test_radius_zero_allows_the_center_alone(x64):
         initializers.raw_from_singular_values(
             jnp.array([1.0, 1.001]), radius=0.0, center=1.0
         )
-
-

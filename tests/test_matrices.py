@@ -74,17 +74,17 @@ def test_reflector_counts(reflectors, shape, expected):
 @pytest.mark.parametrize(
     ("reflectors", "message"),
     [
-        (0, "reflectors must be an integer of at least 1; got 0"),
-        (-2, "reflectors must be an integer of at least 1; got -2"),
-        (2.0, "reflectors must be an integer of at least 1; got 2.0"),
-        (True, "reflectors must be an integer of at least 1; got True"),
-        ("full", "reflectors must be an integer of at least 1; got 'full'"),
-        ((6, 1), "reflectors of U must be at most 5, .*; got 6"),
-        ((1, 5), "reflectors of V must be at most 4, .*; got 5"),
-        ((0, 1), "reflectors of U must be an integer of at least 1; got 0"),
-        ((1, None), "reflectors of V must be an integer of at least 1; got None"),
-        ((1, 2, 3), r"reflectors must be a number, a pair or None; got \(1, 2, 3\)"),
-        ((1,), r"reflectors must be a number, a pair or None; got \(1,\)"),
+        (0, "reflectors must be an integer of at least 1, got 0"),
+        (-2, "reflectors must be an integer of at least 1, got -2"),
+        (2.0, "reflectors must be an integer of at least 1, got 2.0"),
+        (True, "reflectors must be an integer of at least 1, got True"),
+        ("full", "reflectors must be an integer of at least 1, got 'full'"),
+        ((6, 1), "reflectors of U must be at most 5, .*, got 6"),
+        ((1, 5), "reflectors of V must be at most 4, .*, got 5"),
+        ((0, 1), "reflectors of U must be an integer of at least 1, got 0"),
+        ((1, None), "reflectors of V must be an integer of at least 1, got None"),
+        ((1, 2, 3), r"reflectors must be a number, a pair or None, got \(1, 2, 3\)"),
+        ((1,), r"reflectors must be a number, a pair or None, got \(1,\)"),
     ],
 )
 def test_bad_reflectors(reflectors, message):
@@ -270,7 +270,7 @@ def test_param_dtype(x64, dtype):
 
 
 def drawn_angles(init, n, rngs_draws, seed=0):
-    """The angles that the constructor drew, which draw is ``rngs_draws``-th."""
+    """The angles that the constructor drew, which draw is `rngs_draws`-th."""
     rngs = nnx.Rngs(seed)
     for _ in range(rngs_draws):
         rngs.params()
@@ -295,9 +295,7 @@ def test_block_rotation_inits(x64, init, n, center):
 
 
 def test_every_reflector_of_a_block_rotation_trains(x64):
-    weight = spectral_matrix(
-        5, 5, reflectors=5, init="cayley", param_dtype=jnp.float64
-    )
+    weight = spectral_matrix(5, 5, reflectors=5, init="cayley", param_dtype=jnp.float64)
     target = np.random.default_rng(0).normal(size=(5, 5))
     gradient = helpers.jit(nnx.grad(lambda w: jnp.sum((w.matrix() - target) ** 2)))
     for rows in jax.tree.leaves(gradient(weight)):
@@ -360,12 +358,12 @@ def test_angles_of_the_named_rotations():
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"n": 0}, "n must be an integer of at least 1; got 0"),
-        ({"map": "qr"}, "map must be one of exponential, cayley; got 'qr'"),
-        ({"init": "random"}, "init must be one of henaff, cayley, identity; got 'ran"),
-        ({"init": np.eye(5)}, "init must be one of henaff, cayley, identity; got arr"),
+        ({"n": 0}, "n must be an integer of at least 1, got 0"),
+        ({"map": "qr"}, "map must be one of exponential, cayley, got 'qr'"),
+        ({"init": "random"}, "init must be one of henaff, cayley, identity, got 'ran"),
+        ({"init": np.eye(5)}, "init must be one of henaff, cayley, identity, got arr"),
         ({"negative_fraction": -0.1}, "negative_fraction must be .* at least 0"),
-        ({"negative_fraction": 1.5}, "negative_fraction must be at most 1; got 1.5"),
+        ({"negative_fraction": 1.5}, "negative_fraction must be at most 1, got 1.5"),
     ],
 )
 def test_bad_orthogonal_matrix(options, message):
@@ -376,7 +374,7 @@ def test_bad_orthogonal_matrix(options, message):
 def test_an_orthogonal_transition_has_one_method():
     weight = orthogonal_matrix(param_dtype=jnp.float32)
     for method in ("scan", "wy", "low_rank", "fast"):
-        with pytest.raises(ValueError, match=f"must be auto or dense; got '{method}'"):
+        with pytest.raises(ValueError, match=f"must be auto or dense, got '{method}'"):
             weight.transition(method)
 
 
@@ -412,7 +410,7 @@ def test_dense_transition():
     for method in ("auto", "dense"):
         np.testing.assert_array_equal(weight.transition(method).w, weight.matrix())
     for method in ("scan", "wy", "low_rank", "fast"):
-        with pytest.raises(ValueError, match=f"must be auto or dense; got '{method}'"):
+        with pytest.raises(ValueError, match=f"must be auto or dense, got '{method}'"):
             weight.transition(method)
 
 
@@ -422,23 +420,23 @@ def test_dense_transition():
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"radius": -0.1}, "radius must be finite and at least 0; got -0.1"),
-        ({"radius": float("nan")}, "radius must be finite and at least 0; got nan"),
-        ({"radius": float("inf")}, "radius must be finite and at least 0; got inf"),
-        ({"center": float("nan")}, "center must be finite; got nan"),
-        ({"center": -float("inf")}, "center must be finite; got -inf"),
+        ({"radius": -0.1}, "radius must be finite and at least 0, got -0.1"),
+        ({"radius": float("nan")}, "radius must be finite and at least 0, got nan"),
+        ({"radius": float("inf")}, "radius must be finite and at least 0, got inf"),
+        ({"center": float("nan")}, "center must be finite, got nan"),
+        ({"center": -float("inf")}, "center must be finite, got -inf"),
         ({"radius": 0.0, "center": 0.0}, "radius and center must not both be 0"),
-        ({"n_in": 0}, "n_in must be an integer of at least 1; got 0"),
-        ({"n_out": -1}, "n_out must be an integer of at least 1; got -1"),
-        ({"n_in": 2.5}, "n_in must be an integer of at least 1; got 2.5"),
-        ({"init": "ones"}, "init must be one of random, .* or a matrix; got 'ones'"),
+        ({"n_in": 0}, "n_in must be an integer of at least 1, got 0"),
+        ({"n_out": -1}, "n_out must be an integer of at least 1, got -1"),
+        ({"n_in": 2.5}, "n_in must be an integer of at least 1, got 2.5"),
+        ({"init": "ones"}, "init must be one of random, .* or a matrix, got 'ones'"),
         ({"init": "henaff"}, r"n reflectors in U .* \(6, 6\), reflectors 3, 3"),
         ({"init": "cayley", "n_in": 5, "reflectors": None}, r"square .* \(6, 5\)"),
         ({"init": "henaff", "reflectors": (6, 5)}, "reflectors 6, 5"),
         ({"init": "identity", "n_in": 5}, r"square .* got shape \(6, 5\)"),
         ({"init": "identity", "reflectors": (2, 3)}, "equally many .* reflectors 2, 3"),
-        ({"init": np.eye(5)}, r"init must have shape \(6, 6\); got \(5, 5\)"),
-        ({"init": np.eye(6)}, "needs 6 reflectors on each side; got 3 and 3"),
+        ({"init": np.eye(5)}, r"init must have shape \(6, 6\), got \(5, 5\)"),
+        ({"init": np.eye(6)}, "needs 6 reflectors on each side, got 3 and 3"),
         ({"init": np.eye(6), "reflectors": (6, 5)}, "needs 6 .* got 6 and 5"),
         ({"init": np.full((6, 6), np.nan), "reflectors": 6}, "must be finite"),
     ],
@@ -449,7 +447,7 @@ def test_bad_spectral_matrix(options, message):
 
 
 def test_bad_method():
-    message = "method must be one of auto, scan, wy, low_rank, dense; got 'fast'"
+    message = "method must be one of auto, scan, wy, low_rank, dense, got 'fast'"
     with pytest.raises(ValueError, match=message):
         spectral_matrix().transition("fast")
 
@@ -457,9 +455,9 @@ def test_bad_method():
 @pytest.mark.parametrize(
     ("n", "init", "message"),
     [
-        (0, "orthogonal", "n must be an integer of at least 1; got 0"),
+        (0, "orthogonal", "n must be an integer of at least 1, got 0"),
         (3, "ones", "init must be one of lecun_normal, orthogonal, identity .*'ones'"),
-        (3, np.eye(4), r"init must have shape \(3, 3\); got \(4, 4\)"),
+        (3, np.eye(4), r"init must have shape \(3, 3\), got \(4, 4\)"),
     ],
 )
 def test_bad_dense_matrix(n, init, message):
@@ -470,7 +468,7 @@ def test_bad_dense_matrix(n, init, message):
 def test_a_rectangular_matrix_is_no_transition():
     matrix = SpectralMatrix(4, 5, reflectors=2, radius=0.1, rngs=nnx.Rngs(0))
     for method in ("auto", "dense", "scan"):
-        with pytest.raises(ValueError, match=r"square; got shape \(5, 4\)"):
+        with pytest.raises(ValueError, match=r"square, got shape \(5, 4\)"):
             matrix.transition(method)
 
 

@@ -6,28 +6,21 @@ import math
 import shutil
 from types import SimpleNamespace
 
-from flax import nnx
+import helpers
 import hypothesis
-from hypothesis import strategies as st
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import nnx
+from hypothesis import strategies as st
 
-import helpers
 import svdrnn
 from configs import addition, ptb_char, ptb_word
-from experiments import checkpoints
-from experiments import configuration
-from experiments import models
-from experiments import optimizers
-from experiments import tasks
-from experiments import train
-from experiments.data import files
-from experiments.data import ptb
+from experiments import checkpoints, configuration, models, optimizers, tasks, train
+from experiments.data import files, ptb
 from experiments.tasks import penn_treebank
-from experiments.tasks.penn_treebank import PennTreebankCharacters
-from experiments.tasks.penn_treebank import PennTreebankWords
+from experiments.tasks.penn_treebank import PennTreebankCharacters, PennTreebankWords
 
 WORDS = ("the", ptb.EOS, "a", "cat", "sat", "on")
 BEFORE_FIRST = 1  # the index of <eos>
@@ -339,9 +332,11 @@ def test_dropout_needs_a_key():
     @helpers.jit
     def run(keys):
         without_key = (plain(tokens), dropped(tokens))
-        return without_key, plain(tokens, key=keys[0])[0], [
-            dropped(tokens, key=keys[number])[0] for number in (0, 0, 1)
-        ]
+        return (
+            without_key,
+            plain(tokens, key=keys[0])[0],
+            [dropped(tokens, key=keys[number])[0] for number in (0, 0, 1)],
+        )
 
     (expected, found), off, on = run(jax.random.split(jax.random.key(1)))
     assert_trees_close(found, expected)

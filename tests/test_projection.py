@@ -49,7 +49,7 @@ def test_rows_have_unit_length_and_the_same_reflectors(x64, strict):
     np.testing.assert_allclose(np.linalg.norm(u, axis=-1), [1, 0, 1], rtol=1e-15)
     np.testing.assert_allclose(np.linalg.norm(v, axis=-1), np.ones((2, 3)), rtol=1e-15)
     for rows, free in ((u, plain["cell"]["u_vectors"]),
-                       *zip(v, plain["blocks"]["v_vectors"])):  # fmt: skip
+                       *zip(v, plain["blocks"]["v_vectors"], strict=True)):  # fmt: skip
         np.testing.assert_array_equal(np.tril(rows, -1), 0)
         found, expected = map(helpers.reflector_product, (rows, free))
         np.testing.assert_allclose(found, expected, atol=1e-14)

@@ -1,5 +1,6 @@
 """Records of runs: what is kept, and that an unfinished run is refused."""
 
+import itertools
 import json
 
 import pytest
@@ -77,7 +78,7 @@ def test_thinned_lines_are_even_and_keep_the_ends(count, most):
     found = records.thinned(lines, most)
     assert (found[0], found[-1]) == (0, count - 1)
     assert len(found) == min(count, most)
-    gaps = {after - before for before, after in zip(found, found[1:])}
+    gaps = {after - before for before, after in itertools.pairwise(found)}
     assert max(gaps) - min(gaps) <= 1
 
 

@@ -109,7 +109,7 @@ def scalar(states, last, weights):
 def gradients(params, activation, *, weights=None, prepare=None, **options):
     """((states, last), gradients) of one compiled function.
 
-    ``prepare`` makes a form of the transition inside of that function.
+    `prepare` makes a form of the transition inside of that function.
     """
     weights = draw_weights() if weights is None else weights
 
@@ -299,9 +299,7 @@ def test_the_custom_backward_pass_refuses_forward_mode(form):
         jax.jvp(lambda params: run(params, "tanh")[1], (params,), (params,))
 
 
-@pytest.mark.parametrize(
-    ("form", "chunk"), [("low_rank", None), ("dense", 3)]
-)
+@pytest.mark.parametrize(("form", "chunk"), [("low_rank", None), ("dense", 3)])
 def test_gradient_of_gradient(form, chunk):
     # tanh has a second derivative.
     params, direction = draw_params(form, steps=4), draw_params(form, steps=4, seed=4)
@@ -345,7 +343,9 @@ def test_vmap():
 
     actual = helpers.jit(jax.vmap(jax.value_and_grad(loss)))(stacked, lengths)
     one = helpers.jit(jax.value_and_grad(loss))
-    expected = [one(params, length) for params, length in zip(both, lengths)]
+    expected = [
+        one(params, length) for params, length in zip(both, lengths, strict=True)
+    ]
     close(actual, jax.tree.map(lambda *leaves: np.stack(leaves), *expected))
 
 
@@ -471,5 +471,5 @@ def test_bfloat16_sums_are_kept_in_float32():
 @pytest.mark.parametrize("name", ["chunk", "unroll"])
 @pytest.mark.parametrize("value", [0, -3])
 def test_bad_chunk_and_unroll(name, value):
-    with pytest.raises(ValueError, match=f"{name} must be at least 1; got {value}"):
+    with pytest.raises(ValueError, match=f"{name} must be at least 1, got {value}"):
         run(draw_params("dense"), "tanh", last_only=True, **{name: value})

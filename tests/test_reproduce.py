@@ -8,14 +8,8 @@ import sys
 
 import pytest
 
-from experiments import configuration
-from experiments import identity
-from experiments import records
-from experiments import reproduce
-from experiments.reproduction import drawings
-from experiments.reproduction import protocols
-from experiments.reproduction import status
-from experiments.reproduction import tables
+from experiments import configuration, identity, records, reproduce
+from experiments.reproduction import drawings, protocols, status, tables
 from experiments.reproduction.protocols import Run
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
@@ -194,7 +188,9 @@ def test_plan_shows_every_run_and_sums(tmp_path, capsys):
 
 
 def test_the_first_seeds_alone(tmp_path, capsys):
-    reproduce.main(["F2", "--scale=cpu", "--plan", "--seeds=2", f"--results={tmp_path}"])
+    reproduce.main(
+        ["F2", "--scale=cpu", "--plan", "--seeds=2", f"--results={tmp_path}"]
+    )
     text = capsys.readouterr().out
     names = [run.name for run in protocols.runs("F2", "cpu")]
     for name in names:
@@ -317,7 +313,7 @@ def test_curves_show_mean_range_and_divergence(tmp_path):
     from matplotlib.figure import Figure
 
     runs = protocols.runs("F1", "cpu")[:3]  # three seeds of rnn
-    for run, diverged in zip(runs, (None, None, 3)):
+    for run, diverged in zip(runs, (None, None, 3), strict=True):
         invent(run, tmp_path, diverged=diverged)
     found = [status.find(run, tmp_path)[0] for run in runs]
     for point in found[1]["valid"]:

@@ -12,8 +12,7 @@ import time
 import pytest
 
 from configs import addition
-from experiments import tasks
-from experiments import train
+from experiments import tasks, train
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 OVERRIDES = {

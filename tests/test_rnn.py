@@ -113,7 +113,7 @@ def test_values_against_a_loop(x64, activation):
     layer = spectral_rnn(activation=activation)
     inputs, carry = draw_inputs(), draw_inputs(BATCH, N)
     last, outputs = call(layer, inputs, initial_carry=carry, return_carry=True)
-    expected = [states_of(layer, x, h) for x, h in zip(inputs, carry)]
+    expected = [states_of(layer, x, h) for x, h in zip(inputs, carry, strict=True)]
     assert_same(outputs, np.stack(expected))
     assert_same(last, np.stack(expected)[:, -1])
 
@@ -293,9 +293,9 @@ def test_bidirectional(x64, kind):
     # Padded: the backward pass of an item begins at its own end.
     options = {"seq_lengths": LENGTHS, "return_carry": True}
     carries, outputs = call(model, inputs, **options)
-    padded = [x[:length] for x, length in zip(inputs, LENGTHS)]
+    padded = [x[:length] for x, length in zip(inputs, LENGTHS, strict=True)]
     expected = by_hand(forward, backward, padded)
-    for j, (states, length) in enumerate(zip(expected, LENGTHS)):
+    for j, (states, length) in enumerate(zip(expected, LENGTHS, strict=True)):
         assert_same(outputs[j, :length], states)
         assert_same(carries[0][j], states[-1, :N])
         assert_same(carries[1][j], states[0, N:])
@@ -507,7 +507,9 @@ def train(wrap, *, dtype, n=32, updates=50, **options):
 
     rng = np.random.default_rng(0)
     batches = [addition_batch(rng) for _ in range(updates)]
-    batches = [jnp.asarray(np.stack(arrays), dtype) for arrays in zip(*batches)]
+    batches = [
+        jnp.asarray(np.stack(arrays), dtype) for arrays in zip(*batches, strict=True)
+    ]
     run = helpers.jit(functools.partial(jax.lax.scan, update))
     (params, _), losses = run((params, optimizer.init(params)), batches)
     return losses, nnx.to_pure_dict(params)
@@ -629,7 +631,9 @@ def test_bfloat16_values_and_gradients_are_near_the_float32_ones():
     assert outputs.dtype == jnp.bfloat16 and expected.dtype == jnp.float32
     scale = np.abs(expected).max()
     np.testing.assert_allclose(outputs.astype(np.float32), expected, atol=0.03 * scale)
-    for a, b in zip(jax.tree.leaves(grads), jax.tree.leaves(expected_grads)):
+    for a, b in zip(
+        jax.tree.leaves(grads), jax.tree.leaves(expected_grads), strict=True
+    ):
         assert a.dtype == b.dtype == jnp.float32
         np.testing.assert_allclose(a, b, atol=0.1 * np.abs(b).max())
 
@@ -640,21 +644,21 @@ def test_bfloat16_values_and_gradients_are_near_the_float32_ones():
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"n_in": 0}, "in_features must be an integer of at least 1; got 0"),
-        ({"n": 0}, "hidden_features must be an integer of at least 1; got 0"),
-        ({"n": -3}, "hidden_features must be an integer of at least 1; got -3"),
-        ({"reflectors": 0}, "reflectors must be an integer of at least 1; got 0"),
-        ({"reflectors": (7, 1)}, "reflectors of U must be at most 6, .*; got 7"),
-        ({"radius": -0.01}, "radius must be finite and at least 0; got -0.01"),
-        ({"center": float("nan")}, "center must be finite; got nan"),
-        ({"init": "zeros"}, "init must be .*; got 'zeros'"),
-        ({"activation": "gelu"}, "activation must be one of .*; got 'gelu'"),
-        ({"leak": 2.0}, r"leak must lie in \[0, 1\]; got 2.0"),
-        ({"method": "fast"}, "method must be one of auto, .*; got 'fast'"),
-        ({"input_scale": 0.0}, "input_scale must be finite and above 0; got 0.0"),
-        ({"unroll": 0}, "unroll must be an integer of at least 1; got 0"),
-        ({"chunk": -1}, "chunk must be an integer of at least 1; got -1"),
-        ({"chunk": 2.0}, "chunk must be an integer of at least 1; got 2.0"),
+        ({"n_in": 0}, "in_features must be an integer of at least 1, got 0"),
+        ({"n": 0}, "hidden_features must be an integer of at least 1, got 0"),
+        ({"n": -3}, "hidden_features must be an integer of at least 1, got -3"),
+        ({"reflectors": 0}, "reflectors must be an integer of at least 1, got 0"),
+        ({"reflectors": (7, 1)}, "reflectors of U must be at most 6, .*, got 7"),
+        ({"radius": -0.01}, "radius must be finite and at least 0, got -0.01"),
+        ({"center": float("nan")}, "center must be finite, got nan"),
+        ({"init": "zeros"}, "init must be .*, got 'zeros'"),
+        ({"activation": "gelu"}, "activation must be one of .*, got 'gelu'"),
+        ({"leak": 2.0}, r"leak must lie in \[0, 1\], got 2.0"),
+        ({"method": "fast"}, "method must be one of auto, .*, got 'fast'"),
+        ({"input_scale": 0.0}, "input_scale must be finite and above 0, got 0.0"),
+        ({"unroll": 0}, "unroll must be an integer of at least 1, got 0"),
+        ({"chunk": -1}, "chunk must be an integer of at least 1, got -1"),
+        ({"chunk": 2.0}, "chunk must be an integer of at least 1, got 2.0"),
     ],
 )
 def test_bad_arguments(options, message):
@@ -666,10 +670,10 @@ def test_bad_arguments(options, message):
 @pytest.mark.parametrize(
     ("n_in", "n", "init", "message"),
     [
-        (0, 3, "identity", "in_features must be an integer of at least 1; got 0"),
-        (1, 0, "identity", "hidden_features must be an integer of at least 1; got 0"),
-        (1, 3, "random", "init must be one of .*; got 'random'"),
-        (1, 3, np.eye(2), r"init must have shape \(3, 3\); got \(2, 2\)"),
+        (0, 3, "identity", "in_features must be an integer of at least 1, got 0"),
+        (1, 0, "identity", "hidden_features must be an integer of at least 1, got 0"),
+        (1, 3, "random", "init must be one of .*, got 'random'"),
+        (1, 3, np.eye(2), r"init must have shape \(3, 3\), got \(2, 2\)"),
     ],
 )
 def test_bad_arguments_of_the_dense_layer(n_in, n, init, message):
@@ -688,19 +692,19 @@ def dense_layer():
 @pytest.mark.parametrize(
     ("inputs", "options", "message"),
     [
-        (X[..., :1], {}, r"inputs must have 2 features .*; got shape \(3, 5, 1\)"),
-        (np.zeros(()), {}, r"inputs must have 2 features .*; got shape \(\)"),
+        (X[..., :1], {}, r"inputs must have 2 features .*, got shape \(3, 5, 1\)"),
+        (np.zeros(()), {}, r"inputs must have 2 features .*, got shape \(\)"),
         (X[0, 0], {}, r"inputs must have a time and a feature axis; .* \(2,\)"),
         (X, {"initial_carry": X[:, 0]}, r"carry must have 6 features .* \(3, 2\)"),
-        (X, {"initial_carry": np.zeros((2, N))}, r"carry .* \(3, 6\); got \(2, 6"),
-        (X, {"seq_lengths": np.ones(4, int)}, r"seq_lengths .* \(3,\); got int.* \(4,"),
+        (X, {"initial_carry": np.zeros((2, N))}, r"carry .* \(3, 6\), got \(2, 6"),
+        (X, {"seq_lengths": np.ones(4, int)}, r"seq_lengths .* \(3,\), got int.* \(4,"),
         (X, {"seq_lengths": np.ones(3)}, "seq_lengths must be integers .* got float"),
         (X, {"seq_lengths": np.array([0, 1, 6])}, r"lie in \[0, 5\]; .* from 0 to 6"),
-        (X, {"seq_lengths": [-1, 1, 2]}, r"lie in \[0, 5\]; got values from -1 to 2"),
+        (X, {"seq_lengths": [-1, 1, 2]}, r"lie in \[0, 5\], got values from -1 to 2"),
         (
             X,
             {"perturbations": np.zeros((STEPS, BATCH, N))},
-            r"perturbations must have shape \(3, 5, 6\); got \(5, 3, 6\)",
+            r"perturbations must have shape \(3, 5, 6\), got \(5, 3, 6\)",
         ),
         (
             X,
@@ -724,7 +728,7 @@ def test_bad_calls_of_the_cell(dense_layer):
 
 def test_the_dense_layer_has_one_method():
     weight = DenseMatrix(N, rngs=nnx.Rngs(0))
-    with pytest.raises(ValueError, match="must be auto or dense; got 'wy'"):
+    with pytest.raises(ValueError, match="must be auto or dense, got 'wy'"):
         weight.transition("wy")
 
 
@@ -745,13 +749,13 @@ def test_narrow_integer_lengths_do_not_wrap_around(dtype, chunk):
 
 def test_no_step_is_an_error_that_names_the_shape():
     layer = spectral_rnn(param_dtype=jnp.float32)
-    with pytest.raises(ValueError, match=r"at least one step; got \(2, 0, 2\)"):
+    with pytest.raises(ValueError, match=r"at least one step, got \(2, 0, 2\)"):
         layer(jnp.ones((2, 0, FEATURES)))
 
 
 def test_complex_inputs_are_refused():
     layer = spectral_rnn(param_dtype=jnp.float32)
-    with pytest.raises(ValueError, match="inputs must be real; got complex64"):
+    with pytest.raises(ValueError, match="inputs must be real, got complex64"):
         layer(jnp.ones((2, 3, FEATURES), jnp.complex64))
 
 
@@ -764,7 +768,7 @@ def test_perturbations_take_the_dtype_of_the_computation():
 
 def test_a_weight_of_another_size_is_refused():
     weight = DenseMatrix(4, rngs=nnx.Rngs(0))
-    with pytest.raises(ValueError, match=r"hidden_features = 5; got shape \(4, 4\)"):
+    with pytest.raises(ValueError, match=r"hidden_features = 5, got shape \(4, 4\)"):
         TransitionCell(weight, 1, 5, rngs=nnx.Rngs(0))
 
 

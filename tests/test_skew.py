@@ -8,7 +8,6 @@ import pytest
 
 from svdrnn import skew
 
-
 rotation = helpers.jit(skew.rotation, static_argnames="map")
 
 
@@ -165,9 +164,9 @@ def test_block_skew_has_the_published_entries(x64):
         (lambda: skew.exponential(np.zeros((2, 3))), r"shape \(n, n\), got \(2, 3\)"),
         (lambda: skew.cayley(np.zeros((2, 2, 2))), r"got \(2, 2, 2\)"),
         (lambda: skew.cayley(np.zeros((2, 2), complex)), "floating dtype .* complex"),
-        (lambda: skew.rotation(np.eye(2), "qr"), "exponential, cayley; got 'qr'"),
+        (lambda: skew.rotation(np.eye(2), "qr"), "exponential, cayley, got 'qr'"),
         (lambda: skew.block_rotation(np.zeros(2), 6), r"shape \(3,\), got \(2,\)"),
-        (lambda: skew.block_skew(np.zeros(1), 2, "qr"), "cayley; got 'qr'"),
+        (lambda: skew.block_skew(np.zeros(1), 2, "qr"), "cayley, got 'qr'"),
     ],
 )
 def test_bad_arguments(call, message):

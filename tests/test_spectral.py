@@ -77,7 +77,10 @@ def batch(n, seed=1):
 @functools.cache
 def compiled(f):
     """f compiled once a shape, shared by all tests."""
-    fresh = lambda *args, **options: f(*args, **options)
+
+    def fresh(*args, **options):
+        return f(*args, **options)
+
     return jax.jit(fresh, static_argnames="method")
 
 
@@ -221,7 +224,10 @@ def test_zero_sigma_in_slogdet_and_pseudo_inverse():
     assert sign == 0 and logabsdet == -np.inf
     pseudo = compiled(spectral.pseudo_inverse_apply)(svd, batch(5))
     check(pseudo, batch(5) @ np.linalg.pinv(dense(svd)).T)
-    loss = lambda s: jnp.sum(spectral.pseudo_inverse_apply(s, jnp.ones(5)))
+
+    def loss(s):
+        return jnp.sum(spectral.pseudo_inverse_apply(s, jnp.ones(5)))
+
     gradient = jax.jit(jax.grad(loss))(svd)
     assert all(np.all(np.isfinite(leaf)) for leaf in jax.tree.leaves(gradient))
     assert gradient.sigma[2] == 0
@@ -474,7 +480,10 @@ def test_every_matrix_product_runs_at_highest_precision():
     ]
     highest = jax.lax.Precision.HIGHEST
     for f in functions:
-        loss = lambda svd, f=f: sum(jnp.sum(a) for a in jax.tree.leaves(f(svd)))
+
+        def loss(svd, f=f):
+            return sum(jnp.sum(a) for a in jax.tree.leaves(f(svd)))
+
         for program in (f, jax.grad(loss)):
             precisions = dot_precisions(program, jax.tree.map(jnp.asarray, svd))
             assert precisions

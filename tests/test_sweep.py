@@ -15,18 +15,14 @@ import time
 import warnings
 
 import optuna
-from optuna.trial import TrialState
 import pytest
+from optuna.trial import TrialState
 
 from configs import addition
-from experiments import configuration
-from experiments import figures
-from experiments import train
-from experiments.sweeps import setup
+from experiments import configuration, figures, train
+from experiments.sweeps import setup, summary, worker
 from experiments.sweeps import space as spaces
 from experiments.sweeps import storage as storages
-from experiments.sweeps import summary
-from experiments.sweeps import worker
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 

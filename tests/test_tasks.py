@@ -4,13 +4,12 @@ import math
 from types import SimpleNamespace
 
 import jax.numpy as jnp
-from ml_collections import config_dict
 import numpy as np
 import pytest
+from ml_collections import config_dict
 
 from experiments import tasks
-from experiments.tasks import base
-from experiments.tasks import pixel_mnist
+from experiments.tasks import base, pixel_mnist
 from experiments.tasks.addition import Addition
 from experiments.tasks.copying import Copying
 from experiments.tasks.mnist import MNIST
@@ -69,8 +68,9 @@ class TestEveryTask:
         assert not equal(make(8).train_batch(6), later)
 
     def test_eval_batches_are_fixed_and_equal_in_shape(self, make):
-        first, second = list(make(7).eval_batches("valid")), list(
-            make(7).eval_batches("valid")
+        first, second = (
+            list(make(7).eval_batches("valid")),
+            list(make(7).eval_batches("valid")),
         )
         assert all(equal(a, b) for a, b in zip(first, second, strict=True))
         assert len({batch["inputs"].shape for batch in first}) == 1

@@ -8,20 +8,22 @@ import pathlib
 import subprocess
 import sys
 
-from flax import nnx
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import nnx
 
 from configs import addition
-from experiments import checkpoints
-from experiments import configuration
-from experiments import logs
-from experiments import models
-from experiments import optimizers
-from experiments import tasks
-from experiments import train
+from experiments import (
+    checkpoints,
+    configuration,
+    logs,
+    models,
+    optimizers,
+    tasks,
+    train,
+)
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 

@@ -1,7 +1,7 @@
-"""Learning rates of configs/addition.py, the same for each model of the comparison.
+r"""Learning rates of configs/addition.py, the same for each model of the comparison.
 
-    python -m experiments.sweep --config=configs/addition.py --config.train.steps=1000 \\
-        --config.model.name=lstm --config.model.init=random \\
+    python -m experiments.sweep --config=configs/addition.py \
+        --config.train.steps=1000 --config.model.name=lstm --config.model.init=random \
         --space=configs/spaces/addition_rates.py --workdir=DIR
 
 `rnn` and `lstm` start random, the others, like the config, from the identity.

@@ -1,6 +1,6 @@
-"""Learning rates of configs/deep_mlp.py, the same for each of its models.
+r"""Learning rates of configs/deep_mlp.py, the same for each of its models.
 
-    python -m experiments.sweep --config=configs/deep_mlp.py:mlp \\
+    python -m experiments.sweep --config=configs/deep_mlp.py:mlp \
         --config.train.epochs=1 --space=configs/spaces/deep_mlp.py --workdir=DIR
 """
 

@@ -115,7 +115,7 @@ def read_folder(folder, digests=DIGESTS):
       ValueError: a file is damaged, cut or altered.
     """
     parts = {}
-    for part, name in zip(PARTS, NAMES):
+    for part, name in zip(PARTS, NAMES, strict=True):
         path = files.find(folder, name)
         parts[part] = files.read_bytes(path)
         files.check_md5(parts[part], digests[part], path)
@@ -130,7 +130,7 @@ def download_parts(mirrors=MIRRORS, digests=DIGESTS):
     """
     return {
         part: download.fetch(name, mirrors, digests[part])
-        for part, name in zip(PARTS, NAMES)
+        for part, name in zip(PARTS, NAMES, strict=True)
     }
 
 

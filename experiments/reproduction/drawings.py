@@ -10,8 +10,8 @@ import statistics
 import sys
 from collections.abc import Callable, Iterable
 
-from PIL import Image
 from matplotlib.figure import Figure
+from PIL import Image
 
 from experiments import records
 from experiments.reproduction import protocols, status
@@ -144,7 +144,7 @@ def pixel_mnist(found: list[dict], scale: str) -> Figure:
     figure = Figure(figsize=(13, 9.5), layout="constrained")
     panels = figure.subplots(3, 3)
     lengths = sorted({record["config"]["task"]["steps"] for record in found})
-    for row, length in zip(panels, lengths):
+    for row, length in zip(panels, lengths, strict=False):
         mine = [
             record
             for record in found

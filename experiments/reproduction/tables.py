@@ -180,14 +180,12 @@ def pixel_mnist(results: pathlib.Path, scale: str = "cpu") -> str:
 def ptb_word(results: pathlib.Path, scale: str = "cpu") -> str:
     """Penn Treebank words."""
     splits = ("valid", "test")
-    head, rows = _comparison(
-        "ptb_word", scale, results, "perplexity", "{:.1f}", splits
-    )
+    head, rows = _comparison("ptb_word", scale, results, "perplexity", "{:.1f}", splits)
     names = ["validation perplexity", "test perplexity", "wall time"]
     return f"{_wrapped(head)}\n\n{markdown([*COLUMNS, *names], rows)}"
 
 
-# Trials that chose learning rates, by their folder: models, metric, digits, what is best.
+# Trials that chose learning rates, by folder: models, metric, digits, what is best.
 GRIDS = {
     "ptb_word_grid": (protocols.RECURRENT, "perplexity", "{:.0f}", min),
     "addition_grid": (protocols.RECURRENT, "mse", "{:.4f}", min),

@@ -4,15 +4,16 @@ from collections.abc import Callable
 from typing import Any
 
 from experiments.data import ptb
-from experiments.tasks import base
-from experiments.tasks import pixel_mnist
+from experiments.tasks import base, pixel_mnist
 from experiments.tasks.addition import Addition
 from experiments.tasks.base import Task
 from experiments.tasks.copying import Copying
 from experiments.tasks.mnist import MNIST
-from experiments.tasks.penn_treebank import PennTreebank
-from experiments.tasks.penn_treebank import PennTreebankCharacters
-from experiments.tasks.penn_treebank import PennTreebankWords
+from experiments.tasks.penn_treebank import (
+    PennTreebank,
+    PennTreebankCharacters,
+    PennTreebankWords,
+)
 from experiments.tasks.pixel_mnist import PixelMNIST
 
 

@@ -96,9 +96,7 @@ def pad(batch: Batch, size: int) -> Batch:
 
 def generator(seed: int, split: str, index: int) -> np.random.Generator:
     """The random stream of batch `index` of a split."""
-    return np.random.default_rng(
-        np.random.SeedSequence([seed, STREAMS[split], index])
-    )
+    return np.random.default_rng(np.random.SeedSequence([seed, STREAMS[split], index]))
 
 
 def check_split(split: str) -> None:

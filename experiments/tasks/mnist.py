@@ -1,8 +1,8 @@
 """MNIST: whole digits as vectors."""
 
-from collections.abc import Iterator
 import functools
 import math
+from collections.abc import Iterator
 from typing import Any
 
 import jax.numpy as jnp

@@ -1,7 +1,7 @@
 """Penn Treebank as one long text: predict every word, or every character."""
 
-from collections.abc import Iterator
 import math
+from collections.abc import Iterator
 from typing import Any
 
 import jax.numpy as jnp

@@ -4,8 +4,7 @@ from typing import Any
 
 import numpy as np
 
-from experiments.tasks.mnist import MNIST
-from experiments.tasks.mnist import PIXELS
+from experiments.tasks.mnist import MNIST, PIXELS
 
 STEPS = (784, 112, 28)
 PERMUTATION_SEED = 92916  # that of the expRNN code, so that results compare
