@@ -7,7 +7,7 @@ import pathlib
 from typing import Any
 
 from experiments import models, optimizers, tasks
-from experiments.identity import differences  # to_dict: for callers
+from experiments.identity import differences, to_dict  # noqa: F401
 from experiments.tasks.base import check_integer
 from svdrnn import activations, initializers, matrices
 

@@ -694,12 +694,12 @@ def dense_layer():
     [
         (X[..., :1], {}, r"inputs must have 2 features .*, got shape \(3, 5, 1\)"),
         (np.zeros(()), {}, r"inputs must have 2 features .*, got shape \(\)"),
-        (X[0, 0], {}, r"inputs must have a time and a feature axis; .* \(2,\)"),
+        (X[0, 0], {}, r"inputs must have a time and a feature axis, .* \(2,\)"),
         (X, {"initial_carry": X[:, 0]}, r"carry must have 6 features .* \(3, 2\)"),
         (X, {"initial_carry": np.zeros((2, N))}, r"carry .* \(3, 6\), got \(2, 6"),
         (X, {"seq_lengths": np.ones(4, int)}, r"seq_lengths .* \(3,\), got int.* \(4,"),
         (X, {"seq_lengths": np.ones(3)}, "seq_lengths must be integers .* got float"),
-        (X, {"seq_lengths": np.array([0, 1, 6])}, r"lie in \[0, 5\]; .* from 0 to 6"),
+        (X, {"seq_lengths": np.array([0, 1, 6])}, r"lie in \[0, 5\], .* from 0 to 6"),
         (X, {"seq_lengths": [-1, 1, 2]}, r"lie in \[0, 5\], got values from -1 to 2"),
         (
             X,
