@@ -279,7 +279,7 @@ def print_choice(rows: list[dict], n: int) -> None:
         dense = found.get(f"SpectralRNN dense m={m}")
         if low and dense:
             chosen = (
-                "low_rank" if svdrnn.matrices.prefers_low_rank(n, 2 * m) else "dense"
+                "low_rank" if svdrnn.transitions.prefers_low_rank(n, 2 * m) else "dense"
             )
             faster = "low_rank" if low < dense else "dense"
             print(f"  auto at m={m}: {chosen}; faster here: {faster}")

@@ -9,7 +9,7 @@ from typing import Any
 from experiments import models, optimizers, tasks
 from experiments.identity import differences, to_dict  # noqa: F401
 from experiments.tasks.base import check_integer
-from svdrnn import activations, initializers, matrices
+from svdrnn import activations, initializers, transitions
 
 # First transitions of a model. "random" is the default of each: a random orthogonal
 # matrix for irnn, henaff for exprnn, cayley for scornn.
@@ -47,7 +47,7 @@ def _validate_model(model: Any) -> None:
     _check_name("config.model.activation", model.activation, activations.NAMES)
     _check_number("config.model.leak", model.leak, maximum=1)
     _check_number("config.model.input_scale", model.input_scale, positive=True)
-    _check_name("config.model.method", model.method, matrices.METHODS)
+    _check_name("config.model.method", model.method, transitions.METHODS)
     _check_init(model)
     _check_number("config.model.negative_fraction", model.negative_fraction, maximum=1)
     check_integer("config.model.layers", model.layers, 1)

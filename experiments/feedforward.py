@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 import svdrnn
-from svdrnn import diagnostics, recurrence
+from svdrnn import diagnostics, transitions
 from svdrnn.activations import Activation
 
 NAMES = ("mlp", "resnet", "spectral_mlp", "spectral_resnet")
@@ -106,7 +106,7 @@ def prepare(layers):
         layer = nnx.merge(graph, state)
         if isinstance(layer, svdrnn.SpectralLinear):
             return layer.weight.transition(layer.method), layer.bias[...]
-        return recurrence.Dense(layer.kernel[...].T), layer.bias[...]
+        return transitions.Dense(layer.kernel[...].T), layer.bias[...]
 
     return jax.vmap(one)(state)
 
@@ -170,15 +170,15 @@ def _dense(config, task, residual, blocks):
 def _spectral(config, task, residual, blocks):
     """Makers of the first, the stacked and the last layers.
 
-    `center`, `reflectors` and `init` are those of the square layers. The first
-    and the last have sigma* = 1 and as many reflectors as reach every matrix: with
+    `center`, `reflectors`, `init` and `method` are those of the square layers. The
+    first and the last have sigma* = 1 and as many reflectors as reach every matrix: with
     few, the first would read little else than the first n pixels.
     """
     del blocks
 
     def maker(n_in, n_out, **kwargs):
         return lambda rngs: svdrnn.SpectralLinear(
-            n_in, n_out, radius=config.radius, method=config.method, rngs=rngs, **kwargs
+            n_in, n_out, radius=config.radius, rngs=rngs, **kwargs
         )
 
     n = config.hidden
@@ -188,6 +188,7 @@ def _spectral(config, task, residual, blocks):
         reflectors=config.reflectors,
         center=config.center,
         init=config.init,
+        method=config.method,
     )
     first = maker(task.in_features, n, reflectors=None)
     last = maker(n, task.out_features, reflectors=None)

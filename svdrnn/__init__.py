@@ -1,17 +1,31 @@
 """Spectrally parameterized networks: W = U Sigma V^T with bounded singular values."""
 
-from svdrnn.layers import SpectralLinear
-from svdrnn.matrices import DenseMatrix, OrthogonalMatrix, SpectralMatrix
-from svdrnn.rnn import (
-    DenseRNN,
+from svdrnn import (
+    activations,
+    cells,
+    checks,
+    diagnostics,
+    householder,
+    initializers,
+    layers,
+    matrices,
+    projection,
+    recurrence,
+    rnn,
+    skew,
+    spectral,
+    transitions,
+)
+from svdrnn._version import __version__
+from svdrnn.cells import (
     DenseRNNCell,
-    OrthogonalRNN,
     OrthogonalRNNCell,
-    SpectralRNN,
     SpectralRNNCell,
     TransitionCell,
-    TransitionRNN,
 )
+from svdrnn.layers import SpectralLinear
+from svdrnn.matrices import DenseMatrix, OrthogonalMatrix, SpectralMatrix
+from svdrnn.rnn import DenseRNN, OrthogonalRNN, SpectralRNN, TransitionRNN
 
 __all__ = [
     "DenseMatrix",
@@ -26,4 +40,19 @@ __all__ = [
     "SpectralRNNCell",
     "TransitionCell",
     "TransitionRNN",
+    "__version__",
+    "activations",
+    "cells",
+    "checks",
+    "diagnostics",
+    "householder",
+    "initializers",
+    "layers",
+    "matrices",
+    "projection",
+    "recurrence",
+    "rnn",
+    "skew",
+    "spectral",
+    "transitions",
 ]

@@ -2,80 +2,102 @@
 
 A backward pass that needs only the states h_t = phi(z_t), and not the
 pre-activations z_t, keeps one array of length T instead of two. That works for every
-activation here, because each lets phi'(z) be told from phi(z).
+named activation here, because each lets phi'(z) be told from phi(z). For any other
+callable the pre-activations are kept as well, and JAX differentiates phi there.
 """
 
 import dataclasses
-import math
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from svdrnn import checks
 
 NAMES = ("leaky_relu", "relu", "tanh", "identity", "modrelu")
 
 
 @dataclasses.dataclass(frozen=True)
 class Activation:
-    r"""A pointwise activation phi by name.
+    r"""A pointwise activation phi, by name or as a function.
 
-    ==========  =====================================  ==================
-    name        phi(z)                                 Lipschitz constant
-    ==========  =====================================  ==================
-    leaky_relu  z where z >= 0, leak * z elsewhere     1
-    relu        max(z, 0)                              1
-    tanh        tanh(z)                                1
-    identity    z                                      1
-    modrelu     sign(z) * max(\\|z\\| + offset, 0)       1 where offset <= 0
-    ==========  =====================================  ==================
+    | name         | phi(z)                                | Lipschitz constant    |
+    |--------------|---------------------------------------|-----------------------|
+    | `leaky_relu` | z where z >= 0, leak * z elsewhere    | 1                     |
+    | `relu`       | max(z, 0)                             | 1                     |
+    | `tanh`       | tanh(z)                               | 1                     |
+    | `identity`   | z                                     | 1                     |
+    | `modrelu`    | sign(z) * max(\|z\| + offset, 0)      | 1 where offset <= 0   |
+    | a callable   | what it gives, elementwise            | its own               |
 
-    `modrelu` takes a trained `offset` of shape (n,) (Arjovsky, Shah and Bengio,
-    2016); with a positive offset it jumps at zero and has no Lipschitz constant. The
+    `modrelu` takes a trained `offset` of shape (n,) (Arjovsky, Shah and Bengio, 2016);
+    with a positive offset it jumps at zero and has no Lipschitz constant. The
     derivative at a kink is that of the left piece for `relu` and of the right piece
-    for `leaky_relu`.
+    for `leaky_relu`. NaN stays NaN.
 
     Attributes:
-      name: one of `NAMES`.
+      name: one of `NAMES`, or a function of an array that acts on every entry alone.
       leak: slope of `leaky_relu` left of zero, in [0, 1]; 0 is ReLU up to the kink,
-        1 the identity. The other activations ignore it.
+        1 the identity. The other activations have no use for it.
 
     Raises:
       ValueError: for an unknown name or a leak outside [0, 1].
     """
 
-    name: str = "leaky_relu"
+    name: str | Callable[[Array], Array] = "leaky_relu"
     leak: float = 0.01
 
     def __post_init__(self):
-        if self.name not in NAMES:
-            raise ValueError(
-                f"activation must be one of {', '.join(NAMES)}, got {self.name!r}"
-            )
-        number = isinstance(self.leak, (int, float)) and math.isfinite(self.leak)
-        if not number or not 0 <= self.leak <= 1:
-            raise ValueError(f"leak must lie in [0, 1], got {self.leak!r}")
+        if not callable(self.name):
+            checks.check_name("activation", self.name, NAMES)
+        leak = checks.check_finite("leak", self.leak, least=0, most=1)
+        object.__setattr__(self, "leak", leak)
 
     @property
     def needs_offset(self) -> bool:
         """Whether phi has a trained offset of its own (modReLU)."""
         return self.name == "modrelu"
 
-    def __call__(self, z: jax.Array, offset: jax.Array | None = None) -> jax.Array:
+    @property
+    def reads_output(self) -> bool:
+        """Whether `pull_back` needs the output alone."""
+        return not callable(self.name)
+
+    def __call__(
+        self, z: Float[Array, "*batch n"], offset: Float[Array, " n"] | None = None
+    ) -> Float[Array, "*batch n"]:
         """phi(z), elementwise; z of shape (..., n), offset of shape (n,)."""
         match self.name:
             case "leaky_relu":
                 return jnp.where(z >= 0, z, self.leak * z)
             case "relu":
-                return jnp.where(z > 0, z, jnp.zeros_like(z))
+                return jnp.where(z <= 0, jnp.zeros_like(z), z)
             case "tanh":
                 return jnp.tanh(z)
             case "identity":
                 return z
             case "modrelu":
+                if offset is None:
+                    raise ValueError("offset must be given for modrelu, got None")
                 zero = jnp.zeros_like(z)
+                offset = offset.reshape((1,) * (z.ndim - 1) + offset.shape)
                 return jnp.sign(z) * jnp.maximum(jnp.abs(z) + offset, zero)
+        return self._function(z)
 
-    def pull_back(self, g: jax.Array, h: jax.Array) -> jax.Array:
-        """g * phi'(z), with phi'(z) read off the output h = phi(z)."""
+    def pull_back(
+        self,
+        g: Float[Array, "*batch n"],
+        h: Float[Array, "*batch n"],
+        z: Float[Array, "*batch n"] | None = None,
+    ) -> Float[Array, "*batch n"]:
+        """g * phi'(z), with phi'(z) read off the output h = phi(z).
+
+        Args:
+          g: gradient to h.
+          h: the output.
+          z: the input; needed unless `reads_output`.
+        """
         match self.name:
             case "leaky_relu":
                 # A leak of zero sends the whole left half line to zero, and there
@@ -83,15 +105,21 @@ class Activation:
                 right = h >= 0 if self.leak > 0 else h > 0
                 return jnp.where(right, g, self.leak * g)
             case "relu":
-                return jnp.where(h > 0, g, jnp.zeros_like(g))
+                return jnp.where(h <= 0, jnp.zeros_like(g), g)
             case "tanh":
                 return g * (1 - h * h)
             case "identity":
                 return g
             case "modrelu":
                 return jnp.where(h != 0, g, jnp.zeros_like(g))
+        return jax.vjp(self._function, z)[1](g)[0]
 
-    @property
-    def lipschitz(self) -> float:
-        """Lipschitz constant (of modReLU: where no offset is positive)."""
-        return 1.0
+    def _function(self, z):
+        """The callable, kept to the shape and the dtype of its input."""
+        h = self.name(z)  # type: ignore[operator]  # it is no name
+        if jnp.shape(h) != z.shape:
+            raise ValueError(
+                f"activation must act on every entry, shape {z.shape}, got a result of"
+                f" shape {jnp.shape(h)}"
+            )
+        return h.astype(z.dtype)

@@ -4,48 +4,43 @@ from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
+from jax.typing import DTypeLike
+from jaxtyping import Array, Float
 
-from svdrnn import householder, recurrence, spectral
+from svdrnn import spectral, transitions
 
 
-def singular_values(transition) -> jax.Array:
+def singular_values(
+    w: transitions.Transition | spectral.SVD | Float[Array, "n_out n_in"],
+) -> Float[Array, " smaller"]:
     """Singular values of a matrix in descending order.
 
     Args:
-      transition: a `spectral.SVD` (of cost n), a form of `svdrnn.recurrence` or a
-        dense matrix (of cost n^3).
+      w: a `spectral.SVD` (of cost n log n), a form of `svdrnn.transitions` or a dense
+        matrix (of cost n^3).
 
     Returns:
       (min(n_out, n_in),); of an SVD the magnitudes of its sigma.
     """
-    if isinstance(transition, recurrence.Factored):
-        transition = transition.svd
-    if isinstance(transition, spectral.SVD):
-        return -jnp.sort(-jnp.abs(transition.sigma))
-    if isinstance(transition, recurrence.DiagonalPlusLowRank):
-        product = jnp.matmul(
-            transition.a, transition.c, precision=jax.lax.Precision.HIGHEST
-        )
-        transition = jnp.diag(transition.diagonal) + product
-    elif isinstance(transition, recurrence.Dense):
-        transition = transition.w
-    matrix = jnp.asarray(transition)
-    wide = matrix.astype(householder.factor_dtype(matrix.dtype))  # no SVD in bfloat16
-    return jnp.linalg.svd(wide, compute_uv=False).astype(matrix.dtype)
+    if isinstance(w, transitions.Transition):
+        return w.singular_values()
+    return spectral.singular_values(w)
 
 
-def spectral_margin(values: jax.Array, center: float = 1.0) -> jax.Array:
+def spectral_margin(
+    values: Float[Array, " n"], center: float = 1.0
+) -> Float[Array, ""]:
     """max_i |sigma_i - center|: how far singular values have moved from the center."""
     return jnp.max(jnp.abs(values - center))
 
 
 def state_gradient_norms(
-    loss: Callable[[jax.Array], jax.Array],
+    loss: Callable[[Float[Array, "..."]], Float[Array, ""]],
     shape: tuple[int, ...],
     *,
     time_axis: int,
-    dtype=jnp.float32,
-) -> jax.Array:
+    dtype: DTypeLike = jnp.float32,
+) -> Float[Array, " time"]:
     """||dL/dh_t|| for every t, over all items of the batch together.
 
     Args:

@@ -13,6 +13,10 @@ the smallest normal number of the dtype counts as zero.
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.typing import DTypeLike
+from jaxtyping import Array, Bool, Float
+
+from svdrnn import checks
 
 METHODS = ("auto", "scan", "wy")
 
@@ -20,38 +24,24 @@ METHODS = ("auto", "scan", "wy")
 _MIN_BLOCK = 64
 
 
-def matmul(a, b):
+def matmul(a: Float[Array, "..."], b: Float[Array, "..."]) -> Float[Array, "..."]:
     """Matrix product at full precision on every backend."""
     return jnp.matmul(a, b, precision=jax.lax.Precision.HIGHEST)
 
 
-def factor_dtype(dtype):
-    """The dtype factors are computed in: `dtype`, but at least float32."""
-    return jnp.dtype(jnp.float64 if dtype == jnp.float64 else jnp.float32)
+def factor_dtype(*dtypes: DTypeLike) -> jnp.dtype:
+    """The dtype factors are computed in: float64 if one of these is, else float32."""
+    double = any(jnp.dtype(dtype) == jnp.float64 for dtype in dtypes)
+    return jnp.dtype(jnp.float64 if double else jnp.float32)
 
 
-def check_floating(name, array):
-    """Raises ValueError unless `array` holds real floating-point numbers."""
-    if not jnp.issubdtype(array.dtype, jnp.floating):
-        raise ValueError(
-            f"{name} must have a floating dtype (bfloat16, float16, float32 or "
-            f"float64), got {array.dtype}"
-        )
-
-
-def check_method(method):
-    """Raises ValueError unless `method` is one of METHODS."""
-    if method not in METHODS:
-        raise ValueError(f"method must be one of {METHODS}, got {method!r}")
-
-
-def check_vectors(name, vectors):
+def check_vectors(name: str, vectors: Array) -> None:
     """Raises ValueError unless `vectors` is a floating (m, n) array with m <= n."""
     if vectors.ndim != 2:
         raise ValueError(
             f"{name} must have shape (m, n), got {vectors.ndim} axes: {vectors.shape}"
         )
-    check_floating(name, vectors)
+    checks.check_floating(name, vectors)
     m, n = vectors.shape
     if n == 0:
         raise ValueError(f"{name} must have at least one column, got {vectors.shape}")
@@ -69,13 +59,13 @@ def _scale(masked):
     return scale, nonzero
 
 
-def nonzero_reflectors(vectors):
+def nonzero_reflectors(vectors: Float[Array, "m n"]) -> Bool[Array, " m"]:
     """Which rows of `vectors` (m, n) are reflectors, (m,) bool; the rest are I."""
     wide = vectors.astype(factor_dtype(vectors.dtype))
     return _scale(jnp.triu(wide))[1][:, 0]
 
 
-def unit_rows(vectors):
+def unit_rows(vectors: Float[Array, "*stack m n"]) -> Float[Array, "*stack m n"]:
     """Masked rows of unit length, (..., m, n) in `factor_dtype`; zero rows stay."""
     masked = jnp.triu(vectors.astype(factor_dtype(vectors.dtype)))
     # The unit row does not depend on the scale, so neither does its derivative.
@@ -131,7 +121,9 @@ def _triangular_factor(rows):
     return _invert_upper(jnp.triu(matmul(rows, rows.T), 1) + jnp.diag(diagonal))
 
 
-def wy_factors(vectors):
+def wy_factors(
+    vectors: Float[Array, "m n"],
+) -> tuple[Float[Array, "m n"], Float[Array, "m m"]]:
     """Compact WY form of a product of reflectors: Q = I - rows^T t rows.
 
     t is the inverse of the strict upper part of `rows rows^T` plus half its
@@ -199,7 +191,13 @@ def _apply_wy(rows, x, transpose):
     return tail
 
 
-def apply_reflectors(vectors, x, *, transpose=False, method="auto"):
+def apply_reflectors(
+    vectors: Float[Array, "m n"],
+    x: Float[Array, "*batch n"],
+    *,
+    transpose: bool = False,
+    method: str = "auto",
+) -> Float[Array, "*batch n"]:
     """Product Q x of reflectors with every vector of a batch, or Q^T x.
 
     Q = H_0 H_1 ... H_{m-1}, so Q x applies the last row first.
@@ -224,10 +222,10 @@ def apply_reflectors(vectors, x, *, transpose=False, method="auto"):
 
     Source: Zhang, Lei and Dhillon (2018), section 3. Not checked: finite entries.
     """
-    check_method(method)
+    checks.check_name("method", method, METHODS)
     vectors, x = jnp.asarray(vectors), jnp.asarray(x)
     check_vectors("vectors", vectors)
-    check_floating("x", x)
+    checks.check_floating("x", x)
     n = vectors.shape[1]
     if x.ndim == 0 or x.shape[-1] != n:
         raise ValueError(
@@ -295,7 +293,12 @@ def _product(rows):
 _product.defvjp(_product_forward, _product_backward)
 
 
-def orthogonal_matrix(vectors, *, method="auto", custom_backward=True):
+def orthogonal_matrix(
+    vectors: Float[Array, "m n"],
+    *,
+    method: str = "auto",
+    custom_backward: bool = True,
+) -> Float[Array, "n n"]:
     """The orthogonal matrix Q = H_0 H_1 ... H_{m-1}, (n, n).
 
     Args:
@@ -320,7 +323,7 @@ def orthogonal_matrix(vectors, *, method="auto", custom_backward=True):
     Source: as LAPACK's orgqr builds Q. Not checked: that entries are finite.
     """
     vectors = jnp.asarray(vectors)
-    check_method(method)
+    checks.check_name("method", method, METHODS)
     check_vectors("vectors", vectors)
     dtype = vectors.dtype
     rows = unit_rows(vectors)
@@ -365,7 +368,7 @@ def _eliminate(q, k):
     return q - 2 * u[:, None] * matmul(u, q)[None], u
 
 
-def reflectors_from_orthogonal(q):
+def reflectors_from_orthogonal(q: Float[Array, "n p"]) -> Float[Array, "p n"]:
     """Reflectors whose product has the columns of q as its first p columns.
 
     The inverse of `orthogonal_matrix`: Householder elimination that takes every
@@ -389,8 +392,8 @@ def reflectors_from_orthogonal(q):
     q = jnp.asarray(q)
     if q.ndim != 2 or q.shape[1] > q.shape[0] or q.shape[0] == 0:
         raise ValueError(f"q must have shape (n, p) with p <= n, got {q.shape}")
-    check_floating("q", q)
-    if not isinstance(q, jax.core.Tracer):
+    checks.check_floating("q", q)
+    if not checks.is_traced(q):
         _check_orthonormal(q)
     if q.shape[1] == 0:
         return q.T

@@ -4,14 +4,18 @@ import math
 
 import jax
 import jax.numpy as jnp
+from jax.typing import DTypeLike
+from jaxtyping import Array, Float, Key
 
-from svdrnn import householder, skew
+from svdrnn import checks, householder, skew
 
 # Initial transitions that rotate planes of two coordinates by random angles.
 BLOCK_ROTATIONS = ("henaff", "cayley")
 
 
-def reflector_rows(key: jax.Array, shape: tuple[int, int], dtype=jnp.float32):
+def reflector_rows(
+    key: Key[Array, ""], shape: tuple[int, int], dtype: DTypeLike = jnp.float32
+) -> Float[Array, "m n"]:
     """Rows N(0, 1/n) inside the trapezoid, shape (m, n), zeros below it.
 
     A reflector does not depend on the length of its row, but under Adam that length
@@ -21,7 +25,9 @@ def reflector_rows(key: jax.Array, shape: tuple[int, int], dtype=jnp.float32):
     return jnp.triu(rows)
 
 
-def rotation_angles(key: jax.Array, n: int, init: str, dtype=jnp.float32):
+def rotation_angles(
+    key: Key[Array, ""], n: int, init: str, dtype: DTypeLike = jnp.float32
+) -> Float[Array, " half"]:
     """The angles (n // 2,) of a block rotation (n, n), see `svdrnn.skew`.
 
     henaff: uniform in [-pi, pi]. cayley: uniform in [0, pi / 2], so that the Cayley
@@ -36,7 +42,9 @@ def rotation_angles(key: jax.Array, n: int, init: str, dtype=jnp.float32):
     return jax.random.uniform(key, (n // 2,), dtype, low, high)
 
 
-def rotated_rows(v_vectors: jax.Array, angles: jax.Array):
+def rotated_rows(
+    v_vectors: Float[Array, "n n"], angles: Float[Array, " half"]
+) -> Float[Array, "n n"]:
     """Rows u (n, n) such that U V^T = R, the block rotation by `angles`, so U = R V.
 
     With random rows of V, as `reflector_rows` draws them, no row of U is zero. V = I
@@ -51,7 +59,9 @@ def rotated_rows(v_vectors: jax.Array, angles: jax.Array):
     return (lengths * u).astype(v_vectors.dtype)
 
 
-def raw_singular_values(key: jax.Array, size: int, center: float, dtype=jnp.float32):
+def raw_singular_values(
+    key: Key[Array, ""], size: int, center: float, dtype: DTypeLike = jnp.float32
+) -> Float[Array, " size"]:
     """Zeros (every sigma_i = center), or N(0, 1) where the center is zero.
 
     With center zero, zeros would start a residual branch of two layers at a point
@@ -62,21 +72,24 @@ def raw_singular_values(key: jax.Array, size: int, center: float, dtype=jnp.floa
     return jnp.zeros((size,), dtype)
 
 
-def raw_from_singular_values(sigma, *, radius: float, center: float):
+def raw_from_singular_values(
+    sigma: Float[Array, " size"], *, radius: float, center: float
+) -> Float[Array, " size"]:
     """The raw values that `bounded_singular_values` maps to `sigma`.
 
     raw = 2 atanh((sigma - center) / radius). With radius zero there is nothing to
     choose, and `sigma` must equal the center to rounding.
 
     Raises:
-      ValueError: naming the first sigma_i not strictly inside the interval.
+      ValueError: naming the first sigma_i not strictly inside the interval, where
+        values are known (outside of `jit`); a tracer outside of it gives NaN.
     """
     sigma = jnp.asarray(sigma)
     distance = jnp.abs(sigma - center)
     # What rounding leaves of the singular values of an orthogonal matrix.
     slack = (8 + sigma.size) * jnp.finfo(sigma.dtype).eps * max(abs(center), 1.0)
     inside = distance < radius if radius > 0 else distance <= slack
-    if not bool(jnp.all(inside)):
+    if not checks.is_traced(inside) and not bool(jnp.all(inside)):
         i = int(jnp.argmin(inside))
         raise ValueError(
             f"singular value {i} of the given matrix is {float(sigma[i]):.8g}; it must "

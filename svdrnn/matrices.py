@@ -1,76 +1,60 @@
 """Square and rectangular matrices as NNX modules: how W is parameterized.
 
-Every parameterization offers `matrix()`, `matrix_shape`, `singular_values()` and
-`num_redundant`; those that can be a recurrent transition also `transition(method)`,
-which gives the form of W that `svdrnn.recurrence` applies at every step.
+Every parameterization is a `Matrix`: it offers `matrix()`, `matrix_shape`,
+`singular_values()` and `num_redundant`, and, if square, `transition(method)`, the form
+of W that a recurrence applies at every step.
 """
 
+from __future__ import annotations
+
+import abc
 import math
+from dataclasses import InitVar
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from flax import nnx
+from jax.typing import ArrayLike, DTypeLike
+from jaxtyping import Array, Float
 
-from svdrnn import diagnostics, householder, initializers, recurrence, skew, spectral
+from svdrnn import checks, householder, initializers, skew, spectral, transitions
+from svdrnn._arguments import argument, arguments, module
 
-METHODS = ("auto", "scan", "wy", "low_rank", "dense")
-
-
-def check_method(method: str) -> None:
-    """Raises ValueError unless `method` names a way to apply a transition."""
-    if method not in METHODS:
-        raise ValueError(f"method must be one of {', '.join(METHODS)}, got {method!r}")
+Reflectors = int | tuple[int, int] | None
 
 
-def check_positive(name: str, value: int) -> None:
-    """Raises ValueError unless `value` is an integer of at least 1."""
-    integer = isinstance(value, (int, np.integer)) and not isinstance(value, bool)
-    if not integer or value < 1:
-        raise ValueError(f"{name} must be an integer of at least 1, got {value!r}")
+def given_matrix(init: Any, shape: tuple[int, int], dtype: DTypeLike) -> Array:
+    """A matrix given as `init`, in `dtype`.
 
-
-def check_finite(name: str, value: float, *, least=None, above=None) -> float:
-    """`value` as a float; ValueError unless it is a finite number within bounds."""
-    number = isinstance(value, (int, float, np.integer, np.floating))
-    good = number and not isinstance(value, bool) and math.isfinite(value)
-    bounds = ""
-    if least is not None:
-        bounds, good = f" and at least {least}", good and value >= least
-    if above is not None:
-        bounds, good = f" and above {above}", good and value > above
-    if not good:
-        raise ValueError(f"{name} must be finite{bounds}, got {value!r}")
-    return float(value)
-
-
-def check_real(name: str, array) -> None:
-    """Raises ValueError for an array of complex numbers."""
-    if jnp.issubdtype(array.dtype, jnp.complexfloating):
-        raise ValueError(f"{name} must be real, got {array.dtype}")
-
-
-def _given_matrix(init, shape, dtype):
-    """A matrix given as `init`, in `dtype`; ValueError unless it fits."""
+    Raises:
+      ValueError: it is no matrix, is complex, has another shape or, where its values
+        are known (outside of `jit`), entries that are not finite.
+    """
     try:
-        matrix = jnp.asarray(init, dtype)
+        matrix = jnp.asarray(init)
     except (TypeError, ValueError):
         raise ValueError(f"init must be a name or a matrix, got {init!r}") from None
+    checks.check_real("init", matrix)
     if matrix.shape != shape:
         raise ValueError(f"init must have shape {shape}, got {matrix.shape}")
-    if not isinstance(matrix, jax.core.Tracer) and not bool(
-        jnp.all(jnp.isfinite(matrix))
-    ):
+    matrix = matrix.astype(dtype)
+    if not checks.is_traced(matrix) and not bool(jnp.all(jnp.isfinite(matrix))):
         raise ValueError("init must be finite, got NaN or infinite entries")
     return matrix
 
 
-def reflector_counts(reflectors, n_out: int, n_in: int) -> tuple[int, int]:
+def reflector_counts(
+    reflectors: Reflectors, n_out: int, n_in: int, name: str = "reflectors"
+) -> tuple[int, int]:
     """(m1, m2), the reflectors of U (n_out) and of V (n_in).
 
     Args:
       reflectors: one number for both sides, capped at min(n_out, n_in), which already
         reaches every matrix; a pair (m1, m2), taken literally; None for that cap.
+      n_out: rows of W.
+      n_in: columns of W.
+      name: what errors call the number.
 
     Raises:
       ValueError: for anything else, a number below 1, or a pair larger than
@@ -79,36 +63,114 @@ def reflector_counts(reflectors, n_out: int, n_in: int) -> tuple[int, int]:
     full = min(n_out, n_in)
     if reflectors is None:
         return full, full
-    if isinstance(reflectors, (tuple, list)) and len(reflectors) == 2:
-        for side, count, limit in zip(
-            ("U", "V"), reflectors, (n_out, n_in), strict=True
-        ):
-            check_positive(f"reflectors of {side}", count)
-            if count > limit:
-                raise ValueError(
-                    f"reflectors of {side} must be at most {limit}, the length of "
-                    f"its vectors, got {count}"
-                )
-        return tuple(reflectors)
-    if isinstance(reflectors, (tuple, list)):
-        raise ValueError(
-            f"reflectors must be a number, a pair or None, got {reflectors!r}"
-        )
-    check_positive("reflectors", reflectors)
-    return min(reflectors, full), min(reflectors, full)
+    if not isinstance(reflectors, (tuple, list)):
+        count = checks.check_integer(name, reflectors)
+        return min(count, full), min(count, full)
+    if len(reflectors) != 2:
+        raise ValueError(f"{name} must be a number, a pair or None, got {reflectors!r}")
+    for side, count, limit in zip("UV", reflectors, (n_out, n_in), strict=True):
+        if checks.check_integer(f"{name} of {side}", count) > limit:
+            raise ValueError(
+                f"{name} of {side} must be at most {limit}, the length of its vectors,"
+                f" got {count}"
+            )
+    m1, m2 = map(int, reflectors)
+    return m1, m2
 
 
-def prefers_low_rank(n: int, reflectors: int) -> bool:
-    """Whether diagonal plus low rank beats a dense transition of size n.
+class Matrix(nnx.Module, abc.ABC):
+    """A matrix W that is computed from parameters."""
 
-    Counted flops of a training step, per item and time step: 12 n k against 6 n^2 with
-    k reflectors in total, hence k < n/2. Thin products run at a lower rate than
-    square ones, which moves the border to k <= n/3.
-    """
-    return 3 * reflectors <= n
+    @property
+    @abc.abstractmethod
+    def matrix_shape(self) -> tuple[int, int]:
+        """The shape (n_out, n_in) of W."""
+
+    @abc.abstractmethod
+    def matrix(self) -> Float[Array, "n_out n_in"]:
+        """W, (n_out, n_in)."""
+
+    def singular_values(self) -> Float[Array, " smaller"]:
+        """Singular values of W in descending order; an n^3 decomposition."""
+        return spectral.singular_values(self.matrix())
+
+    def transition(
+        self, method: str = "auto", *, custom_backward: bool = True
+    ) -> transitions.Transition:
+        """W as a recurrent transition, built once a sequence.
+
+        Args:
+          method: `dense`, the one form of a matrix that has no factors, or `auto`,
+            which means it.
+          custom_backward: of no effect here: there is no other way to build W.
+
+        Raises:
+          ValueError: another method; W is not square.
+        """
+        del custom_backward
+        checks.check_name("method", method, ("auto", "dense"))
+        n_out, n_in = self.matrix_shape
+        if n_out != n_in:
+            raise ValueError(
+                f"a transition must be square, got shape ({n_out}, {n_in})"
+            )
+        return transitions.Dense(self.matrix())
+
+    @property
+    def num_redundant(self) -> int:
+        """Stored entries of the parameters that no result depends on."""
+        return 0
 
 
-class SpectralMatrix(nnx.Module):
+@module
+class SpectralArguments:
+    """What U Sigma V^T is made with."""
+
+    reflectors: InitVar[Reflectors] = argument(
+        """m1 of U and m2 of V: one number for both, capped at min(n_out, n_in), which
+        already reaches every matrix; a pair (m1, m2), taken literally; None for that
+        cap."""
+    )
+    radius: InitVar[float] = argument(
+        "r >= 0, how far a singular value may be from the center; 0 freezes it (oRNN)."
+    )
+    center: InitVar[float] = argument(
+        """sigma*; 0 is meant for residual branches, and then sigma_raw starts at
+        N(0, 1) instead of 0.""",
+        default=1.0,
+    )
+    init: InitVar[str | ArrayLike] = argument(
+        """`"random"` (rows N(0, 1/n), independent for U and V); `"identity"` (equal
+        rows, so that W = center * I; square with m1 = m2 only); `"henaff"` or
+        `"cayley"` (W = center * R with R a rotation of planes of two coordinates by
+        random angles, see `initializers.rotation_angles`; square with n reflectors on
+        each side only); or a matrix (n_out, n_in), which needs min(n_out, n_in)
+        reflectors on each side. Where that matrix needs no reflection its row is zero,
+        and a zero row has no gradient: a matrix close to the identity is better
+        started as `"identity"`.""",
+        default="random",
+    )
+
+
+@module
+class ParameterArguments:
+    """How parameters are stored and drawn."""
+
+    param_dtype: InitVar[DTypeLike] = argument(
+        "dtype of the parameters.", default=jnp.float32
+    )
+    rngs: InitVar[nnx.Rngs] = argument("its `params` stream draws the initial values.")
+
+
+class _Interval:
+    """The interval of a matrix's singular values: attributes, not fields."""
+
+    radius: float
+    center: float
+
+
+@module
+class SpectralMatrix(_Interval, Matrix, ParameterArguments, SpectralArguments):
     """W = U Sigma V^T (n_out, n_in) with singular values held in an interval.
 
     U and V are products of m1 and m2 Householder reflectors, and
@@ -120,64 +182,34 @@ class SpectralMatrix(nnx.Module):
     (min(n_out, n_in),). Entries of the vectors below the upper trapezoid are stored as
     zeros, never matter and get zero gradients.
 
-    Args:
-      n_in, n_out: the shape of W.
-      reflectors: see `reflector_counts`.
-      radius: r >= 0.
-      center: sigma*; 0 is meant for residual branches, and then sigma_raw starts at
-        N(0, 1) instead of 0.
-      init: `"random"` (rows N(0, 1/n), independent for U and V); `"identity"`
-        (equal rows, so that W = center * I; square with m1 = m2 only); `"henaff"` or
-        `"cayley"` (W = center * R with R a rotation of planes of two coordinates by
-        random angles, see `initializers.rotation_angles`; square with n reflectors
-        on each side only); or a matrix of shape (n_out, n_in), which needs
-        min(n_out, n_in) reflectors on each side. Where that matrix needs no reflection
-        its row is zero, and a zero row has no gradient: a matrix close to the identity
-        is better started as `"identity"`.
-      param_dtype: dtype of the parameters.
-      rngs: its `params` stream draws the initial values.
-
     Raises:
       ValueError: for sizes, counts, radius, center or init out of range, and for a
-        given matrix with a singular value not strictly inside the interval.
+        given matrix with a singular value not strictly inside the interval (where its
+        values are known, outside of `jit`).
     """
+
+    n_in: int = argument("columns of W.", kw_only=False)
+    n_out: int = argument("rows of W.", kw_only=False)
 
     INITS = ("random", "identity", *initializers.BLOCK_ROTATIONS)
 
-    def __init__(
-        self,
-        n_in: int,
-        n_out: int,
-        *,
-        reflectors,
-        radius: float,
-        center: float = 1.0,
-        init: str | jax.Array = "random",
-        param_dtype=jnp.float32,
-        rngs: nnx.Rngs,
-    ):
-        check_positive("n_in", n_in)
-        check_positive("n_out", n_out)
-        m1, m2 = reflector_counts(reflectors, n_out, n_in)
-        radius = check_finite("radius", radius, least=0)
-        center = check_finite("center", center)
-        if radius == 0 and center == 0:
-            raise ValueError("radius and center must not both be 0: W would be 0")
-        self.n_in, self.n_out = n_in, n_out
-        self.radius, self.center = radius, center
-        if isinstance(init, str):
-            u, v, raw = self._named_init(init, m1, m2, param_dtype, rngs)
+    def __post_init__(self, *values):
+        given = arguments(self, values)
+        checks.check_integer("n_in", self.n_in)
+        checks.check_integer("n_out", self.n_out)
+        m1, m2 = reflector_counts(given.reflectors, self.n_out, self.n_in)
+        self.radius, self.center = check_interval(given.radius, given.center)
+        dtype = given.param_dtype
+        if isinstance(given.init, str):
+            u, v, raw = self._named_init(given.init, m1, m2, dtype, given.rngs)
         else:
-            u, v, raw = self._matrix_init(init, m1, m2, param_dtype)
+            u, v, raw = self._matrix_init(given.init, m1, m2, dtype)
         self.u_vectors = nnx.Param(u)
         self.v_vectors = nnx.Param(v)
-        self.sigma_raw = nnx.Param(raw) if radius > 0 else None
+        self.sigma_raw = nnx.Param(raw) if self.radius > 0 else None
 
     def _named_init(self, init, m1, m2, dtype, rngs):
-        if init not in self.INITS:
-            raise ValueError(
-                f"init must be one of {', '.join(self.INITS)} or a matrix, got {init!r}"
-            )
+        _check_init(init, self.INITS, "or a matrix")
         u = initializers.reflector_rows(rngs.params(), (m1, self.n_out), dtype)
         size = min(self.n_out, self.n_in)
         raw = initializers.raw_singular_values(rngs.params(), size, self.center, dtype)
@@ -203,7 +235,7 @@ class SpectralMatrix(nnx.Module):
         return u, jnp.array(u), raw
 
     def _matrix_init(self, matrix, m1, m2, dtype):
-        matrix = _given_matrix(matrix, (self.n_out, self.n_in), dtype)
+        matrix = given_matrix(matrix, (self.n_out, self.n_in), dtype)
         full = min(self.n_out, self.n_in)
         if m1 < full or m2 < full:
             raise ValueError(
@@ -223,9 +255,10 @@ class SpectralMatrix(nnx.Module):
 
     @property
     def matrix_shape(self) -> tuple[int, int]:
+        """The shape (n_out, n_in) of W."""
         return self.n_out, self.n_in
 
-    def sigma(self) -> jax.Array:
+    def sigma(self) -> Float[Array, " smaller"]:
         """Sigma's diagonal, (min(n_out, n_in),)."""
         if self.sigma_raw is None:
             dtype = self.u_vectors[...].dtype
@@ -238,36 +271,31 @@ class SpectralMatrix(nnx.Module):
         """The parameters as the pytree that `svdrnn.spectral` works on."""
         return spectral.SVD(self.u_vectors[...], self.v_vectors[...], self.sigma())
 
-    def matrix(self) -> jax.Array:
-        """W, (n_out, n_in)."""
-        return spectral.materialize(self.svd())
+    def matrix(self, *, custom_backward: bool = True) -> Float[Array, "n_out n_in"]:
+        """W, (n_out, n_in).
 
-    def singular_values(self) -> jax.Array:
+        Args:
+          custom_backward: False for forward mode, see `householder.orthogonal_matrix`.
+        """
+        return spectral.materialize(self.svd(), custom_backward=custom_backward)
+
+    def singular_values(self) -> Float[Array, " smaller"]:
         """Singular values of W in descending order, without decomposing it."""
-        return diagnostics.singular_values(self.svd())
+        return spectral.singular_values(self.svd())
 
-    def transition(self, method: str = "auto", *, custom_backward: bool = True):
+    def transition(
+        self, method: str = "auto", *, custom_backward: bool = True
+    ) -> transitions.Transition:
         """W as a recurrent transition, built once a sequence (square W only).
 
-        `low_rank` and `dense` are the fast forms, and `auto` picks between them
-        (`prefers_low_rank`). `scan` and `wy` apply the factors at every step.
+        Args:
+          method: one of `transitions.METHODS`, see `transitions.from_svd`.
+          custom_backward: False for forward mode through the building of a dense W.
+
+        Raises:
+          ValueError: an unknown method; W is not square.
         """
-        check_method(method)
-        if self.n_in != self.n_out:
-            raise ValueError(
-                f"a transition must be square, got shape {self.matrix_shape}"
-            )
-        svd = self.svd()
-        if method == "auto":
-            reflectors = svd.u_vectors.shape[0] + svd.v_vectors.shape[0]
-            method = "low_rank" if prefers_low_rank(self.n_in, reflectors) else "dense"
-        if method == "low_rank":
-            factors = spectral.diagonal_plus_low_rank(svd)
-            return recurrence.DiagonalPlusLowRank(*factors)
-        if method == "dense":
-            w = spectral.materialize(svd, custom_backward=custom_backward)
-            return recurrence.Dense(w)
-        return recurrence.Factored(svd, method)
+        return transitions.from_svd(self.svd(), method, custom_backward=custom_backward)
 
     @property
     def num_redundant(self) -> int:
@@ -280,73 +308,99 @@ class SpectralMatrix(nnx.Module):
         return math.prod(stack) * (m1 * (m1 - 1) + m2 * (m2 - 1)) // 2
 
 
-class DenseMatrix(nnx.Module):
+def check_interval(
+    radius: float, center: float, names: tuple[str, str] = ("radius", "center")
+) -> tuple[float, float]:
+    """Radius and center of an interval of singular values, as floats.
+
+    Raises:
+      ValueError: they are not finite, the radius is negative, or both are zero.
+    """
+    radius = checks.check_finite(names[0], radius, least=0)
+    center = checks.check_finite(names[1], center)
+    if radius == center == 0:
+        raise ValueError(
+            f"{names[0]} and {names[1]} must not both be 0, W would be 0, got"
+            f" {radius} and {center}"
+        )
+    return radius, center
+
+
+@module
+class DenseArguments:
+    """What a free square matrix is made with."""
+
+    init: InitVar[str | ArrayLike] = argument(
+        """`"lecun_normal"`, `"orthogonal"`, `"identity"` or an (n, n) matrix; an
+        orthogonal or identity start is the IRNN.""",
+        default="lecun_normal",
+    )
+
+
+@module
+class DenseMatrix(Matrix, ParameterArguments, DenseArguments):
     """An unconstrained square W: the parameter is the matrix.
 
-    Args:
-      n: size of W.
-      init: `"lecun_normal"`, `"orthogonal"`, `"identity"` or an (n, n) matrix.
-      param_dtype: dtype of the parameter.
-      rngs: its `params` stream draws the initial value.
+    Parameters: `w` (n, n).
 
     Raises:
       ValueError: for a size below 1, an unknown name or a matrix of another shape.
     """
 
+    n: int = argument("size of W.", kw_only=False)
+
     INITS = ("lecun_normal", "orthogonal", "identity")
 
-    def __init__(
-        self,
-        n: int,
-        *,
-        init: str | jax.Array = "lecun_normal",
-        param_dtype=jnp.float32,
-        rngs: nnx.Rngs,
-    ):
-        check_positive("n", n)
-        if isinstance(init, str):
-            if init not in self.INITS:
-                raise ValueError(
-                    f"init must be one of {', '.join(self.INITS)} or a matrix, "
-                    f"got {init!r}"
-                )
-            if init == "identity":
-                w = jnp.eye(n, dtype=param_dtype)
-            else:
-                draw = getattr(jax.nn.initializers, init)()
-                w = draw(rngs.params(), (n, n), param_dtype)
+    def __post_init__(self, *values):
+        given = arguments(self, values)
+        n = checks.check_integer("n", self.n)
+        init, dtype = given.init, given.param_dtype
+        if not isinstance(init, str):
+            w = given_matrix(init, (n, n), dtype)
+        elif _check_init(init, self.INITS, "or a matrix") == "identity":
+            w = jnp.eye(n, dtype=dtype)
         else:
-            w = _given_matrix(init, (n, n), param_dtype)
+            draw = getattr(jax.nn.initializers, init)()
+            w = draw(given.rngs.params(), (n, n), dtype)
         self.w = nnx.Param(w)
 
     @property
     def matrix_shape(self) -> tuple[int, int]:
-        return self.w.shape
+        """The shape (n, n) of W."""
+        return self.n, self.n
 
-    def matrix(self) -> jax.Array:
+    def matrix(self) -> Float[Array, "n n"]:
         """W, (n, n)."""
         return self.w[...]
 
-    def singular_values(self) -> jax.Array:
-        """Singular values of W in descending order; an n^3 decomposition."""
-        return diagnostics.singular_values(self.matrix())
 
-    def transition(self, method: str = "auto", *, custom_backward: bool = True):
-        """W as a recurrent transition; there is only the dense form."""
-        del custom_backward
-        if method not in ("auto", "dense"):
-            raise ValueError(
-                f"method of an unconstrained transition must be auto or dense, "
-                f"got {method!r}"
-            )
-        return recurrence.Dense(self.matrix())
+@module
+class OrthogonalArguments:
+    """What an orthogonal matrix is made with from a skew-symmetric one."""
 
-    @property
-    def num_redundant(self) -> int:
-        return 0
+    map: InitVar[str] = argument(
+        '`"exponential"` (expRNN) or `"cayley"` (scoRNN).', default="exponential"
+    )
+    negative_fraction: InitVar[float] = argument(
+        "share of -1 in D, in [0, 1]; n of them are rounded.", default=0.0
+    )
+    init: InitVar[str] = argument(
+        """W D at the start: `"henaff"` or `"cayley"`, a rotation of planes of two
+        coordinates by random angles, see `initializers.rotation_angles`; or
+        `"identity"`, A = 0. Under the Cayley map an angle t needs an entry
+        -tan(t / 2): Henaff's angles near pi give large ones, which move slowly.""",
+        default="henaff",
+    )
 
 
-class OrthogonalMatrix(nnx.Module):
+class _Map:
+    """The map of an orthogonal matrix: an attribute, not a field."""
+
+    map: str
+
+
+@module
+class OrthogonalMatrix(_Map, Matrix, ParameterArguments, OrthogonalArguments):
     """W = f(A) D, orthogonal: f the exponential (expRNN) or the Cayley map (scoRNN).
 
     A is skew-symmetric and D a fixed diagonal of signs, +1 and then -1. With the
@@ -356,79 +410,58 @@ class OrthogonalMatrix(nnx.Module):
 
     Parameters: `skew_entries` (n (n - 1) / 2,), A above its diagonal, row after row.
 
-    Args:
-      n: size of W.
-      map: `"exponential"` or `"cayley"`.
-      negative_fraction: share of -1 in D, in [0, 1]; n of them are rounded.
-      init: W D at the start: `"henaff"` or `"cayley"`, a rotation of planes of two
-        coordinates by random angles, see `initializers.rotation_angles`; or
-        `"identity"`, A = 0. Under the Cayley map an angle t needs an entry
-        -tan(t / 2): Henaff's angles near pi give large ones, which move slowly.
-      param_dtype: dtype of the parameters.
-      rngs: its `params` stream draws the initial values.
+    Source: Lezcano-Casado and Martinez-Rubio (2019); Helfrich, Willmott and Ye (2018).
 
     Raises:
       ValueError: for a size below 1, an unknown name or a fraction out of range.
-
-    Source: Lezcano-Casado and Martinez-Rubio (2019); Helfrich, Willmott and Ye (2018).
     """
 
-    INITS = (*initializers.BLOCK_ROTATIONS, "identity")
+    n: int = argument("size of W.", kw_only=False)
 
-    def __init__(
-        self,
-        n: int,
-        *,
-        map: str = "exponential",
-        negative_fraction: float = 0.0,
-        init: str = "henaff",
-        param_dtype=jnp.float32,
-        rngs: nnx.Rngs,
-    ):
-        check_positive("n", n)
-        skew.check_map(map)
-        fraction = check_finite("negative_fraction", negative_fraction, least=0)
-        if fraction > 1:
-            raise ValueError(f"negative_fraction must be at most 1, got {fraction}")
-        if not isinstance(init, str) or init not in self.INITS:
-            raise ValueError(
-                f"init must be one of {', '.join(self.INITS)}, got {init!r}"
-            )
-        self.n, self.map = n, map
+    INITS: ClassVar[tuple[str, ...]] = (*initializers.BLOCK_ROTATIONS, "identity")
+
+    def __post_init__(self, *values):
+        given = arguments(self, values)
+        n = checks.check_integer("n", self.n)
+        self.map = checks.check_name("map", given.map, skew.MAPS)
+        fraction = checks.check_finite(
+            "negative_fraction", given.negative_fraction, least=0, most=1
+        )
+        _check_init(given.init, self.INITS)
         self.num_negative = round(fraction * n)
-        if init == "identity":
-            entries = jnp.zeros((n * (n - 1) // 2,), param_dtype)
+        dtype = given.param_dtype
+        if given.init == "identity":
+            entries = jnp.zeros((n * (n - 1) // 2,), dtype)
         else:
-            wide = householder.factor_dtype(param_dtype)
-            angles = initializers.rotation_angles(rngs.params(), n, init, wide)
-            entries = skew.skew_entries(skew.block_skew(angles, n, map))
-        self.skew_entries = nnx.Param(entries.astype(param_dtype))
+            wide = householder.factor_dtype(dtype)
+            angles = initializers.rotation_angles(
+                given.rngs.params(), n, given.init, wide
+            )
+            entries = skew.skew_entries(skew.block_skew(angles, n, self.map))
+        self.skew_entries = nnx.Param(entries.astype(dtype))
 
     @property
     def matrix_shape(self) -> tuple[int, int]:
+        """The shape (n, n) of W."""
         return self.n, self.n
 
-    def matrix(self) -> jax.Array:
+    def matrix(self) -> Float[Array, "n n"]:
         """W, (n, n)."""
         a = skew.skew_matrix(self.skew_entries[...])
         positive = jnp.arange(self.n) < self.n - self.num_negative
         w = skew.rotation(a, self.map)
-        return jnp.where(positive, w, -w)
+        return jnp.where(positive[None], w, -w)
 
-    def singular_values(self) -> jax.Array:
+    def singular_values(self) -> Float[Array, " n"]:
         """Singular values of W, (n,): ones."""
         return jnp.ones((self.n,), self.skew_entries[...].dtype)
 
-    def transition(self, method: str = "auto", *, custom_backward: bool = True):
-        """W as a recurrent transition, built once a sequence; only a dense form."""
-        del custom_backward
-        if method not in ("auto", "dense"):
-            raise ValueError(
-                f"method of an orthogonal transition must be auto or dense, "
-                f"got {method!r}"
-            )
-        return recurrence.Dense(self.matrix())
 
-    @property
-    def num_redundant(self) -> int:
-        return 0
+def _check_init(init: Any, allowed: tuple[str, ...], more: str = "") -> str:
+    """The name of a first matrix."""
+    if not isinstance(init, str) or init not in allowed:
+        also = f" {more}" if more else ""
+        raise ValueError(
+            f"init must be one of {', '.join(allowed)}{also}, got {init!r}"
+        )
+    return init

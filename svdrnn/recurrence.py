@@ -1,14 +1,9 @@
 """The recurrence h_t = phi(W h_{t-1} + M x_t + b) over a whole sequence.
 
-W is the same matrix at every step, so whatever form it is applied in is built once a
-sequence, outside the time loop. Two forms have a hand-written backward pass:
-
-* `Dense`: W itself. A step costs 2 n^2 flops an item, its backward pass 4 n^2.
-* `DiagonalPlusLowRank`: W = diag(d) + A C with A (n, k), C (k, n). A step costs
-  4 n k flops an item and its backward pass 8 n k, so it wins where k is well under n.
-
-`Factored` applies U Sigma V^T factor by factor at every step instead, as the paper
-does; it is the reference, differentiated by plain autodiff.
+W is the same matrix at every step, so whatever form it is applied in
+(`svdrnn.transitions`) is built once a sequence, outside the time loop. Forms with the
+pieces of a backward pass have one over time that is written by hand below; the others
+are differentiated by JAX.
 
 Shapes here are time-major with one batch axis: (time, batch, features).
 """
@@ -19,118 +14,15 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jaxtyping import Array, Float, Integer
 
-from svdrnn import householder, spectral
+from svdrnn import checks, householder
 from svdrnn.activations import Activation
+from svdrnn.transitions import Transition, batch_outer
 
 # Up to this many input features M x_t is computed inside the time loop, where it costs
 # less than writing and reading a projected (time, batch, n) array.
 _PROJECT_IN_LOOP = 2
-
-
-@functools.partial(jax.tree_util.register_dataclass, data_fields=["w"], meta_fields=[])
-@dataclasses.dataclass(frozen=True)
-class Dense:
-    """A transition as the matrix `w` (n, n) itself."""
-
-    w: jax.Array
-
-    @property
-    def size(self) -> int:
-        return self.w.shape[0]
-
-    def apply(self, h, precision):
-        """W h for every item of h (batch, n), and what `accumulate` will want."""
-        return jnp.matmul(h, self.w.T, precision=precision), ()
-
-    def pull_back(self, delta, precision):
-        """W^T delta, and what `accumulate` will want of it."""
-        return jnp.matmul(delta, self.w, precision=precision), ()
-
-    def zero_gradient(self, batch, dtype):
-        del batch
-        return jnp.zeros(self.w.shape, dtype)
-
-    def accumulate(self, total, h, kept, delta, aux, precision):
-        """Adds the gradient of one step: sum over the batch of delta h^T."""
-        del kept, aux
-        return total + batch_outer(delta, h, total.dtype, precision)
-
-    def finish(self, total):
-        return Dense(w=total.astype(self.w.dtype))
-
-
-@functools.partial(
-    jax.tree_util.register_dataclass,
-    data_fields=["diagonal", "a", "c"],
-    meta_fields=[],
-)
-@dataclasses.dataclass(frozen=True)
-class DiagonalPlusLowRank:
-    """W = diag(diagonal) + a c, with diagonal (n,), a (n, k), c (k, n)."""
-
-    diagonal: jax.Array
-    a: jax.Array
-    c: jax.Array
-
-    @property
-    def size(self) -> int:
-        return self.diagonal.shape[0]
-
-    def apply(self, h, precision):
-        low = jnp.matmul(h, self.c.T, precision=precision)
-        out = h * self.diagonal + jnp.matmul(low, self.a.T, precision=precision)
-        return out, low
-
-    def pull_back(self, delta, precision):
-        low = jnp.matmul(delta, self.a, precision=precision)
-        out = delta * self.diagonal + jnp.matmul(low, self.c, precision=precision)
-        return out, low
-
-    def zero_gradient(self, batch, dtype):
-        # The diagonal is summed over the batch once, at the end: one fused addition a
-        # step is cheaper than a reduction. The gradient of a is kept transposed,
-        # because wide results of thin products are faster than tall ones.
-        return (
-            jnp.zeros((batch, self.size), dtype),
-            jnp.zeros(self.a.T.shape, dtype),
-            jnp.zeros(self.c.shape, dtype),
-        )
-
-    def accumulate(self, total, h, kept, delta, aux, precision):
-        diagonal, a_t, c = total
-        return (
-            diagonal + (delta * h).astype(diagonal.dtype),
-            a_t + batch_outer(kept, delta, a_t.dtype, precision),
-            c + batch_outer(aux, h, c.dtype, precision),
-        )
-
-    def finish(self, total):
-        diagonal, a_t, c = total
-        return DiagonalPlusLowRank(
-            diagonal=diagonal.sum(0).astype(self.diagonal.dtype),
-            a=a_t.T.astype(self.a.dtype),
-            c=c.astype(self.c.dtype),
-        )
-
-
-@functools.partial(
-    jax.tree_util.register_dataclass, data_fields=["svd"], meta_fields=["method"]
-)
-@dataclasses.dataclass(frozen=True)
-class Factored:
-    """U Sigma V^T applied factor by factor at every step (`scan` or `wy`)."""
-
-    svd: spectral.SVD
-    method: str
-
-    @property
-    def size(self) -> int:
-        return self.svd.shape[0]
-
-    def apply(self, h, precision):
-        del precision  # Products of reflectors are always at the highest precision.
-        return spectral.apply(self.svd, h, method=self.method), ()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -145,22 +37,22 @@ class _Static:
 
 
 def recurrence(
-    transition: Dense | DiagonalPlusLowRank | Factored,
-    inputs: jax.Array,
-    carry: jax.Array,
+    transition: Transition,
+    inputs: Float[Array, "time batch n_in"],
+    carry: Float[Array, "batch n"],
     *,
     activation: Activation,
-    input_weights: jax.Array,
-    bias: jax.Array | None = None,
-    offset: jax.Array | None = None,
-    lengths: jax.Array | None = None,
+    input_weights: Float[Array, "n n_in"],
+    bias: Float[Array, " n"] | None = None,
+    offset: Float[Array, " n"] | None = None,
+    lengths: Integer[Array, " batch"] | None = None,
     last_only: bool = False,
     chunk: int | None = None,
     unroll: int = 1,
     custom_backward: bool = True,
     precision: jax.lax.PrecisionLike = None,
-    perturbations: jax.Array | None = None,
-) -> tuple[jax.Array | None, jax.Array]:
+    perturbations: Float[Array, "time batch n"] | None = None,
+) -> tuple[Float[Array, "time batch n"] | None, Float[Array, "batch n"]]:
     """Runs h_t = phi(W h_{t-1} + M x_t + b) for t = 1 ... T.
 
     Memory of the backward pass: the T states, (time, batch, n), and as diagonal plus
@@ -168,7 +60,7 @@ def recurrence(
     with `chunk` of about sqrt(T) only O(sqrt(T)) of both.
 
     Args:
-      transition: W, of size n, in one of the forms above.
+      transition: W, of size n, in one of the forms of `svdrnn.transitions`.
       inputs: (time, batch, n_in).
       carry: h_0, (batch, n).
       activation: phi.
@@ -197,17 +89,17 @@ def recurrence(
     Raises:
       ValueError: for a chunk or unroll below 1.
     """
-    for name, value in (("chunk", chunk), ("unroll", unroll)):
-        if value is not None and value < 1:
-            raise ValueError(f"{name} must be at least 1, got {value}")
+    checks.check_integer("unroll", unroll)
+    if chunk is not None:
+        checks.check_integer("chunk", chunk)
     steps = inputs.shape[0]
     drive, in_loop = _project(inputs, input_weights, bias, precision)
     if chunk is not None and (not last_only or chunk >= steps):
         chunk = None
     static = _Static(activation, last_only, chunk, unroll, precision)
     weights = (transition, in_loop, offset)
-    plain = isinstance(transition, Factored) or perturbations is not None
-    if plain or not custom_backward:
+    by_hand = transition.has_backward and custom_backward
+    if not by_hand or perturbations is not None:
         return _plain(static, weights, drive, carry, lengths, perturbations)
     return _recurrence(static, weights, drive, carry, lengths)
 
@@ -225,28 +117,17 @@ def _project(inputs, input_weights, bias, precision):
         ones = jnp.ones(inputs.shape[:-1] + (1,), inputs.dtype)
         augmented = jnp.concatenate([inputs, ones], axis=-1)
         return augmented, jnp.concatenate([input_weights, bias[:, None]], axis=1)
-    return jnp.matmul(inputs, input_weights.T, precision=precision) + bias, None
-
-
-def batch_outer(x, y, dtype, precision):
-    """The sum over the batch of x_i y_i^T, accumulated and returned in `dtype`."""
-
-    def product(x_t, y):
-        return jnp.matmul(x_t, y, precision=precision, preferred_element_type=dtype)
-
-    def transposed_first(x, y):
-        # XLA's products on the CPU are markedly slower with a transposed
-        # left operand than after a transposition that is kept apart by a barrier.
-        return product(jax.lax.optimization_barrier(x.T), y)
-
-    def folded(x, y):
-        return product(x.T, y)
-
-    return jax.lax.platform_dependent(x, y, cpu=transposed_first, default=folded)
+    projected = jnp.matmul(inputs, input_weights.T, precision=precision)
+    return projected + bias[None, None], None
 
 
 def _step(static, weights, h, x):
-    """One step for a batch: h (batch, n), x (batch, p) or (batch, n)."""
+    """One step for a batch: h (batch, n), x (batch, p) or (batch, n).
+
+    Returns:
+      The state, and what the backward pass needs of the step besides it: what the
+      transition keeps, and z where the activation's derivative takes it.
+    """
     transition, in_loop, offset = weights
     z, kept = transition.apply(h, static.precision)
     if in_loop is None:
@@ -254,12 +135,13 @@ def _step(static, weights, h, x):
     else:
         # Written out by feature, so that it fuses with what surrounds it.
         for j in range(in_loop.shape[1]):
-            z = z + x[:, j : j + 1] * in_loop[:, j]
-    return static.activation(z, offset), kept
+            z = z + x[:, j : j + 1] * in_loop[None, :, j]
+    h = static.activation(z, offset)
+    return h, (kept, None if static.activation.reads_output else z)
 
 
 def _states(static, weights, drive, h):
-    """All states (time, batch, n) from h_0, and what the transition keeps of them."""
+    """All states (time, batch, n) from h_0, and what `_step` keeps of them."""
 
     def step(h, x):
         h, kept = _step(static, weights, h, x)
@@ -424,7 +306,7 @@ def _backward_steps(static, weights, from_final, state, xs):
 
     def step(state, xs):
         g, delta, later, (d_transition, d_in_loop, d_offset) = state
-        (h, kept), x, from_state, ends = xs
+        (h, (kept, z)), x, from_state, ends = xs
         if from_state is not None:
             g = g + from_state
         if ends is not None:
@@ -432,7 +314,7 @@ def _backward_steps(static, weights, from_final, state, xs):
         d_transition = transition.accumulate(
             d_transition, h, later[0], delta, later[1], static.precision
         )
-        delta = static.activation.pull_back(g, h)
+        delta = static.activation.pull_back(g, h, z)
         g, aux = transition.pull_back(delta, static.precision)
         d_x = delta
         if in_loop is not None:

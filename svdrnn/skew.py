@@ -16,16 +16,12 @@ import math
 import jax.numpy as jnp
 import jax.scipy.linalg
 import numpy as np
+from jaxtyping import Array, Float
 
-from svdrnn.householder import check_floating, factor_dtype
+from svdrnn.checks import check_floating, check_name
+from svdrnn.householder import factor_dtype
 
 MAPS = ("exponential", "cayley")
-
-
-def check_map(map):
-    """Raises ValueError unless `map` is one of MAPS."""
-    if map not in MAPS:
-        raise ValueError(f"map must be one of {', '.join(MAPS)}, got {map!r}")
 
 
 def _check_square(a):
@@ -36,7 +32,7 @@ def _check_square(a):
     return a
 
 
-def skew_matrix(entries):
+def skew_matrix(entries: Float[Array, " size"]) -> Float[Array, "n n"]:
     """The skew-symmetric A (n, n) with these entries above its diagonal.
 
     Args:
@@ -61,7 +57,7 @@ def skew_matrix(entries):
     return jnp.sign(j - i).astype(entries.dtype) * entries[jnp.maximum(index, 0)]
 
 
-def skew_entries(a):
+def skew_entries(a: Float[Array, "n n"]) -> Float[Array, " size"]:
     """Entries of a (n, n) above its diagonal, (n (n - 1) / 2,), row after row.
 
     The inverse of `skew_matrix`. Raises ValueError unless a is floating and square.
@@ -70,7 +66,7 @@ def skew_entries(a):
     return a[np.triu_indices(a.shape[0], 1)]
 
 
-def exponential(a):
+def exponential(a: Float[Array, "n n"]) -> Float[Array, "n n"]:
     """The rotation W = exp(A), (n, n), for skew-symmetric A.
 
     Args:
@@ -93,7 +89,7 @@ def exponential(a):
     return w.astype(a.dtype)
 
 
-def cayley(a):
+def cayley(a: Float[Array, "n n"]) -> Float[Array, "n n"]:
     """The rotation W = (I + A)^{-1} (I - A), (n, n), for skew-symmetric A.
 
     I + A is never singular. A rotation with an eigenvalue -1 is reached in the limit
@@ -119,9 +115,9 @@ def cayley(a):
     return jnp.linalg.solve(eye + wide, eye - wide).astype(a.dtype)
 
 
-def rotation(a, map):
+def rotation(a: Float[Array, "n n"], map: str) -> Float[Array, "n n"]:
     """W (n, n) of skew-symmetric A by the map of that name, one of MAPS."""
-    check_map(map)
+    check_name("map", map, MAPS)
     return exponential(a) if map == "exponential" else cayley(a)
 
 
@@ -140,7 +136,7 @@ def _beside_diagonal(values, n):
     return upper - upper.T
 
 
-def block_rotation(angles, n):
+def block_rotation(angles: Float[Array, " half"], n: int) -> Float[Array, "n n"]:
     """The block-diagonal rotation by `angles` (n // 2,), (n, n)."""
     angles = _check_angles(angles, n)
     cosines = jnp.repeat(jnp.cos(angles), 2)
@@ -149,13 +145,13 @@ def block_rotation(angles, n):
     return jnp.diag(cosines) + _beside_diagonal(jnp.sin(angles), n)
 
 
-def block_skew(angles, n, map):
+def block_skew(angles: Float[Array, " half"], n: int, map: str) -> Float[Array, "n n"]:
     """The A (n, n) that `map` takes to `block_rotation(angles, n)`.
 
     Above the diagonal a block holds t for the exponential and -tan(t / 2), which is
     -sqrt((1 - cos t) / (1 + cos t)) for t >= 0, for the Cayley map.
     """
-    check_map(map)
+    check_name("map", map, MAPS)
     angles = _check_angles(angles, n)
     values = angles if map == "exponential" else -jnp.tan(angles / 2)
     return _beside_diagonal(values, n)

@@ -1,27 +1,19 @@
 """Matrices W = U Sigma V^T with U and V products of reflectors: pure functions."""
 
 import dataclasses
-import math
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Array, Float
 
-from svdrnn import householder
+from svdrnn import checks, householder
 from svdrnn.householder import matmul
 
 
-def _concrete_finite(name, value):
-    try:
-        value = float(value)
-    except (TypeError, ValueError) as error:
-        raise ValueError(f"{name} must be a finite number, got {value!r}") from error
-    if not math.isfinite(value):
-        raise ValueError(f"{name} must be a finite number, got {value}")
-    return value
-
-
-def bounded_singular_values(raw, *, radius, center=1.0):
+def bounded_singular_values(
+    raw: Float[Array, "..."], *, radius: float, center: float = 1.0
+) -> Float[Array, "..."]:
     """Singular values inside [center - radius, center + radius].
 
     sigma = 2 radius (sigmoid(raw) - 1/2) + center = radius tanh(raw / 2) + center.
@@ -39,11 +31,9 @@ def bounded_singular_values(raw, *, radius, center=1.0):
         finite.
     """
     raw = jnp.asarray(raw)
-    householder.check_floating("raw", raw)
-    radius = _concrete_finite("radius", radius)
-    center = _concrete_finite("center", center)
-    if radius < 0:
-        raise ValueError(f"radius must be at least 0, got {radius}")
+    checks.check_floating("raw", raw)
+    radius = checks.check_finite("radius", radius, least=0)
+    center = checks.check_finite("center", center)
     wide = raw.astype(householder.factor_dtype(raw.dtype))
     return (radius * jnp.tanh(wide / 2) + center).astype(raw.dtype)
 
@@ -63,22 +53,22 @@ class SVD:
     hold batches under `jax.vmap` and gradients.
     """
 
-    u_vectors: jax.Array
-    v_vectors: jax.Array
-    sigma: jax.Array
+    u_vectors: Float[Array, "m1 n_out"]
+    v_vectors: Float[Array, "m2 n_in"]
+    sigma: Float[Array, " smaller"]
 
     @property
-    def shape(self):
+    def shape(self) -> tuple[int, int]:
         """(n_out, n_in)."""
         return self.u_vectors.shape[-1], self.v_vectors.shape[-1]
 
 
-def validate(svd):
+def validate(svd: SVD) -> SVD:
     """The SVD with JAX arrays as leaves; ValueError unless shapes and dtypes fit."""
     svd = jax.tree.map(jnp.asarray, svd)
     householder.check_vectors("u_vectors", svd.u_vectors)
     householder.check_vectors("v_vectors", svd.v_vectors)
-    householder.check_floating("sigma", svd.sigma)
+    checks.check_floating("sigma", svd.sigma)
     n_out, n_in = svd.shape
     if svd.sigma.shape != (min(n_out, n_in),):
         raise ValueError(
@@ -86,6 +76,22 @@ def validate(svd):
             f"got {svd.sigma.shape}"
         )
     return svd
+
+
+def singular_values(
+    w: SVD | Float[Array, "n_out n_in"],
+) -> Float[Array, " smaller"]:
+    """Singular values of a matrix in descending order, (min(n_out, n_in),).
+
+    Args:
+      w: an `SVD`, whose sigma has them up to their signs (cost n log n), or a dense
+        matrix, which is decomposed (cost n^3; bfloat16 and float16 in float32).
+    """
+    if isinstance(w, SVD):
+        return -jnp.sort(-jnp.abs(w.sigma))
+    matrix = jnp.asarray(w)
+    wide = matrix.astype(householder.factor_dtype(matrix.dtype))
+    return jnp.linalg.svd(wide, compute_uv=False).astype(matrix.dtype)
 
 
 def _check_square(svd, what):
@@ -124,13 +130,15 @@ def _sandwich(left, diagonal, right, x, method):
 
 def _check_last_axis(name, x, size):
     x = jnp.asarray(x)
-    householder.check_floating(name, x)
+    checks.check_floating(name, x)
     if x.ndim == 0 or x.shape[-1] != size:
         raise ValueError(f"{name} must have shape (..., {size}), got {x.shape}")
     return x
 
 
-def apply(svd, x, *, method="auto"):
+def apply(
+    svd: SVD, x: Float[Array, "*batch n_in"], *, method: str = "auto"
+) -> Float[Array, "*batch n_out"]:
     """W x for every vector of a batch: x (..., n_in) -> (..., n_out).
 
     Cost: 4 (m1 n_out + m2 n_in) flops a vector, and the factors of
@@ -144,7 +152,9 @@ def apply(svd, x, *, method="auto"):
     return _sandwich(svd.u_vectors, svd.sigma, svd.v_vectors, x, method)
 
 
-def apply_transpose(svd, y, *, method="auto"):
+def apply_transpose(
+    svd: SVD, y: Float[Array, "*batch n_out"], *, method: str = "auto"
+) -> Float[Array, "*batch n_in"]:
     """W^T y for every vector of a batch: y (..., n_out) -> (..., n_in).
 
     Cost and errors as for `apply`.
@@ -154,7 +164,9 @@ def apply_transpose(svd, y, *, method="auto"):
     return _sandwich(svd.v_vectors, svd.sigma, svd.u_vectors, y, method)
 
 
-def inverse_apply(svd, y, *, method="auto"):
+def inverse_apply(
+    svd: SVD, y: Float[Array, "*batch n"], *, method: str = "auto"
+) -> Float[Array, "*batch n"]:
     """W^{-1} y = V Sigma^{-1} U^T y of a square W: y (..., n) -> (..., n).
 
     Cost as for `apply`.
@@ -166,7 +178,7 @@ def inverse_apply(svd, y, *, method="auto"):
     svd = validate(svd)
     _check_square(svd, "inverse_apply")
     y = _check_last_axis("y", y, svd.shape[0])
-    if not isinstance(svd.sigma, jax.core.Tracer):
+    if not checks.is_traced(svd.sigma):
         zeros = np.flatnonzero(np.asarray(svd.sigma) == 0)
         if zeros.size:
             raise ValueError(
@@ -177,7 +189,9 @@ def inverse_apply(svd, y, *, method="auto"):
     return _sandwich(svd.v_vectors, inverse, svd.u_vectors, y, method)
 
 
-def pseudo_inverse_apply(svd, y, *, method="auto"):
+def pseudo_inverse_apply(
+    svd: SVD, y: Float[Array, "*batch n_out"], *, method: str = "auto"
+) -> Float[Array, "*batch n_in"]:
     """W^+ y = V Sigma^+ U^T y: y (..., n_out) -> (..., n_in).
 
     Zero sigma stay zero; a tiny one is inverted as it is. Cost and errors as for
@@ -190,7 +204,9 @@ def pseudo_inverse_apply(svd, y, *, method="auto"):
     return _sandwich(svd.v_vectors, inverse, svd.u_vectors, y, method)
 
 
-def materialize(svd, *, method="auto", custom_backward=True):
+def materialize(
+    svd: SVD, *, method: str = "auto", custom_backward: bool = True
+) -> Float[Array, "n_out n_in"]:
     """The dense matrix W = U Sigma V^T, (n_out, n_in).
 
     The orthogonal factor of the smaller side, scaled, and the reflectors of the
@@ -223,7 +239,7 @@ def materialize(svd, *, method="auto", custom_backward=True):
     return (w if wide else w.T).astype(dtype)
 
 
-def slogdet(svd):
+def slogdet(svd: SVD) -> tuple[Float[Array, ""], Float[Array, ""]]:
     """Sign and logarithm of the magnitude of det W, for a square W.
 
     det W = (-1)^(non-zero reflectors) prod sigma; cost n. A zero sigma gives
@@ -237,16 +253,16 @@ def slogdet(svd):
     """
     svd = validate(svd)
     _check_square(svd, "slogdet")
-    reflectors = sum(
+    of_u, of_v = (
         jnp.sum(householder.nonzero_reflectors(vectors), dtype=jnp.int32)
         for vectors in (svd.u_vectors, svd.v_vectors)
     )
-    parity = (1 - 2 * (reflectors % 2)).astype(svd.sigma.dtype)
+    parity = (1 - 2 * ((of_u + of_v) % 2)).astype(svd.sigma.dtype)
     sign = parity * jnp.prod(jnp.sign(svd.sigma))
     return sign, jnp.sum(jnp.log(jnp.abs(svd.sigma)))
 
 
-def from_matrix(w):
+def from_matrix(w: Float[Array, "n_out n_in"]) -> SVD:
     """Parameters that rebuild a matrix: materialize(from_matrix(w)) = w to rounding.
 
     The singular value decomposition, then Householder elimination of each factor:
@@ -265,8 +281,8 @@ def from_matrix(w):
     w = jnp.asarray(w)
     if w.ndim != 2 or 0 in w.shape:
         raise ValueError(f"w must be a matrix with entries, got shape {w.shape}")
-    householder.check_floating("w", w)
-    if not isinstance(w, jax.core.Tracer) and not bool(jnp.all(jnp.isfinite(w))):
+    checks.check_floating("w", w)
+    if not checks.is_traced(w) and not bool(jnp.all(jnp.isfinite(w))):
         raise ValueError("w must be finite, got NaN or infinite entries")
     wide = w.astype(householder.factor_dtype(w.dtype))
     u, sigma, v_transposed = jnp.linalg.svd(wide, full_matrices=False)
@@ -278,7 +294,9 @@ def from_matrix(w):
     return _cast(svd, w.dtype)
 
 
-def diagonal_plus_low_rank(svd):
+def diagonal_plus_low_rank(
+    svd: SVD,
+) -> tuple[Float[Array, " n"], Float[Array, "n k"], Float[Array, "k n"]]:
     """A square W as a diagonal and a product of two thin matrices.
 
     W = diag(sigma) + a c, where with U = I - Ur^T Tu Ur and V = I - Vr^T Tv Vr

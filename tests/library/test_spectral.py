@@ -125,13 +125,13 @@ def test_bounded_singular_values_keep_shape_and_dtype(dtype):
 @pytest.mark.parametrize(
     "radius, center, message",
     [
-        (-0.1, 1.0, "radius must be at least 0, got -0.1"),
-        (float("nan"), 1.0, "radius must be a finite number, got nan"),
-        (float("inf"), 1.0, "radius must be a finite number, got inf"),
-        (None, 1.0, "radius must be a finite number, got None"),
-        (0.1, float("nan"), "center must be a finite number, got nan"),
-        (0.1, float("-inf"), "center must be a finite number, got -inf"),
-        (0.1, "one", "center must be a finite number, got 'one'"),
+        (-0.1, 1.0, "radius must be finite and at least 0, got -0.1"),
+        (float("nan"), 1.0, "radius must be finite and at least 0, got nan"),
+        (float("inf"), 1.0, "radius must be finite and at least 0, got inf"),
+        (None, 1.0, "radius must be finite and at least 0, got None"),
+        (0.1, float("nan"), "center must be finite, got nan"),
+        (0.1, float("-inf"), "center must be finite, got -inf"),
+        (0.1, "one", "center must be finite, got 'one'"),
     ],
 )
 def test_bad_interval(radius, center, message):

@@ -1,6 +1,5 @@
 """Reflectors scaled to unit length after an update."""
 
-import helpers
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -9,6 +8,7 @@ import pytest
 from flax import nnx
 
 from svdrnn import SpectralMatrix, projection
+from tests import oracles
 
 
 def draw(*shape, seed=0):
@@ -51,7 +51,7 @@ def test_rows_have_unit_length_and_the_same_reflectors(x64, strict):
     for rows, free in ((u, plain["cell"]["u_vectors"]),
                        *zip(v, plain["blocks"]["v_vectors"], strict=True)):  # fmt: skip
         np.testing.assert_array_equal(np.tril(rows, -1), 0)
-        found, expected = map(helpers.reflector_product, (rows, free))
+        found, expected = map(oracles.reflector_product, (rows, free))
         np.testing.assert_allclose(found, expected, atol=1e-14)
     for part, name in (("cell", "sigma_raw"), ("blocks", "kernel")):
         assert projected[part][name] is updates[part][name]
@@ -75,7 +75,7 @@ def test_in_a_chain_with_an_nnx_optimizer():
     target = draw(5, 5).astype(np.float32)
     before = np.asarray(weight.u_vectors[...])
     gradient = nnx.grad(lambda weight: jnp.sum(weight.matrix() * target))
-    gradient = helpers.jit(gradient)(weight)
+    gradient = oracles.jit(gradient)(weight)
     optimizer.update(weight, gradient)
     for rows in (weight.u_vectors[...], weight.v_vectors[...]):
         np.testing.assert_allclose(np.linalg.norm(rows, axis=1), 1, rtol=1e-6)

@@ -1,6 +1,5 @@
 """Parameterizations of W: how many reflectors, initial values, forms, errors."""
 
-import helpers
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -8,14 +7,14 @@ import pytest
 from flax import nnx
 
 import svdrnn
-from svdrnn import initializers, recurrence, skew
+from svdrnn import initializers, skew, transitions
 from svdrnn.matrices import (
-    METHODS,
     DenseMatrix,
     OrthogonalMatrix,
     SpectralMatrix,
     reflector_counts,
 )
+from tests import oracles
 
 
 def spectral_matrix(n_in=6, n_out=6, *, seed=0, **options):
@@ -26,7 +25,7 @@ def spectral_matrix(n_in=6, n_out=6, *, seed=0, **options):
 def numpy_matrix(weight):
     """W of a SpectralMatrix from its parameters, without the library's products."""
     vectors = weight.u_vectors[...], weight.v_vectors[...]
-    return helpers.svd_matrix(*vectors, np.asarray(weight.sigma(), np.float64))
+    return oracles.svd_matrix(*vectors, np.asarray(weight.sigma(), np.float64))
 
 
 def rows_of_the_transition(weight, method):
@@ -35,7 +34,7 @@ def rows_of_the_transition(weight, method):
     def rows(weight):
         return weight.transition(method).apply(np.eye(weight.n_in), None)[0]
 
-    return helpers.jit(rows)(weight)
+    return oracles.jit(rows)(weight)
 
 
 def matrix_with(sigma, n_out=4, n_in=4, seed=0):
@@ -146,8 +145,8 @@ def test_matrix_is_u_sigma_v_transposed(x64):
         weight.sigma_raw[...] = jnp.linspace(-3.0, 2.0, min(n_in, n_out))
         raw = np.asarray(weight.sigma_raw[...])
         sigma = 0.5 * (1 / (1 + np.exp(-raw)) - 0.5) + 1
-        expected = helpers.svd_matrix(weight.u_vectors, weight.v_vectors, sigma)
-        actual = helpers.jit(lambda weight: weight.matrix())(weight)
+        expected = oracles.svd_matrix(weight.u_vectors, weight.v_vectors, sigma)
+        actual = oracles.jit(lambda weight: weight.matrix())(weight)
         np.testing.assert_allclose(actual, expected, atol=1e-13)
         values = np.linalg.svd(expected, compute_uv=False)
         np.testing.assert_allclose(weight.singular_values(), values, rtol=1e-13)
@@ -203,7 +202,7 @@ def test_init_from_a_matrix(x64, shape, reflectors, sigma, options):
 def test_init_from_an_orthogonal_matrix_in_float32():
     given = matrix_with(np.ones(64), 64, 64)
     weight = spectral_matrix(64, 64, reflectors=None, radius=0.0, init=given)
-    w = helpers.jit(lambda weight: weight.matrix())(weight)
+    w = oracles.jit(lambda weight: weight.matrix())(weight)
     assert w.dtype == jnp.float32
     np.testing.assert_allclose(w, given, atol=2e-6)
 
@@ -297,7 +296,7 @@ def test_block_rotation_inits(x64, init, n, center):
 def test_every_reflector_of_a_block_rotation_trains(x64):
     weight = spectral_matrix(5, 5, reflectors=5, init="cayley", param_dtype=jnp.float64)
     target = np.random.default_rng(0).normal(size=(5, 5))
-    gradient = helpers.jit(nnx.grad(lambda w: jnp.sum((w.matrix() - target) ** 2)))
+    gradient = oracles.jit(nnx.grad(lambda w: jnp.sum((w.matrix() - target) ** 2)))
     for rows in jax.tree.leaves(gradient(weight)):
         if rows.ndim == 2:
             # The last row has one entry, whose length nothing depends on.
@@ -305,10 +304,10 @@ def test_every_reflector_of_a_block_rotation_trains(x64):
 
 
 def test_block_rotation_init_in_float32():
-    weight = helpers.jit(
+    weight = oracles.jit(
         lambda: spectral_matrix(64, 64, reflectors=None, init="henaff")
     )()
-    w = helpers.jit(lambda weight: weight.matrix())(weight)
+    w = oracles.jit(lambda weight: weight.matrix())(weight)
     assert w.dtype == jnp.float32
     np.testing.assert_allclose(np.abs(np.linalg.eigvals(w)), 1, atol=1e-5)
     blocks = np.kron(np.eye(32), np.ones((2, 2)))
@@ -338,7 +337,7 @@ def test_orthogonal_matrix(x64, map, init, fraction, signs):
     rotation = np.eye(5)
     if init != "identity":
         rotation = np.asarray(skew.block_rotation(drawn_angles(init, 5, 0), 5))
-    w, form = helpers.jit(lambda weight: (weight.matrix(), weight.transition()))(weight)
+    w, form = oracles.jit(lambda weight: (weight.matrix(), weight.transition()))(weight)
     np.testing.assert_allclose(w, rotation * signs, atol=1e-14)
     np.testing.assert_array_equal(form.w, w)
     assert weight.skew_entries.shape == (10,)
@@ -363,7 +362,7 @@ def test_angles_of_the_named_rotations():
         ({"init": "random"}, "init must be one of henaff, cayley, identity, got 'ran"),
         ({"init": np.eye(5)}, "init must be one of henaff, cayley, identity, got arr"),
         ({"negative_fraction": -0.1}, "negative_fraction must be .* at least 0"),
-        ({"negative_fraction": 1.5}, "negative_fraction must be at most 1, got 1.5"),
+        ({"negative_fraction": 1.5}, "negative_fraction must be .* at most 1, got 1.5"),
     ],
 )
 def test_bad_orthogonal_matrix(options, message):
@@ -374,14 +373,16 @@ def test_bad_orthogonal_matrix(options, message):
 def test_an_orthogonal_transition_has_one_method():
     weight = orthogonal_matrix(param_dtype=jnp.float32)
     for method in ("scan", "wy", "low_rank", "fast"):
-        with pytest.raises(ValueError, match=f"must be auto or dense, got '{method}'"):
+        with pytest.raises(
+            ValueError, match=f"must be one of auto, dense, got '{method}'"
+        ):
             weight.transition(method)
 
 
 # Forms of a transition.
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", transitions.METHODS)
 def test_every_form_is_the_matrix(x64, method):
     weight = spectral_matrix(param_dtype=jnp.float64, center=-1.0)
     weight.sigma_raw[...] = jnp.linspace(-3.0, 2.0, 6)
@@ -392,9 +393,9 @@ def test_every_form_is_the_matrix(x64, method):
 @pytest.mark.parametrize(
     ("reflectors", "kind"),
     [
-        (2, recurrence.DiagonalPlusLowRank),
-        (3, recurrence.Dense),
-        (None, recurrence.Dense),
+        (2, transitions.DiagonalPlusLowRank),
+        (3, transitions.Dense),
+        (None, transitions.Dense),
     ],
 )
 def test_auto_counts_flops(reflectors, kind):
@@ -410,7 +411,9 @@ def test_dense_transition():
     for method in ("auto", "dense"):
         np.testing.assert_array_equal(weight.transition(method).w, weight.matrix())
     for method in ("scan", "wy", "low_rank", "fast"):
-        with pytest.raises(ValueError, match=f"must be auto or dense, got '{method}'"):
+        with pytest.raises(
+            ValueError, match=f"must be one of auto, dense, got '{method}'"
+        ):
             weight.transition(method)
 
 

@@ -1,12 +1,12 @@
 """Singular values, spectral margin and gradient norms."""
 
-import helpers
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
 
 from svdrnn import DenseMatrix, SpectralMatrix, SpectralRNN, diagnostics, spectral
+from tests import oracles
 
 
 def test_singular_values_of_every_kind(x64):
@@ -17,7 +17,7 @@ def test_singular_values_of_every_kind(x64):
     )  # fmt: skip
     weight.sigma_raw[...] = jnp.array([2.0, -1.0, 0.3, -4.0, 0.0, 1.0])
     svd = weight.svd()
-    w = helpers.svd_matrix(svd.u_vectors, svd.v_vectors, np.asarray(svd.sigma))
+    w = oracles.svd_matrix(svd.u_vectors, svd.v_vectors, np.asarray(svd.sigma))
     expected = np.linalg.svd(w, compute_uv=False)
 
     def every_kind(weight):
@@ -26,7 +26,7 @@ def test_singular_values_of_every_kind(x64):
         kinds += [weight.svd(), w, jnp.asarray(w)]
         return [diagnostics.singular_values(kind) for kind in kinds]
 
-    for actual in [*helpers.jit(every_kind)(weight), weight.singular_values()]:
+    for actual in [*oracles.jit(every_kind)(weight), weight.singular_values()]:
         np.testing.assert_allclose(actual, expected, atol=1e-13)
 
 
@@ -45,7 +45,7 @@ def test_singular_values_of_a_rectangular_svd(x64, shape):
         np.array([0.5, -1.5, 1.0]),
     )
     np.testing.assert_array_equal(diagnostics.singular_values(svd), [1.5, 1.0, 0.5])
-    w = helpers.svd_matrix(svd.u_vectors, svd.v_vectors, svd.sigma)
+    w = oracles.svd_matrix(svd.u_vectors, svd.v_vectors, svd.sigma)
     np.testing.assert_allclose(diagnostics.singular_values(w), [1.5, 1.0, 0.5])
 
 
@@ -71,14 +71,14 @@ def test_state_gradient_norms(x64):
         last = layer(inputs, perturbations=perturbations, last_only=True)
         return 0.5 * ((last - target) ** 2).sum()
 
-    norms = helpers.jit(
+    norms = oracles.jit(
         lambda: diagnostics.state_gradient_norms(
             loss, (batch, steps, n), time_axis=1, dtype=jnp.float64
         )
     )()
     assert norms.shape == (steps,)
     svd = layer.cell.weight.svd()
-    w = helpers.svd_matrix(svd.u_vectors, svd.v_vectors, np.asarray(svd.sigma))
+    w = oracles.svd_matrix(svd.u_vectors, svd.v_vectors, np.asarray(svd.sigma))
     m = np.asarray(layer.cell.input_weights[...])
     h = np.zeros((batch, n))
     for t in range(steps):

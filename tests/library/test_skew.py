@@ -1,14 +1,14 @@
 """Skew-symmetric matrices, their two maps to rotations, and block rotations."""
 
-import helpers
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from svdrnn import skew
+from tests import oracles
 
-rotation = helpers.jit(skew.rotation, static_argnames="map")
+rotation = oracles.jit(skew.rotation, static_argnames="map")
 
 
 def draw_entries(n, scale=1.0, seed=0, dtype=np.float64):
@@ -104,11 +104,11 @@ def test_gradients_against_finite_differences(x64, strict, map):
     def oracle(entries):
         return np.sum(np.sin(target * numpy_rotation(numpy_skew(entries, 4), map)))
 
-    expected = helpers.finite_difference(oracle, entries)
-    gradient = helpers.jit(jax.grad(loss))(entries)
+    expected = oracles.finite_difference(oracle, entries)
+    gradient = oracles.jit(jax.grad(loss))(entries)
     np.testing.assert_allclose(gradient, expected, atol=1e-8)
     direction = draw_entries(4, seed=2)
-    forward = helpers.jit(lambda *args: jax.jvp(loss, args[:1], args[1:])[1])
+    forward = oracles.jit(lambda *args: jax.jvp(loss, args[:1], args[1:])[1])
     change = forward(entries, direction)
     np.testing.assert_allclose(change, expected @ direction, atol=1e-8)
 
@@ -122,7 +122,7 @@ def test_gradient_at_zero(x64, map, factor):
         return jnp.sum(g * skew.rotation(skew.skew_matrix(entries), map))
 
     expected = factor * (g - g.T)[np.triu_indices(3, 1)]
-    gradient = helpers.jit(jax.grad(loss))(jnp.zeros(3))
+    gradient = oracles.jit(jax.grad(loss))(jnp.zeros(3))
     np.testing.assert_allclose(gradient, expected, atol=1e-14)
 
 
