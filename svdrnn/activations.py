@@ -14,6 +14,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from svdrnn import checks
+from svdrnn._types import AnyArray
 
 NAMES = ("leaky_relu", "relu", "tanh", "identity", "modrelu")
 
@@ -65,9 +66,12 @@ class Activation:
         return not callable(self.name)
 
     def __call__(
-        self, z: Float[Array, "*batch n"], offset: Float[Array, " n"] | None = None
+        self,
+        z: Float[AnyArray, "*batch n"],
+        offset: Float[AnyArray, " n"] | None = None,
     ) -> Float[Array, "*batch n"]:
         """phi(z), elementwise; z of shape (..., n), offset of shape (n,)."""
+        z = jnp.asarray(z)
         match self.name:
             case "leaky_relu":
                 return jnp.where(z >= 0, z, self.leak * z)
@@ -87,9 +91,9 @@ class Activation:
 
     def pull_back(
         self,
-        g: Float[Array, "*batch n"],
-        h: Float[Array, "*batch n"],
-        z: Float[Array, "*batch n"] | None = None,
+        g: Float[AnyArray, "*batch n"],
+        h: Float[AnyArray, "*batch n"],
+        z: Float[AnyArray, "*batch n"] | None = None,
     ) -> Float[Array, "*batch n"]:
         """g * phi'(z), with phi'(z) read off the output h = phi(z).
 
@@ -98,6 +102,7 @@ class Activation:
           h: the output.
           z: the input; needed unless `reads_output`.
         """
+        g = jnp.asarray(g)
         match self.name:
             case "leaky_relu":
                 # A leak of zero sends the whole left half line to zero, and there

@@ -12,9 +12,10 @@ from flax import nnx
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
-from svdrnn import checks, transitions
+from svdrnn import checks, householder, recurrence, transitions
 from svdrnn._arguments import argument, arguments, make, module
 from svdrnn._flax import canonicalize_dtype
+from svdrnn._types import AnyArray
 from svdrnn.activations import Activation
 from svdrnn.matrices import (
     DenseArguments,
@@ -68,7 +69,7 @@ class CellArguments(ParameterArguments):
     )
     custom_backward: InitVar[bool] = argument(
         """False leaves differentiation to JAX, which forward mode (`jax.jvp`,
-        `jax.hessian`) needs.""",
+        `jax.jacfwd`) needs; `jax.hessian` works with both.""",
         default=True,
     )
 
@@ -187,15 +188,21 @@ class TransitionCell(_Kept, nnx.RNNCellBase, MethodArguments, CellArguments):
         return carry_init(rngs(), shape, dtype)
 
     def operands(self, *arrays: Array, one_step: bool = False) -> tuple:
-        """(transition, M, b, offset, *arrays), all in the dtype of the computation."""
+        """(transition, M, b, offset, *arrays) in the dtype of the computation.
+
+        The transition of a narrow computation stays in float32: `recurrence` rounds it,
+        and gradients to it only after what they are multiplied with.
+        """
         method = self.method
         if one_step and method == "auto":
             method = self.one_step_method
         form = self.weight.transition(method, custom_backward=self.custom_backward)
         params = (self.input_weights, self.bias, self.offset)
         values = tuple(None if v is None else v[...] for v in params) + arrays
-        dtype = canonicalize_dtype(jax.tree.leaves(form)[0], *values, dtype=self.dtype)
-        form = jax.tree.map(lambda leaf: leaf.astype(dtype), form)
+        own = jax.tree.leaves(nnx.state(self.weight, nnx.Param))
+        dtype = canonicalize_dtype(*own, *values, dtype=self.dtype)
+        form_dtype = householder.factor_dtype(dtype)
+        form = jax.tree.map(lambda leaf: leaf.astype(form_dtype), form)
         return form, *(None if v is None else jnp.asarray(v, dtype) for v in values)
 
     def check(self, inputs: Array, carry: Array | None) -> None:
@@ -216,18 +223,24 @@ class TransitionCell(_Kept, nnx.RNNCellBase, MethodArguments, CellArguments):
             )
 
     def __call__(
-        self, carry: Float[Array, "*batch n"], inputs: Float[Array, "*batch n_in"]
+        self, carry: Float[AnyArray, "*batch n"], inputs: Float[AnyArray, "*batch n_in"]
     ) -> tuple[Float[Array, "*batch n"], Float[Array, "*batch n"]]:
         """One step: (h_{t-1} (..., n), x_t (..., n_in)) -> (h_t, h_t)."""
         carry, inputs = jnp.asarray(carry), jnp.asarray(inputs)
         self.check(inputs, carry)
-        form, m, b, offset, h, x = self.operands(carry, inputs, one_step=True)
-        z, _ = form.apply(h, self.precision)
-        z = z + jnp.matmul(x, m.T, precision=self.precision)
-        if b is not None:
-            z = z + b.reshape((1,) * (z.ndim - 1) + b.shape)
-        h = self.activation(z, offset)
+        h = self.step(carry, inputs, one_step=True).apply(carry, inputs)
         return h, h
+
+    def step(self, *arrays: Array, one_step: bool = False) -> recurrence.Step:
+        """One step with W built, in the dtype of the computation.
+
+        Args:
+          *arrays: what the step will take, which its dtype depends on.
+          one_step: whether it is for this step alone, see `method`.
+        """
+        form, m, b, offset, *_ = self.operands(*arrays, one_step=one_step)
+        form = jax.tree.map(lambda leaf: leaf.astype(m.dtype), form)
+        return recurrence.Step(form, m, b, offset, self.activation, self.precision)
 
 
 @module

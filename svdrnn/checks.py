@@ -96,6 +96,13 @@ def check_floating(name: str, array: Any) -> None:
         )
 
 
+def check_finite_entries(name: str, array: Any) -> None:
+    """Raises ValueError for an array with NaN or infinity, if its values are known."""
+    # In numpy: what jax.numpy does to a constant under `jit` is traced.
+    if not is_traced(array) and not np.all(np.isfinite(np.asarray(array))):
+        raise ValueError(f"{name} must be finite, got NaN or infinite entries")
+
+
 def is_traced(*arrays: Any) -> bool:
     """Whether values cannot be looked at: some array is a tracer or abstract."""
     return any(

@@ -8,10 +8,11 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
 from svdrnn import spectral, transitions
+from svdrnn._types import AnyArray
 
 
 def singular_values(
-    w: transitions.Transition | spectral.SVD | Float[Array, "n_out n_in"],
+    w: transitions.Transition | spectral.SVD | Float[AnyArray, "n_out n_in"],
 ) -> Float[Array, " smaller"]:
     """Singular values of a matrix in descending order.
 
@@ -28,7 +29,7 @@ def singular_values(
 
 
 def spectral_margin(
-    values: Float[Array, " n"], center: float = 1.0
+    values: Float[AnyArray, " n"], center: float = 1.0
 ) -> Float[Array, ""]:
     """max_i |sigma_i - center|: how far singular values have moved from the center."""
     return jnp.max(jnp.abs(values - center))

@@ -17,6 +17,8 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float
 
 from svdrnn import checks
+from svdrnn._autodiff import forward_mode_explained
+from svdrnn._types import AnyArray
 
 METHODS = ("auto", "scan", "wy")
 
@@ -24,7 +26,7 @@ METHODS = ("auto", "scan", "wy")
 _MIN_BLOCK = 64
 
 
-def matmul(a: Float[Array, "..."], b: Float[Array, "..."]) -> Float[Array, "..."]:
+def matmul(a: Float[AnyArray, "..."], b: Float[AnyArray, "..."]) -> Float[Array, "..."]:
     """Matrix product at full precision on every backend."""
     return jnp.matmul(a, b, precision=jax.lax.Precision.HIGHEST)
 
@@ -35,7 +37,7 @@ def factor_dtype(*dtypes: DTypeLike) -> jnp.dtype:
     return jnp.dtype(jnp.float64 if double else jnp.float32)
 
 
-def check_vectors(name: str, vectors: Array) -> None:
+def check_vectors(name: str, vectors: AnyArray) -> None:
     """Raises ValueError unless `vectors` is a floating (m, n) array with m <= n."""
     if vectors.ndim != 2:
         raise ValueError(
@@ -59,13 +61,13 @@ def _scale(masked):
     return scale, nonzero
 
 
-def nonzero_reflectors(vectors: Float[Array, "m n"]) -> Bool[Array, " m"]:
+def nonzero_reflectors(vectors: Float[AnyArray, "m n"]) -> Bool[Array, " m"]:
     """Which rows of `vectors` (m, n) are reflectors, (m,) bool; the rest are I."""
     wide = vectors.astype(factor_dtype(vectors.dtype))
     return _scale(jnp.triu(wide))[1][:, 0]
 
 
-def unit_rows(vectors: Float[Array, "*stack m n"]) -> Float[Array, "*stack m n"]:
+def unit_rows(vectors: Float[AnyArray, "*stack m n"]) -> Float[Array, "*stack m n"]:
     """Masked rows of unit length, (..., m, n) in `factor_dtype`; zero rows stay."""
     masked = jnp.triu(vectors.astype(factor_dtype(vectors.dtype)))
     # The unit row does not depend on the scale, so neither does its derivative.
@@ -122,7 +124,7 @@ def _triangular_factor(rows):
 
 
 def wy_factors(
-    vectors: Float[Array, "m n"],
+    vectors: Float[AnyArray, "m n"],
 ) -> tuple[Float[Array, "m n"], Float[Array, "m m"]]:
     """Compact WY form of a product of reflectors: Q = I - rows^T t rows.
 
@@ -192,8 +194,8 @@ def _apply_wy(rows, x, transpose):
 
 
 def apply_reflectors(
-    vectors: Float[Array, "m n"],
-    x: Float[Array, "*batch n"],
+    vectors: Float[AnyArray, "m n"],
+    x: Float[AnyArray, "*batch n"],
     *,
     transpose: bool = False,
     method: str = "auto",
@@ -294,7 +296,7 @@ _product.defvjp(_product_forward, _product_backward)
 
 
 def orthogonal_matrix(
-    vectors: Float[Array, "m n"],
+    vectors: Float[AnyArray, "m n"],
     *,
     method: str = "auto",
     custom_backward: bool = True,
@@ -306,9 +308,9 @@ def orthogonal_matrix(
       method: "scan" applies one row after another to the identity (the reference).
         "wy" builds Q from its last corner, a block of reflectors in compact WY form
         at a time. "auto" takes "wy" at any shape.
-      custom_backward: True gives "wy" a backward pass of its own, faster but for
-        reverse mode only (to any order). False leaves it to autodiff, for forward
-        mode and `jax.hessian`.
+      custom_backward: True gives "wy" a backward pass of its own, faster but not for
+        forward mode (`jax.jvp`, `jax.jacfwd`), unless over a gradient, as in
+        `jax.hessian`. False leaves differentiation to JAX.
 
     Returns:
       (n, n) in the dtype of `vectors`; bfloat16 and float16 are computed in float32.
@@ -319,6 +321,7 @@ def orthogonal_matrix(
     Raises:
       ValueError: `vectors` is not a floating (m, n) array with m <= n; unknown
         method.
+      TypeError: forward mode through the backward pass of its own.
 
     Source: as LAPACK's orgqr builds Q. Not checked: that entries are finite.
     """
@@ -333,16 +336,17 @@ def orthogonal_matrix(
     if method == "scan":
         # Row i of Q is Q^T e_i.
         return _apply_scan(rows, eye, True).astype(dtype)
-    product = _product if custom_backward else lambda rows: _product_forward(rows)[0]
-    return product(rows).astype(dtype)
+    if not custom_backward:
+        return _product_forward(rows)[0].astype(dtype)
+    with forward_mode_explained():
+        return _product(rows).astype(dtype)
 
 
 def _check_orthonormal(q):
     """Raises ValueError unless the columns of a concrete `q` are orthonormal."""
+    checks.check_finite_entries("q", q)
     tolerance = float(jnp.finfo(q.dtype).eps) ** 0.5
     dense = np.asarray(q, dtype=np.float64)
-    if not np.all(np.isfinite(dense)):
-        raise ValueError("q must be finite, got NaN or infinite entries")
     error = np.max(np.abs(dense.T @ dense - np.eye(q.shape[1])), initial=0.0)
     if error > tolerance:
         raise ValueError(
@@ -368,7 +372,7 @@ def _eliminate(q, k):
     return q - 2 * u[:, None] * matmul(u, q)[None], u
 
 
-def reflectors_from_orthogonal(q: Float[Array, "n p"]) -> Float[Array, "p n"]:
+def reflectors_from_orthogonal(q: Float[AnyArray, "n p"]) -> Float[Array, "p n"]:
     """Reflectors whose product has the columns of q as its first p columns.
 
     The inverse of `orthogonal_matrix`: Householder elimination that takes every

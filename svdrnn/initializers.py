@@ -8,6 +8,7 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Key
 
 from svdrnn import checks, householder, skew
+from svdrnn._types import AnyArray
 
 # Initial transitions that rotate planes of two coordinates by random angles.
 BLOCK_ROTATIONS = ("henaff", "cayley")
@@ -43,7 +44,7 @@ def rotation_angles(
 
 
 def rotated_rows(
-    v_vectors: Float[Array, "n n"], angles: Float[Array, " half"]
+    v_vectors: Float[AnyArray, "n n"], angles: Float[AnyArray, " half"]
 ) -> Float[Array, "n n"]:
     """Rows u (n, n) such that U V^T = R, the block rotation by `angles`, so U = R V.
 
@@ -73,7 +74,7 @@ def raw_singular_values(
 
 
 def raw_from_singular_values(
-    sigma: Float[Array, " size"], *, radius: float, center: float
+    sigma: Float[AnyArray, " size"], *, radius: float, center: float
 ) -> Float[Array, " size"]:
     """The raw values that `bounded_singular_values` maps to `sigma`.
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import InitVar
 
-import jax
 import jax.numpy as jnp
 from flax import nnx
 from jax.typing import ArrayLike, DTypeLike
@@ -75,12 +74,12 @@ class SpectralLinear(nnx.Module, ParameterArguments, SpectralArguments):
             raise ValueError(
                 f"inputs must have shape (..., {self.in_features}), got {inputs.shape}"
             )
-        svd = self.weight.svd()
         bias = None if self.bias is None else self.bias[...]
-        dtype = canonicalize_dtype(inputs, svd.u_vectors, bias, dtype=self.dtype)
+        vectors = self.weight.u_vectors[...]
+        dtype = canonicalize_dtype(inputs, vectors, bias, dtype=self.dtype)
         # Rounded to the dtype of the computation before and after, not in between.
-        wide = householder.factor_dtype(dtype, svd.u_vectors.dtype)
-        svd = jax.tree.map(lambda leaf: leaf.astype(wide), svd)
+        wide = householder.factor_dtype(dtype, vectors.dtype)
+        svd = self.weight.svd(wide)
         outputs = self._product(svd, inputs.astype(dtype), wide).astype(dtype)
         if bias is None:
             return outputs

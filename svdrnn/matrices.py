@@ -38,10 +38,8 @@ def given_matrix(init: Any, shape: tuple[int, int], dtype: DTypeLike) -> Array:
     checks.check_real("init", matrix)
     if matrix.shape != shape:
         raise ValueError(f"init must have shape {shape}, got {matrix.shape}")
-    matrix = matrix.astype(dtype)
-    if not checks.is_traced(matrix) and not bool(jnp.all(jnp.isfinite(matrix))):
-        raise ValueError("init must be finite, got NaN or infinite entries")
-    return matrix
+    checks.check_finite_entries("init", matrix)
+    return matrix.astype(dtype)
 
 
 def reflector_counts(
@@ -267,9 +265,23 @@ class SpectralMatrix(_Interval, Matrix, ParameterArguments, SpectralArguments):
             self.sigma_raw[...], radius=self.radius, center=self.center
         )
 
-    def svd(self) -> spectral.SVD:
-        """The parameters as the pytree that `svdrnn.spectral` works on."""
-        return spectral.SVD(self.u_vectors[...], self.v_vectors[...], self.sigma())
+    def svd(self, dtype: DTypeLike | None = None) -> spectral.SVD:
+        """The parameters as the pytree that `svdrnn.spectral` works on.
+
+        Args:
+          dtype: of its leaves; None is that of the parameters. A wider one keeps sigma,
+            and gradients to it, from being rounded to a narrow one.
+        """
+        u, v = self.u_vectors[...], self.v_vectors[...]
+        if dtype is None:
+            return spectral.SVD(u, v, self.sigma())
+        sigma = self.sigma().astype(dtype)
+        if self.sigma_raw is not None:
+            raw = self.sigma_raw[...].astype(dtype)
+            sigma = spectral.bounded_singular_values(
+                raw, radius=self.radius, center=self.center
+            )
+        return spectral.SVD(u.astype(dtype), v.astype(dtype), sigma)
 
     def matrix(self, *, custom_backward: bool = True) -> Float[Array, "n_out n_in"]:
         """W, (n_out, n_in).
@@ -292,10 +304,14 @@ class SpectralMatrix(_Interval, Matrix, ParameterArguments, SpectralArguments):
           method: one of `transitions.METHODS`, see `transitions.from_svd`.
           custom_backward: False for forward mode through the building of a dense W.
 
+        Returns:
+          The form in float32, or in float64 where the parameters are.
+
         Raises:
           ValueError: an unknown method; W is not square.
         """
-        return transitions.from_svd(self.svd(), method, custom_backward=custom_backward)
+        svd = self.svd(householder.factor_dtype(self.u_vectors[...].dtype))
+        return transitions.from_svd(svd, method, custom_backward=custom_backward)
 
     @property
     def num_redundant(self) -> int:

@@ -9,7 +9,7 @@ from svdrnn import householder
 REFLECTORS = ("u_vectors", "v_vectors")
 
 
-def is_reflectors(path) -> bool:
+def is_reflectors(path: tuple) -> bool:
     """Whether a path in a tree of parameters leads to reflectors, by its names."""
     names = (getattr(key, "key", getattr(key, "name", None)) for key in path)
     return any(name in REFLECTORS for name in names)

@@ -17,12 +17,85 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Integer
 
 from svdrnn import checks, householder
+from svdrnn._autodiff import forward_mode_explained
+from svdrnn._sharding import over_batch, vary_alike
+from svdrnn._types import AnyArray
 from svdrnn.activations import Activation
 from svdrnn.transitions import Transition, batch_outer
 
 # Up to this many input features M x_t is computed inside the time loop, where it costs
 # less than writing and reading a projected (time, batch, n) array.
 _PROJECT_IN_LOOP = 2
+
+
+@functools.partial(
+    jax.tree_util.register_dataclass,
+    data_fields=["transition", "input_weights", "bias", "offset"],
+    meta_fields=["activation", "precision"],
+)
+@dataclasses.dataclass(frozen=True)
+class Step:
+    """One step h_t = phi(W h_{t-1} + M x_t + b) of a recurrence whose W is built.
+
+    A pytree, so that it goes through `jax.jit`, `jax.lax.scan` and `jax.export` as an
+    argument. Called, it is compiled once for each shape of its arguments.
+
+    Attributes:
+      transition: W (n, n) in the form in which it is applied.
+      input_weights: M (n, n_in).
+      bias: b (n,), or None.
+      offset: that of modReLU (n,), or None.
+      activation: phi.
+      precision: of the products; None is JAX's default.
+    """
+
+    transition: Transition
+    input_weights: Float[AnyArray, "n n_in"]
+    bias: Float[AnyArray, " n"] | None
+    offset: Float[AnyArray, " n"] | None
+    activation: Activation
+    precision: Any = None
+
+    def __call__(
+        self, carry: Float[AnyArray, "*batch n"], inputs: Float[AnyArray, "*batch n_in"]
+    ) -> tuple[Float[Array, "*batch n"], Float[Array, "*batch n"]]:
+        """(h_{t-1} (..., n), x_t (..., n_in)) -> (h_t, h_t), in the dtype of W.
+
+        Raises:
+          ValueError: arguments that are complex or whose shapes do not fit.
+        """
+        carry, inputs = jnp.asarray(carry), jnp.asarray(inputs)
+        n, features = self.input_weights.shape
+        checks.check_real("carry", carry)
+        checks.check_real("inputs", inputs)
+        if inputs.ndim == 0 or inputs.shape[-1] != features:
+            raise ValueError(
+                f"inputs must have shape (..., {features}), got {inputs.shape}"
+            )
+        if carry.shape != (*inputs.shape[:-1], n):
+            raise ValueError(
+                f"carry must have shape {(*inputs.shape[:-1], n)}, got {carry.shape}"
+            )
+        h = _one_step(self, carry, inputs)
+        return h, h
+
+    def apply(
+        self, carry: Float[Array, "*batch n"], inputs: Float[Array, "*batch n_in"]
+    ) -> Float[Array, "*batch n"]:
+        """h_t, without checks and not compiled by itself."""
+        n = self.input_weights.shape[0]
+        dtype = self.input_weights.dtype
+        h, x = carry.astype(dtype).reshape(-1, n), inputs.astype(dtype)
+        z = self.transition.apply(h, self.precision)[0].reshape(carry.shape)
+        z = z + jnp.matmul(x, self.input_weights.T, precision=self.precision)
+        if self.bias is not None:
+            z = z + self.bias.reshape((1,) * (z.ndim - 1) + self.bias.shape)
+        return self.activation(z, self.offset)
+
+
+@jax.jit
+def _one_step(step: Step, carry, inputs):
+    return step.apply(carry, inputs)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,20 +111,20 @@ class _Static:
 
 def recurrence(
     transition: Transition,
-    inputs: Float[Array, "time batch n_in"],
-    carry: Float[Array, "batch n"],
+    inputs: Float[AnyArray, "time batch n_in"],
+    carry: Float[AnyArray, "batch n"],
     *,
     activation: Activation,
-    input_weights: Float[Array, "n n_in"],
-    bias: Float[Array, " n"] | None = None,
-    offset: Float[Array, " n"] | None = None,
-    lengths: Integer[Array, " batch"] | None = None,
+    input_weights: Float[AnyArray, "n n_in"],
+    bias: Float[AnyArray, " n"] | None = None,
+    offset: Float[AnyArray, " n"] | None = None,
+    lengths: Integer[AnyArray, " batch"] | None = None,
     last_only: bool = False,
     chunk: int | None = None,
     unroll: int = 1,
     custom_backward: bool = True,
     precision: jax.lax.PrecisionLike = None,
-    perturbations: Float[Array, "time batch n"] | None = None,
+    perturbations: Float[AnyArray, "time batch n"] | None = None,
 ) -> tuple[Float[Array, "time batch n"] | None, Float[Array, "batch n"]]:
     """Runs h_t = phi(W h_{t-1} + M x_t + b) for t = 1 ... T.
 
@@ -76,8 +149,8 @@ def recurrence(
         on the hand-written backward pass.
       unroll: steps of the time loop in one iteration of the compiled loop.
       custom_backward: use the hand-written backward pass where the form has one.
-        `False` leaves differentiation to JAX, which also allows forward mode
-        (`jax.jvp`, `jax.hessian`).
+        False leaves differentiation to JAX, which forward mode (`jax.jvp`,
+        `jax.jacfwd`) needs; `jax.hessian`, forward over reverse, works with both.
       precision: of the matrix products inside the loop; None is JAX's default (which
         is full float32 on a CPU, TF32 on recent GPUs, bfloat16 passes on a TPU).
       perturbations: zeros of the shape of all states, added to each h_t; the gradient
@@ -88,20 +161,39 @@ def recurrence(
 
     Raises:
       ValueError: for a chunk or unroll below 1.
+      TypeError: forward mode through the hand-written backward pass.
     """
     checks.check_integer("unroll", unroll)
     if chunk is not None:
         checks.check_integer("chunk", chunk)
-    steps = inputs.shape[0]
-    drive, in_loop = _project(inputs, input_weights, bias, precision)
-    if chunk is not None and (not last_only or chunk >= steps):
+    if chunk is not None and (not last_only or chunk >= inputs.shape[0]):
         chunk = None
     static = _Static(activation, last_only, chunk, unroll, precision)
-    weights = (transition, in_loop, offset)
-    by_hand = transition.has_backward and custom_backward
-    if not by_hand or perturbations is not None:
-        return _plain(static, weights, drive, carry, lengths, perturbations)
-    return _recurrence(static, weights, drive, carry, lengths)
+    by_hand = transition.has_backward and custom_backward and perturbations is None
+
+    def run(transition, input_weights, bias, offset, inputs, carry, lengths, added):
+        drive, in_loop = _project(inputs, input_weights, bias, precision)
+        operands = ((transition, in_loop, offset), drive, carry)
+        weights, drive, carry = vary_alike(operands, lengths, added)
+        if not by_hand:
+            weights = _narrowed(weights, carry.dtype)
+            return _plain(static, weights, drive, carry, lengths, added)
+        with forward_mode_explained():
+            return _recurrence(static, weights, drive, carry, lengths)
+
+    return over_batch(run, not last_only, inputs, carry)(
+        *(transition, input_weights, bias, offset),
+        *(inputs, carry, lengths, perturbations),
+    )
+
+
+def _narrowed(weights, dtype):
+    """The weights in the dtype of the states.
+
+    Inside a pass that sums gradients in float32, so that they reach what the weights
+    are made of before they are rounded: a sum over many steps overflows float16.
+    """
+    return jax.tree.map(lambda leaf: leaf.astype(dtype), weights)
 
 
 def _project(inputs, input_weights, bias, precision):
@@ -243,11 +335,12 @@ def _recurrence(static, weights, drive, carry, lengths):
     return _forward(static, weights, drive, carry, lengths)[0]
 
 
-def _forward(static, weights, drive, carry, lengths):
+def _forward(static, wide_weights, drive, carry, lengths):
+    weights = _narrowed(wide_weights, carry.dtype)
     if static.chunk is None:
         _, (states, kept) = _states(static, weights, drive, carry)
         out = (None if static.last_only else states), _final(states, carry, lengths)
-        return out, (weights, drive, carry, lengths, (states, kept))
+        return out, (wide_weights, drive, carry, lengths, (states, kept))
 
     def chunk(state, xs):
         return _advance(static, weights, xs[0], state, xs[1]), state[0]
@@ -256,11 +349,13 @@ def _forward(static, weights, drive, carry, lengths):
     state, starts = jax.lax.scan(chunk, (carry, carry), whole)
     final = _advance(static, weights, rest[0], state, rest[1])[1]
     # Kept: the state before each whole chunk, and the one before the rest.
-    return (None, final), (weights, drive, carry, lengths, (starts, state[0]))
+    kept = (starts, state[0])
+    return (None, final), (wide_weights, drive, carry, lengths, kept)
 
 
 def _backward(static, residuals, cotangents):
-    weights, drive, carry, lengths, states = residuals
+    wide_weights, drive, carry, lengths, states = residuals
+    weights = _narrowed(wide_weights, carry.dtype)
     from_states, from_final = cotangents
     ends = _ends(lengths, 0, drive.shape[0])
     state = _begin(static, weights, from_final, carry, lengths)
@@ -279,7 +374,11 @@ def _backward(static, residuals, cotangents):
         state, d_rest = chunk(state, (rest_start, rest))
         state, d_whole = jax.lax.scan(chunk, state, (starts, whole), reverse=True)
         d_drive = jnp.concatenate([d_whole.reshape((-1,) + d_rest.shape[1:]), d_rest])
-    return _end(static, weights, state, from_final, carry, lengths, d_drive)
+    d_weights, g = _end(static, weights, state, from_final, carry, lengths)
+    d_weights = jax.tree.map(
+        lambda total, leaf: total.astype(leaf.dtype), d_weights, wide_weights
+    )
+    return d_weights, d_drive, g, None
 
 
 def _begin(static, weights, from_final, carry, lengths):
@@ -291,11 +390,12 @@ def _begin(static, weights, from_final, carry, lengths):
     delta = jnp.zeros_like(carry)
     _, kept = transition.apply(delta, static.precision)
     _, aux = transition.pull_back(delta, static.precision)
-    totals = (
+    zeros = (
         transition.zero_gradient(batch, dtype),
         None if in_loop is None else jnp.zeros(in_loop.T.shape, dtype),
         None if offset is None else jnp.zeros(carry.shape, dtype),
     )
+    totals = vary_alike(zeros, carry)
     g = from_final if lengths is None else delta
     return g, delta, (kept, aux), totals
 
@@ -327,8 +427,8 @@ def _backward_steps(static, weights, from_final, state, xs):
     return jax.lax.scan(step, state, xs, reverse=True, unroll=static.unroll)
 
 
-def _end(static, weights, state, from_final, carry, lengths, d_drive):
-    """The gradients of (weights, drive, carry, lengths)."""
+def _end(static, weights, state, from_final, carry, lengths):
+    """The gradients to the weights, as they were summed, and to the carry."""
     transition, in_loop, offset = weights
     g, delta, later, (d_transition, d_in_loop, d_offset) = state
     d_transition = transition.accumulate(
@@ -338,10 +438,10 @@ def _end(static, weights, state, from_final, carry, lengths, d_drive):
         g = g + jnp.where((lengths == 0)[:, None], from_final, jnp.zeros_like(g))
     d_weights = (
         transition.finish(d_transition),
-        None if in_loop is None else d_in_loop.T.astype(in_loop.dtype),
-        None if offset is None else d_offset.sum(0).astype(offset.dtype),
+        None if in_loop is None else d_in_loop.T,
+        None if offset is None else d_offset.sum(0),
     )
-    return d_weights, d_drive, g, None
+    return d_weights, g
 
 
 _recurrence.defvjp(_forward, _backward)

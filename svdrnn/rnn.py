@@ -16,6 +16,7 @@ from jaxtyping import Array, Float, Integer
 from svdrnn import checks, recurrence
 from svdrnn._arguments import argument, arguments, make, module
 from svdrnn._flax import flip_sequences
+from svdrnn._types import AnyArray
 from svdrnn.cells import (
     CellArguments,
     DenseRNNCell,
@@ -103,6 +104,25 @@ class TransitionRNN(nnx.Module):
         """
         return self.cell.initialize_carry(input_shape, rngs, carry_init)
 
+    def prepare(
+        self, batch_shape: tuple[int, ...] = ()
+    ) -> tuple[recurrence.Step, Float[Array, "*batch n"]]:
+        """A step and a first carry, for inputs that come one at a time.
+
+        `step(carry, x_t)` is `(h_t, h_t)`, with W built once, here. It keeps the values
+        that the parameters have now, and the layer's options of a call do not matter to
+        it: it goes forward in time.
+
+        Args:
+          batch_shape: of the inputs, without their features.
+
+        Returns:
+          The step, for carries (*batch, n) and inputs (*batch, n_in), and zeros
+          (*batch, n).
+        """
+        carry = self.initialize_carry((*batch_shape, self.cell.in_features))
+        return self.cell.step(carry), carry
+
     @overload
     def __call__(
         self,
@@ -137,7 +157,7 @@ class TransitionRNN(nnx.Module):
         self,
         inputs: ArrayLike,
         *,
-        initial_carry: Float[Array, "*batch n"] | None = None,
+        initial_carry: Float[AnyArray, "*batch n"] | None = None,
         seq_lengths: ArrayLike | None = None,
         return_carry: bool | None = None,
         time_major: bool | None = None,
@@ -145,13 +165,14 @@ class TransitionRNN(nnx.Module):
         keep_order: bool | None = None,
         rngs: nnx.Rngs | None = None,
         last_only: bool = False,
-        perturbations: Float[Array, "..."] | None = None,
+        perturbations: Float[AnyArray, "..."] | None = None,
     ) -> Array | tuple[Array, Array]:
         """Runs the recurrence over inputs (*batch, time, n_in).
 
         Args:
           inputs: batch axes (any number, also none), time, features; with
-            `time_major` time comes first.
+            `time_major` time comes first. No step at all gives no outputs, and the
+            initial carry.
           initial_carry: h_0, (*batch, n); zeros where None.
           seq_lengths: (*batch,) integers from 0 to T. They decide the carry that is
             returned and what `reverse` flips; outputs behind an item's end are not
@@ -170,8 +191,10 @@ class TransitionRNN(nnx.Module):
           `return_carry`; with `last_only` the carry alone.
 
         Raises:
-          ValueError: for shapes that do not fit, an empty time axis, and lengths (of
-            concrete arrays) outside [0, T].
+          ValueError: for shapes that do not fit, and for lengths outside [0, T] where
+            their values are known (outside of `jit`; a traced one counts as the nearest
+            bound).
+          TypeError: for forward mode (`jax.jvp`) without `custom_backward=False`.
         """
         del rngs
         return_carry = self.return_carry if return_carry is None else return_carry
@@ -185,8 +208,6 @@ class TransitionRNN(nnx.Module):
         self.cell.check(inputs, initial_carry)
         batch, xs = _flatten(inputs, time_major)
         steps = xs.shape[0]
-        if steps == 0:
-            raise ValueError(f"inputs must have at least one step, got {inputs.shape}")
         n = self.cell.hidden_features
         h0 = self._initial(initial_carry, batch, n)
         lengths = _lengths(seq_lengths, batch, steps)
@@ -273,13 +294,15 @@ def _lengths(
             f"shape {lengths.shape}"
         )
     if not checks.is_traced(seq_lengths) and lengths.size:
-        low, high = int(np.min(seq_lengths)), int(np.max(seq_lengths))
+        known = np.asarray(seq_lengths)  # what jax.numpy gives is traced under `jit`
+        low, high = int(known.min()), int(known.max())
         if low < 0 or high > steps:
             raise ValueError(
                 f"seq_lengths must lie in [0, {steps}], got values from {low} to {high}"
             )
-    # Narrow integers would wrap around where they are compared with steps.
-    return lengths.reshape(-1).astype(jnp.int32)
+    # Narrow integers would wrap around where they are compared with steps. A traced
+    # length that is out of bounds counts as the bound, as it does in `nnx.RNN`.
+    return jnp.clip(lengths.reshape(-1).astype(jnp.int32), 0, steps)
 
 
 @module

@@ -18,6 +18,7 @@ import jax.scipy.linalg
 import numpy as np
 from jaxtyping import Array, Float
 
+from svdrnn._types import AnyArray
 from svdrnn.checks import check_floating, check_name
 from svdrnn.householder import factor_dtype
 
@@ -32,7 +33,7 @@ def _check_square(a):
     return a
 
 
-def skew_matrix(entries: Float[Array, " size"]) -> Float[Array, "n n"]:
+def skew_matrix(entries: Float[AnyArray, " size"]) -> Float[Array, "n n"]:
     """The skew-symmetric A (n, n) with these entries above its diagonal.
 
     Args:
@@ -57,16 +58,16 @@ def skew_matrix(entries: Float[Array, " size"]) -> Float[Array, "n n"]:
     return jnp.sign(j - i).astype(entries.dtype) * entries[jnp.maximum(index, 0)]
 
 
-def skew_entries(a: Float[Array, "n n"]) -> Float[Array, " size"]:
+def skew_entries(a: Float[AnyArray, "n n"]) -> Float[Array, " size"]:
     """Entries of a (n, n) above its diagonal, (n (n - 1) / 2,), row after row.
 
     The inverse of `skew_matrix`. Raises ValueError unless a is floating and square.
     """
     a = _check_square(a)
-    return a[np.triu_indices(a.shape[0], 1)]
+    return jnp.asarray(a)[np.triu_indices(a.shape[0], 1)]
 
 
-def exponential(a: Float[Array, "n n"]) -> Float[Array, "n n"]:
+def exponential(a: Float[AnyArray, "n n"]) -> Float[Array, "n n"]:
     """The rotation W = exp(A), (n, n), for skew-symmetric A.
 
     Args:
@@ -89,7 +90,7 @@ def exponential(a: Float[Array, "n n"]) -> Float[Array, "n n"]:
     return w.astype(a.dtype)
 
 
-def cayley(a: Float[Array, "n n"]) -> Float[Array, "n n"]:
+def cayley(a: Float[AnyArray, "n n"]) -> Float[Array, "n n"]:
     """The rotation W = (I + A)^{-1} (I - A), (n, n), for skew-symmetric A.
 
     I + A is never singular. A rotation with an eigenvalue -1 is reached in the limit
@@ -115,7 +116,7 @@ def cayley(a: Float[Array, "n n"]) -> Float[Array, "n n"]:
     return jnp.linalg.solve(eye + wide, eye - wide).astype(a.dtype)
 
 
-def rotation(a: Float[Array, "n n"], map: str) -> Float[Array, "n n"]:
+def rotation(a: Float[AnyArray, "n n"], map: str) -> Float[Array, "n n"]:
     """W (n, n) of skew-symmetric A by the map of that name, one of MAPS."""
     check_name("map", map, MAPS)
     return exponential(a) if map == "exponential" else cayley(a)
@@ -136,7 +137,7 @@ def _beside_diagonal(values, n):
     return upper - upper.T
 
 
-def block_rotation(angles: Float[Array, " half"], n: int) -> Float[Array, "n n"]:
+def block_rotation(angles: Float[AnyArray, " half"], n: int) -> Float[Array, "n n"]:
     """The block-diagonal rotation by `angles` (n // 2,), (n, n)."""
     angles = _check_angles(angles, n)
     cosines = jnp.repeat(jnp.cos(angles), 2)
@@ -145,7 +146,9 @@ def block_rotation(angles: Float[Array, " half"], n: int) -> Float[Array, "n n"]
     return jnp.diag(cosines) + _beside_diagonal(jnp.sin(angles), n)
 
 
-def block_skew(angles: Float[Array, " half"], n: int, map: str) -> Float[Array, "n n"]:
+def block_skew(
+    angles: Float[AnyArray, " half"], n: int, map: str
+) -> Float[Array, "n n"]:
     """The A (n, n) that `map` takes to `block_rotation(angles, n)`.
 
     Above the diagonal a block holds t for the exponential and -tan(t / 2), which is

@@ -8,11 +8,12 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from svdrnn import checks, householder
+from svdrnn._types import AnyArray
 from svdrnn.householder import matmul
 
 
 def bounded_singular_values(
-    raw: Float[Array, "..."], *, radius: float, center: float = 1.0
+    raw: Float[AnyArray, "..."], *, radius: float, center: float = 1.0
 ) -> Float[Array, "..."]:
     """Singular values inside [center - radius, center + radius].
 
@@ -53,9 +54,9 @@ class SVD:
     hold batches under `jax.vmap` and gradients.
     """
 
-    u_vectors: Float[Array, "m1 n_out"]
-    v_vectors: Float[Array, "m2 n_in"]
-    sigma: Float[Array, " smaller"]
+    u_vectors: Float[AnyArray, "m1 n_out"]
+    v_vectors: Float[AnyArray, "m2 n_in"]
+    sigma: Float[AnyArray, " smaller"]
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -79,7 +80,7 @@ def validate(svd: SVD) -> SVD:
 
 
 def singular_values(
-    w: SVD | Float[Array, "n_out n_in"],
+    w: SVD | Float[AnyArray, "n_out n_in"],
 ) -> Float[Array, " smaller"]:
     """Singular values of a matrix in descending order, (min(n_out, n_in),).
 
@@ -137,7 +138,7 @@ def _check_last_axis(name, x, size):
 
 
 def apply(
-    svd: SVD, x: Float[Array, "*batch n_in"], *, method: str = "auto"
+    svd: SVD, x: Float[AnyArray, "*batch n_in"], *, method: str = "auto"
 ) -> Float[Array, "*batch n_out"]:
     """W x for every vector of a batch: x (..., n_in) -> (..., n_out).
 
@@ -153,7 +154,7 @@ def apply(
 
 
 def apply_transpose(
-    svd: SVD, y: Float[Array, "*batch n_out"], *, method: str = "auto"
+    svd: SVD, y: Float[AnyArray, "*batch n_out"], *, method: str = "auto"
 ) -> Float[Array, "*batch n_in"]:
     """W^T y for every vector of a batch: y (..., n_out) -> (..., n_in).
 
@@ -165,7 +166,7 @@ def apply_transpose(
 
 
 def inverse_apply(
-    svd: SVD, y: Float[Array, "*batch n"], *, method: str = "auto"
+    svd: SVD, y: Float[AnyArray, "*batch n"], *, method: str = "auto"
 ) -> Float[Array, "*batch n"]:
     """W^{-1} y = V Sigma^{-1} U^T y of a square W: y (..., n) -> (..., n).
 
@@ -190,7 +191,7 @@ def inverse_apply(
 
 
 def pseudo_inverse_apply(
-    svd: SVD, y: Float[Array, "*batch n_out"], *, method: str = "auto"
+    svd: SVD, y: Float[AnyArray, "*batch n_out"], *, method: str = "auto"
 ) -> Float[Array, "*batch n_in"]:
     """W^+ y = V Sigma^+ U^T y: y (..., n_out) -> (..., n_in).
 
@@ -215,7 +216,7 @@ def materialize(
     Args:
       svd: the parameters.
       method: as for `householder.orthogonal_matrix`.
-      custom_backward: False for forward mode and `jax.hessian`, as for
+      custom_backward: False for forward mode, as for
         `householder.orthogonal_matrix`.
 
     Cost: with n the smaller and N the larger side, m and M reflectors: about
@@ -262,7 +263,7 @@ def slogdet(svd: SVD) -> tuple[Float[Array, ""], Float[Array, ""]]:
     return sign, jnp.sum(jnp.log(jnp.abs(svd.sigma)))
 
 
-def from_matrix(w: Float[Array, "n_out n_in"]) -> SVD:
+def from_matrix(w: Float[AnyArray, "n_out n_in"]) -> SVD:
     """Parameters that rebuild a matrix: materialize(from_matrix(w)) = w to rounding.
 
     The singular value decomposition, then Householder elimination of each factor:
@@ -282,8 +283,7 @@ def from_matrix(w: Float[Array, "n_out n_in"]) -> SVD:
     if w.ndim != 2 or 0 in w.shape:
         raise ValueError(f"w must be a matrix with entries, got shape {w.shape}")
     checks.check_floating("w", w)
-    if not checks.is_traced(w) and not bool(jnp.all(jnp.isfinite(w))):
-        raise ValueError("w must be finite, got NaN or infinite entries")
+    checks.check_finite_entries("w", w)
     wide = w.astype(householder.factor_dtype(w.dtype))
     u, sigma, v_transposed = jnp.linalg.svd(wide, full_matrices=False)
     svd = SVD(
@@ -323,4 +323,4 @@ def diagonal_plus_low_rank(
     left = matmul(v_rows.T * svd.sigma[:, None], v_t.T)
     a = -jnp.concatenate([left, matmul(u_rows.T, u_t)], axis=1)
     c = jnp.concatenate([v_rows, u_sigma_v], axis=0)
-    return svd.sigma.astype(dtype), a.astype(dtype), c.astype(dtype)
+    return jnp.asarray(svd.sigma, dtype), a.astype(dtype), c.astype(dtype)

@@ -21,6 +21,7 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
 from svdrnn import checks, householder, spectral
+from svdrnn._types import AnyArray
 
 # Every way to apply W = U Sigma V^T; `prefers_low_rank` says what "auto" takes.
 METHODS = (*householder.METHODS, "low_rank", "dense")
@@ -55,7 +56,7 @@ class Transition(abc.ABC):
 
     @abc.abstractmethod
     def apply(
-        self, h: Float[Array, "batch n"], precision: jax.lax.PrecisionLike
+        self, h: Float[AnyArray, "batch n"], precision: jax.lax.PrecisionLike
     ) -> tuple[Float[Array, "batch n"], Any]:
         """W h for every item, and what `Differentiable.accumulate` will want of it."""
 
@@ -75,7 +76,7 @@ class Differentiable(Transition):
 
     @abc.abstractmethod
     def pull_back(
-        self, delta: Float[Array, "batch n"], precision: jax.lax.PrecisionLike
+        self, delta: Float[AnyArray, "batch n"], precision: jax.lax.PrecisionLike
     ) -> tuple[Float[Array, "batch n"], Any]:
         """W^T delta for every item, and what `accumulate` will want of it."""
 
@@ -87,9 +88,9 @@ class Differentiable(Transition):
     def accumulate(
         self,
         total: Any,
-        h: Float[Array, "batch n"],
+        h: Float[AnyArray, "batch n"],
         kept: Any,
-        delta: Float[Array, "batch n"],
+        delta: Float[AnyArray, "batch n"],
         aux: Any,
         precision: jax.lax.PrecisionLike,
     ) -> Any:
@@ -106,7 +107,7 @@ class Differentiable(Transition):
 
     @abc.abstractmethod
     def finish(self, total: Any) -> "Differentiable":
-        """The gradient in the structure and dtypes of the form."""
+        """The gradient in the structure of the form."""
 
 
 @functools.partial(jax.tree_util.register_dataclass, data_fields=["w"], meta_fields=[])
@@ -118,7 +119,7 @@ class Dense(Differentiable):
       w: (n, n).
     """
 
-    w: Float[Array, "n n"]
+    w: Float[AnyArray, "n n"]
 
     @property
     def size(self) -> int:
@@ -148,8 +149,8 @@ class Dense(Differentiable):
         return total + batch_outer(delta, h, total.dtype, precision)
 
     def finish(self, total):
-        """The total in the dtype of W."""
-        return Dense(w=total.astype(self.w.dtype))
+        """The total."""
+        return Dense(w=total)
 
 
 @functools.partial(
@@ -167,9 +168,9 @@ class DiagonalPlusLowRank(Differentiable):
       c: (k, n).
     """
 
-    diagonal: Float[Array, " n"]
-    a: Float[Array, "n k"]
-    c: Float[Array, "k n"]
+    diagonal: Float[AnyArray, " n"]
+    a: Float[AnyArray, "n k"]
+    c: Float[AnyArray, "k n"]
 
     @property
     def size(self) -> int:
@@ -214,13 +215,9 @@ class DiagonalPlusLowRank(Differentiable):
         )
 
     def finish(self, total):
-        """The totals in the shapes and dtypes of the parts."""
+        """The totals in the shapes of the parts."""
         diagonal, a_t, c = total
-        return DiagonalPlusLowRank(
-            diagonal=diagonal.sum(0).astype(self.diagonal.dtype),
-            a=a_t.T.astype(self.a.dtype),
-            c=c.astype(self.c.dtype),
-        )
+        return DiagonalPlusLowRank(diagonal=diagonal.sum(0), a=a_t.T, c=c)
 
 
 @functools.partial(
@@ -286,8 +283,8 @@ def from_svd(
 
 
 def batch_outer(
-    x: Float[Array, "batch p"],
-    y: Float[Array, "batch q"],
+    x: Float[AnyArray, "batch p"],
+    y: Float[AnyArray, "batch q"],
     dtype: DTypeLike,
     precision: jax.lax.PrecisionLike,
 ) -> Float[Array, "p q"]:
