@@ -14,6 +14,7 @@ from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import nnx
 from jax.typing import ArrayLike, DTypeLike
 from jaxtyping import Array, Float
@@ -21,7 +22,8 @@ from jaxtyping import Array, Float
 from svdrnn import checks, householder, initializers, skew, spectral, transitions
 from svdrnn._arguments import argument, arguments, module
 
-Reflectors = int | tuple[int, int] | None
+Count = int | np.integer
+Reflectors = Count | tuple[Count, Count] | list[Count] | None
 
 
 def given_matrix(init: Any, shape: tuple[int, int], dtype: DTypeLike) -> Array:
@@ -62,8 +64,8 @@ def reflector_counts(
     if reflectors is None:
         return full, full
     if not isinstance(reflectors, (tuple, list)):
-        count = checks.check_integer(name, reflectors)
-        return min(count, full), min(count, full)
+        both = min(checks.check_integer(name, reflectors), full)
+        return both, both
     if len(reflectors) != 2:
         raise ValueError(f"{name} must be a number, a pair or None, got {reflectors!r}")
     for side, count, limit in zip("UV", reflectors, (n_out, n_in), strict=True):

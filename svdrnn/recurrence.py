@@ -33,7 +33,7 @@ _PROJECT_IN_LOOP = 2
     data_fields=["transition", "input_weights", "bias", "offset"],
     meta_fields=["activation", "precision"],
 )
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, eq=False)  # a function: hashed as itself
 class Step:
     """One step h_t = phi(W h_{t-1} + M x_t + b) of a recurrence whose W is built.
 

@@ -1,4 +1,4 @@
-"""Settings that tests choose by fixture: double precision, no silent promotion."""
+"""Settings of all tests, and those chosen by fixture: double precision, strictness."""
 
 import hypothesis
 import jax
@@ -16,6 +16,10 @@ hypothesis.settings.register_profile(
     ],
 )
 hypothesis.settings.load_profile("svdrnn")
+
+
+# Meshes need several devices, and a CPU is one unless it is told before its first use.
+jax.config.update("jax_num_cpu_devices", 4)
 
 
 @pytest.fixture
