@@ -144,7 +144,7 @@ def test_commands_are_ones_that_there_are(module, arguments):
                 assert (ROOT / value).is_file(), argument
         elif not argument.isupper() and "/" not in argument:
             assert argument in help_of(module), argument
-    if any(argument.startswith("--config=") for argument in arguments):
+    if any(re.match(r"--config=(?!FILE$)", argument) for argument in arguments):
         assert parse_config(arguments).task.name
 
 
