@@ -1,3 +1,3 @@
-"""The version of the library, which pyproject.toml reads."""
+"""The version, for the package and for what builds it."""
 
 __version__ = "0.1.0"
