@@ -10,12 +10,12 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 from jax.typing import DTypeLike
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Real
 
 from svdrnn import checks, householder, recurrence, transitions
 from svdrnn._arguments import argument, arguments, make, module
 from svdrnn._flax import canonicalize_dtype
-from svdrnn._types import AnyArray
+from svdrnn._types import AnyArray, Number
 from svdrnn.activations import Activation
 from svdrnn.matrices import (
     DenseArguments,
@@ -49,13 +49,13 @@ class CellArguments(ParameterArguments):
         entry alone, as `jax.nn.gelu`.""",
         default="leaky_relu",
     )
-    leak: InitVar[float] = argument(
+    leak: InitVar[Number] = argument(
         "slope of the leaky ReLU left of zero, in [0, 1].", default=0.01
     )
     use_bias: InitVar[bool] = argument(
         "whether there is a b, started at zero.", default=True
     )
-    input_scale: InitVar[float] = argument(
+    input_scale: InitVar[Number] = argument(
         """factor on the initial M. A transition near the identity sums its inputs; over
         hundreds of steps a small M keeps the first states moderate.""",
         default=1.0,
@@ -223,7 +223,7 @@ class TransitionCell(_Kept, nnx.RNNCellBase, MethodArguments, CellArguments):
             )
 
     def __call__(
-        self, carry: Float[AnyArray, "*batch n"], inputs: Float[AnyArray, "*batch n_in"]
+        self, carry: Real[AnyArray, "*batch n"], inputs: Real[AnyArray, "*batch n_in"]
     ) -> tuple[Float[Array, "*batch n"], Float[Array, "*batch n"]]:
         """One step: (h_{t-1} (..., n), x_t (..., n_in)) -> (h_t, h_t)."""
         carry, inputs = jnp.asarray(carry), jnp.asarray(inputs)
@@ -269,6 +269,7 @@ class SpectralRNNCell(TransitionCell, SpectralArguments):
     def __post_init__(self, *values):
         given = arguments(self, values)
         n = checks.check_integer("hidden_features", self.hidden_features)
+        self.hidden_features = n
         self.weight = make(SpectralMatrix, given, n_in=n, n_out=n)
         self._set_up(given)
 
@@ -291,6 +292,7 @@ class DenseRNNCell(TransitionCell, DenseArguments):
     def __post_init__(self, *values):
         given = arguments(self, values)
         n = checks.check_integer("hidden_features", self.hidden_features)
+        self.hidden_features = n
         self.weight = make(DenseMatrix, given, n=n)
         self._set_up(given)
 
@@ -318,5 +320,6 @@ class OrthogonalRNNCell(TransitionCell, OrthogonalArguments):
     def __post_init__(self, *values):
         given = arguments(self, values)
         n = checks.check_integer("hidden_features", self.hidden_features)
+        self.hidden_features = n
         self.weight = make(OrthogonalMatrix, given, n=n)
         self._set_up(given)

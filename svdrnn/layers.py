@@ -53,8 +53,8 @@ class SpectralLinear(nnx.Module, ParameterArguments, SpectralArguments):
 
     def __post_init__(self, *values):
         given = arguments(self, values)
-        checks.check_integer("in_features", self.in_features)
-        checks.check_integer("out_features", self.out_features)
+        self.in_features = checks.check_integer("in_features", self.in_features)
+        self.out_features = checks.check_integer("out_features", self.out_features)
         checks.check_name("method", self.method, transitions.METHODS)
         n_in, n_out = self.in_features, self.out_features
         if self.method == "low_rank" and n_in != n_out:
@@ -66,7 +66,7 @@ class SpectralLinear(nnx.Module, ParameterArguments, SpectralArguments):
         zeros = jnp.zeros((n_out,), given.param_dtype)
         self.bias = nnx.Param(zeros) if given.use_bias else None
 
-    def __call__(self, inputs: ArrayLike) -> Float[Array, "*batch n_out"]:
+    def __call__(self, inputs: ArrayLike | list) -> Float[Array, "*batch n_out"]:
         """(..., in_features) -> (..., out_features)."""
         inputs = jnp.asarray(inputs)
         checks.check_real("inputs", inputs)

@@ -14,15 +14,14 @@ from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from flax import nnx
 from jax.typing import ArrayLike, DTypeLike
 from jaxtyping import Array, Float
 
 from svdrnn import checks, householder, initializers, skew, spectral, transitions
 from svdrnn._arguments import argument, arguments, module
+from svdrnn._types import Count, Number
 
-Count = int | np.integer
 Reflectors = Count | tuple[Count, Count] | list[Count] | None
 
 
@@ -131,10 +130,10 @@ class SpectralArguments:
         already reaches every matrix; a pair (m1, m2), taken literally; None for that
         cap."""
     )
-    radius: InitVar[float] = argument(
+    radius: InitVar[Number] = argument(
         "r >= 0, how far a singular value may be from the center; 0 freezes it (oRNN)."
     )
-    center: InitVar[float] = argument(
+    center: InitVar[Number] = argument(
         """sigma*; 0 is meant for residual branches, and then sigma_raw starts at
         N(0, 1) instead of 0.""",
         default=1.0,
@@ -195,8 +194,8 @@ class SpectralMatrix(_Interval, Matrix, ParameterArguments, SpectralArguments):
 
     def __post_init__(self, *values):
         given = arguments(self, values)
-        checks.check_integer("n_in", self.n_in)
-        checks.check_integer("n_out", self.n_out)
+        self.n_in = checks.check_integer("n_in", self.n_in)
+        self.n_out = checks.check_integer("n_out", self.n_out)
         m1, m2 = reflector_counts(given.reflectors, self.n_out, self.n_in)
         self.radius, self.center = check_interval(given.radius, given.center)
         dtype = given.param_dtype
@@ -327,7 +326,7 @@ class SpectralMatrix(_Interval, Matrix, ParameterArguments, SpectralArguments):
 
 
 def check_interval(
-    radius: float, center: float, names: tuple[str, str] = ("radius", "center")
+    radius: Number, center: Number, names: tuple[str, str] = ("radius", "center")
 ) -> tuple[float, float]:
     """Radius and center of an interval of singular values, as floats.
 
@@ -371,7 +370,7 @@ class DenseMatrix(Matrix, ParameterArguments, DenseArguments):
 
     def __post_init__(self, *values):
         given = arguments(self, values)
-        n = checks.check_integer("n", self.n)
+        self.n = n = checks.check_integer("n", self.n)
         init, dtype = given.init, given.param_dtype
         if not isinstance(init, str):
             w = given_matrix(init, (n, n), dtype)
@@ -399,7 +398,7 @@ class OrthogonalArguments:
     map: InitVar[str] = argument(
         '`"exponential"` (expRNN) or `"cayley"` (scoRNN).', default="exponential"
     )
-    negative_fraction: InitVar[float] = argument(
+    negative_fraction: InitVar[Number] = argument(
         "share of -1 in D, in [0, 1]; n of them are rounded.", default=0.0
     )
     init: InitVar[str] = argument(
@@ -440,7 +439,7 @@ class OrthogonalMatrix(_Map, Matrix, ParameterArguments, OrthogonalArguments):
 
     def __post_init__(self, *values):
         given = arguments(self, values)
-        n = checks.check_integer("n", self.n)
+        self.n = n = checks.check_integer("n", self.n)
         self.map = checks.check_name("map", given.map, skew.MAPS)
         fraction = checks.check_finite(
             "negative_fraction", given.negative_fraction, least=0, most=1

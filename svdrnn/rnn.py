@@ -37,7 +37,7 @@ class _CallOptions(TypedDict, total=False):
     time_major: bool | None
     reverse: bool | None
     keep_order: bool | None
-    rngs: nnx.Rngs | None
+    rngs: nnx.Rngs | nnx.RngStream | None
     perturbations: Array | None
 
 
@@ -82,9 +82,9 @@ class TransitionRNN(nnx.Module):
 
     def __post_init__(self, *values):
         del values
-        checks.check_integer("unroll", self.unroll)
+        self.unroll = checks.check_integer("unroll", self.unroll)
         if self.chunk is not None:
-            checks.check_integer("chunk", self.chunk)
+            self.chunk = checks.check_integer("chunk", self.chunk)
 
     def initialize_carry(
         self,
@@ -163,7 +163,7 @@ class TransitionRNN(nnx.Module):
         time_major: bool | None = None,
         reverse: bool | None = None,
         keep_order: bool | None = None,
-        rngs: nnx.Rngs | None = None,
+        rngs: nnx.Rngs | nnx.RngStream | None = None,
         last_only: bool = False,
         perturbations: Float[AnyArray, "..."] | None = None,
     ) -> Array | tuple[Array, Array]:

@@ -8,12 +8,12 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from svdrnn import checks, householder
-from svdrnn._types import AnyArray
+from svdrnn._types import AnyArray, Number
 from svdrnn.householder import matmul
 
 
 def bounded_singular_values(
-    raw: Float[AnyArray, "..."], *, radius: float, center: float = 1.0
+    raw: Float[AnyArray, "..."], *, radius: Number, center: Number = 1.0
 ) -> Float[Array, "..."]:
     """Singular values inside [center - radius, center + radius].
 

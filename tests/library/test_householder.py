@@ -439,7 +439,7 @@ def test_third_derivative_through_the_custom_backward_pass():
 
 def test_forward_mode_needs_the_plain_backward_pass():
     vectors = jnp.asarray(random_vectors(2, 2))
-    with pytest.raises(TypeError, match="custom_vjp"):
+    with pytest.raises(TypeError, match="pass custom_backward=False"):
         jax.jvp(orthogonal_matrix, (vectors,), (vectors,))
 
 

@@ -747,12 +747,6 @@ def test_narrow_integer_lengths_do_not_wrap_around(dtype, chunk):
     np.testing.assert_array_equal(last[1], outputs[1, 39])
 
 
-def test_no_step_is_an_error_that_names_the_shape():
-    layer = spectral_rnn(param_dtype=jnp.float32)
-    with pytest.raises(ValueError, match=r"at least one step, got \(2, 0, 2\)"):
-        layer(jnp.ones((2, 0, FEATURES)))
-
-
 def test_complex_inputs_are_refused():
     layer = spectral_rnn(param_dtype=jnp.float32)
     with pytest.raises(ValueError, match="inputs must be real, got complex64"):

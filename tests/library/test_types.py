@@ -16,13 +16,16 @@ from svdrnn import householder
 from tests import typechecking
 from tests.library import conftest
 
-PUBLIC = [module.name for module in pkgutil.iter_modules(svdrnn.__path__)]
+PUBLIC = [
+    module.name
+    for module in pkgutil.iter_modules(svdrnn.__path__)
+    if not module.name.startswith("_")
+]
 
 
 def test_every_module_of_the_library_is_there_after_import():
     for name in PUBLIC:
-        if not name.startswith("_"):
-            assert inspect.ismodule(getattr(svdrnn, name))
+        assert inspect.ismodule(getattr(svdrnn, name))
     assert svdrnn.__version__.count(".") == 2
 
 
@@ -35,8 +38,8 @@ def test_public_functions_run_checked():
 def test_every_public_function_has_types_for_all_arguments_and_the_result():
     bare = []
     for name in PUBLIC:
-        module = getattr(svdrnn, name, None)
-        for key, value in vars(module).items() if module else ():
+        module = getattr(svdrnn, name)
+        for key, value in vars(module).items():
             own = getattr(value, "__module__", "") == module.__name__
             if key.startswith("_") or not own or not inspect.isfunction(value):
                 continue
