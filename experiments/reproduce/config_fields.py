@@ -11,7 +11,7 @@ import pathlib
 import tokenize
 from typing import Any
 
-from experiments.models import registry
+from experiments import models
 from experiments.reproduce import markdown
 from experiments.runs import identity
 
@@ -38,13 +38,13 @@ def _readers(field: str) -> str:
     if field in identity.READ_WITH:
         other, value = identity.READ_WITH[field]
         return f"`{other}={value}`"
-    models = [name for name, model in registry.MODELS.items() if field in model.reads]
-    if not models or len(models) == len(registry.MODELS):
+    readers = [name for name, model in models.MODELS.items() if field in model.reads]
+    if not readers or len(readers) == len(models.MODELS):
         return "all"
-    others = [name for name in registry.MODELS if name not in models]
-    if len(others) < len(models) / 2:
+    others = [name for name in models.MODELS if name not in readers]
+    if len(others) < len(readers) / 2:
         return f"all but {', '.join(others)}"
-    return ", ".join(models)
+    return ", ".join(readers)
 
 
 def fields(name: str) -> list[tuple[str, Any, str]]:

@@ -7,8 +7,7 @@ import json
 from typing import Any
 
 from configs import common
-from experiments.models.registry import MODELS, OF_REFLECTORS
-from experiments.tasks.registry import TASKS
+from experiments import models, tasks
 
 ABSENT = "(absent)"
 
@@ -52,8 +51,8 @@ def unread(config: dict) -> set[str]:
     A task and a model read what their registries say; of an unknown one all counts.
     """
     flat = flatten(config)
-    task = TASKS.get(str(flat.get("task.name")))
-    model = MODELS.get(str(flat.get("model.name")))
+    task = tasks.TASKS.get(str(flat.get("task.name")))
+    model = models.MODELS.get(str(flat.get("model.name")))
     found = {
         field
         for field, (other, value) in READ_WITH.items()
@@ -63,7 +62,9 @@ def unread(config: dict) -> set[str]:
         section, _, name = field.partition(".")
         if task and section == "task" and name not in ("name", *task.reads):
             found.add(field)
-        of_model = section == "model" and name != "name" or field in OF_REFLECTORS
+        of_model = (
+            section == "model" and name != "name" or field in models.OF_REFLECTORS
+        )
         if model and of_model and field not in model.reads:
             found.add(field)
     return found

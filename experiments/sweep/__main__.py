@@ -1,4 +1,4 @@
-"""Runs a config over many values of its fields: grid, random or TPE search.
+r"""Runs a config over many values of its fields: grid, random or TPE search.
 
     python -m experiments.sweep --config=FILE --space=FILE --workdir=DIR \
         [--sampler=grid|random|tpe] [--trials=N] [--workers=N] [--pruner=median]
@@ -67,7 +67,10 @@ _STORAGE = flags.DEFINE_string(
     "storage", None, "URL of a database; default: sweep.sqlite in the workdir."
 )
 _STUDY = flags.DEFINE_string(
-    "study", None, "Name of the sweep in the database; default: that of the folder."
+    "study",
+    None,
+    "Name of the sweep in its database; default: that of the folder with --storage,"
+    " else sweep.",
 )
 _HEARTBEAT = flags.DEFINE_integer(
     "heartbeat", 15, "Seconds between a worker's signs of life.", lower_bound=1

@@ -48,6 +48,7 @@ def test_a_step_is_loss_and_gradient_of_every_parameter(layers, index):
     assert jax.tree.structure(gradient) == jax.tree.structure(params)
 
 
+@pytest.mark.slow
 def test_spectral_contenders_of_the_same_parameters_agree(layers):
     """The forms of W compute one thing: they differ in time alone."""
     steps = {each.name: each.make(4) for each in layers}

@@ -310,6 +310,7 @@ def test_builders_never_import_tensorflow(tmp_path):
     assert result.returncode == 0, result.stderr
 
 
+@pytest.mark.slow
 def test_real_files(real_dir):
     digits = mnist.load(real_dir)
     assert [len(split.labels) for split in digits] == [55_000, 5_000, 10_000]
@@ -323,6 +324,7 @@ def test_real_files(real_dir):
     np.testing.assert_array_equal(digits.valid.labels, labels[55_000:])
 
 
+@pytest.mark.slow
 def test_builder_cuts_the_same_validation_part_of_the_real_files(tmp_path, real_dir):
     read = functools.partial(mnist.read_folder, real_dir / "mnist")
     remote = functools.partial(mnist._from_builder, read, tfds_dir=tmp_path / "tfds")

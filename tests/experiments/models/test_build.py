@@ -1,8 +1,14 @@
 """Fields of config.model: what is refused by name, and which a model reads."""
 
+import jax
 import pytest
+from flax import nnx
 
+import svdrnn
+from experiments import models
 from experiments.models import build, registry
+from experiments.runs import identity
+from experiments.tasks.addition import Addition
 from tests.experiments.small import changed_addition
 
 RECURRENT = registry.names(True)
@@ -114,3 +120,23 @@ def test_fields_that_a_model_does_not_read_do_not_reach_it(name):
     for field in set(config) - reads - {"name"}:
         del config[field]
     build.check(config)
+
+
+def test_a_model_needs_a_function_and_a_line(monkeypatch):
+    monkeypatch.setattr(registry, "MODELS", dict(registry.MODELS))
+
+    def narrow(config, features, *, rngs):
+        hidden = config.hidden
+        return svdrnn.DenseRNN(features, hidden, init="identity", rngs=rngs)
+
+    registry.register("narrow", narrow, ("hidden", "layers", "dropout"))
+    config = changed_addition(model__name="narrow", model__hidden=3)
+    build.check(config.model)
+    task = Addition(length=4, seed=0, batch_size=2)
+    model = build.build(config.model, task, rngs=nnx.Rngs(0))
+    outputs, _ = model(task.train_batch(0)["inputs"])
+    assert outputs.shape == (2, 1)
+    sizes = [leaf.size for leaf in jax.tree.leaves(nnx.state(model, nnx.Param))]
+    assert sum(sizes) == 3 * 3 + 3 * 2 + 3 + 3 + 1
+    monkeypatch.setattr(models, "MODELS", registry.MODELS)
+    assert "model.radius" in identity.unread(identity.to_dict(config))

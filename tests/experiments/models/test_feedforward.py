@@ -97,7 +97,9 @@ def by_hand(params, config, x):
 
 
 @pytest.mark.parametrize("name", registry.names(False))
-@pytest.mark.parametrize("activation", ["leaky_relu", "tanh"])
+@pytest.mark.parametrize(
+    "activation", ["leaky_relu", pytest.param("tanh", marks=pytest.mark.slow)]
+)
 def test_scan_over_stacks_equals_a_loop_over_layers(name, activation, x64):
     graph, params = moved(name, activation=activation)
     x = np.random.default_rng(0).normal(size=(6, 7))
@@ -108,6 +110,7 @@ def test_scan_over_stacks_equals_a_loop_over_layers(name, activation, x64):
     np.testing.assert_allclose(found, expected, rtol=1e-10, atol=1e-12)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", ["wy", "low_rank", "dense"])
 def test_gradients_of_stacked_reflectors(method, x64):
     graph, params = moved("spectral_resnet", method=method)
@@ -188,6 +191,7 @@ def test_power_of_dense_layers_at_the_start(name, bound):
 # ---- Residual branches with sigma* = 0.
 
 
+@pytest.mark.slow
 def test_branches_around_zero_learn_where_zeros_would_be_stuck():
     rng = np.random.default_rng(3)
     x = jnp.asarray(rng.normal(size=(40, 7)), jnp.float32)
@@ -283,6 +287,7 @@ def test_stacked_reflectors_are_labelled():
 # ---- A whole run.
 
 
+@pytest.mark.slow
 def test_trains_by_the_same_loop_as_sequences(tmp_path, monkeypatch):
     rng = np.random.default_rng(4)
 

@@ -123,6 +123,7 @@ def test_another_config_stops_unless_redone(tmp_path, pretend):
     assert status.find(registry.FIGURES["F2"].runs("smoke")[1], results)[1] is None
 
 
+@pytest.mark.slow
 def test_a_run_that_diverges_is_recorded(tmp_path, capsys):
     fields = {"train.learning_rate": 1e30, "task.length": 6}
     run = protocol.Run("hopeless", "addition", protocol.SMOKE | fields)

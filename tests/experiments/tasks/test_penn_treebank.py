@@ -218,7 +218,15 @@ def test_a_loss_too_large_for_its_perplexity():
 # ---- The state.
 
 
-@pytest.mark.parametrize("name", registry.names(True))
+@pytest.mark.parametrize(
+    "name",
+    ["spectral", "lstm"]
+    + [
+        pytest.param(name, marks=pytest.mark.slow)
+        for name in registry.names(True)
+        if name not in ("spectral", "lstm")
+    ],
+)
 def test_two_windows_equal_one(name):
     """Outputs and last state; and a gradient for every parameter."""
     layers = 2 if name == "rnn" else 1
@@ -409,6 +417,7 @@ def train_lines(workdir):
     }
 
 
+@pytest.mark.slow
 def test_a_resumed_run_equals_the_uninterrupted_one(tmp_path, monkeypatch):
     monkeypatch.setattr(ptb, "load_words", lambda data_dir: corpus())
     whole = loop.train(run_config(), tmp_path / "whole")

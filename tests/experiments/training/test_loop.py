@@ -125,6 +125,7 @@ def test_best_is_by_validation_and_ties_keep_the_earlier():
 # ---- Losses that are not finite.
 
 
+@pytest.mark.slow
 def test_divergence_stops_and_keeps_the_workdir_usable(tmp_path, monkeypatch):
     poisoned = _poison_from(monkeypatch, step=4)
     config = tiny_config(steps=20, checkpoint_every=3)
@@ -159,6 +160,7 @@ def _poison_from(monkeypatch, step):
     return poisoned
 
 
+@pytest.mark.slow
 def test_divergence_exits_non_zero_without_a_traceback(tmp_path):
     arguments = [
         *("--config.task.length=6", "--config.model.hidden=8"),

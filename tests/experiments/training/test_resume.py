@@ -15,6 +15,7 @@ from configs import addition
 from experiments.tasks import addition as task
 from experiments.training import evaluation, loop
 
+pytestmark = pytest.mark.slow
 ROOT = pathlib.Path(__file__).resolve().parents[3]
 OVERRIDES = {
     "task.length": 6,

@@ -73,6 +73,7 @@ def test_norm_of_the_gradient_at_the_first_state(compiled):
     assert float(norms["carry_grad_norm"]) == pytest.approx(float(slope), rel=1e-2)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "init"), [("exprnn", "random"), ("scornn", "identity"), ("ornn", "henaff")]
 )
