@@ -1,5 +1,7 @@
 """What the commands share: flags, help, one-line errors."""
 
+import ast
+import contextlib
 import sys
 from collections.abc import Callable
 from typing import Any, NoReturn
@@ -30,9 +32,16 @@ def parse_flags(argv: list[str], usage: int = 1) -> list[str]:
     except flags.Error as error:
         fail(usage, " ".join(str(error).split()))
     except (AttributeError, KeyError) as error:
-        fail(usage, f"the config has no field {error.args[0]}")
+        fail(usage, f"the config has no field {_unquoted(str(error.args[0]))}")
     except (TypeError, ValueError, OSError) as error:
         fail(usage, error)
+
+
+def _unquoted(text: str) -> str:
+    """The message of ml_collections, which it quotes twice, in one line."""
+    with contextlib.suppress(ValueError, SyntaxError):
+        text = str(ast.literal_eval(text))
+    return "; ".join(text.splitlines())
 
 
 def quiet() -> None:

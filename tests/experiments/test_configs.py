@@ -132,7 +132,7 @@ def command(*arguments):
 @pytest.mark.parametrize(
     "override,code,message",
     [
-        ("--config.train.stepps=3", 1, "stepps"),
+        ("--config.train.stepps=3", 1, "no field 'stepps'; Did you mean \"steps\""),
         (
             "--config.model.negative_fraction=0.2",
             2,
