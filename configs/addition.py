@@ -15,7 +15,7 @@ from configs import common
 def get_config():
     config = common.get_config()
     config.task.name = "addition"
-    config.task.length = 100
+    config.task.length = 100  # numbers in a sequence, at least 2
     # A transition that starts as the identity sums what it is given; singular values
     # that may leave 1 by 0.3 let units forget, which the markers need.
     config.model.init = "identity"

@@ -31,7 +31,7 @@ def get_config(variant=None):
         raise ValueError(f"ptb_word.py takes :smoke or nothing, got :{variant}")
     config = common.get_config()
     config.task.name = "ptb_word"
-    config.task.window = 35
+    config.task.window = 35  # words between which gradients flow
     config.model.hidden = 200
     config.model.reflectors = None
     config.model.radius = 0.5
