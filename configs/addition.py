@@ -6,7 +6,7 @@
 squared error of 0.00017 (seed 0). With --config.task.length=300 they take 6 min and end
 at 0.0028. Always answering 1 has 0.167.
 
-The learning rate decides: the README has the trials.
+The learning rate decides: docs/reproduction.md has the trials.
 """
 
 from configs import common

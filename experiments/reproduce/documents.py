@@ -131,9 +131,11 @@ TABLES: dict[str, Table] = {
         results, place.section("speed", "speed")
     ),
     "results": _plain(shipped.table),
+    "readme_results": _plain(functools.partial(shipped.table, few=True)),
     **{name: _of_figure(name) for name, each in registry.FIGURES.items() if each.table},
     **{name: _plain(functools.partial(trials.table, name)) for name in trials.GRIDS},
     "speed": _plain(speed.cells),
+    "readme_speed": _plain(speed.few_cells),
     "speed_peers": _plain(speed.peers),
     "speed_widths": _plain(speed.widths),
     "speed_lengths": _plain(speed.lengths),

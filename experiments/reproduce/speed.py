@@ -23,6 +23,21 @@ LAYERS = (
 )
 
 
+# What the README has of it: the first columns, at one length.
+FEW_COLUMNS, FEW_STEPS, FEW_SIZES = 6, 784, (128, 512, 1024)
+
+
+def few_cells(results: pathlib.Path) -> str:
+    """The rows and columns of `cells` that the README has."""
+    lines = cells(results).splitlines()
+    wanted = [f"| {n} | {FEW_STEPS} |" for n in FEW_SIZES]
+    rows = [line for line in lines if any(line.startswith(start) for start in wanted)]
+    return "\n".join(
+        "|".join(line.split("|")[: 3 + FEW_COLUMNS]) + "|"
+        for line in [*lines[:2], *rows]
+    )
+
+
 def cells(results: pathlib.Path) -> str:
     """A training step of every cell of `benchmark_grid`, in milliseconds and ratios."""
     cells: dict[tuple[int, int], dict[str, Any]] = {}

@@ -212,8 +212,6 @@ def test_traced_lengths_beyond_the_end_mean_the_last_state(form):
     found = last(model, lengths)
     bounded = last(model, np.minimum(lengths, STEPS))
     np.testing.assert_allclose(found, bounded, atol=1e-6)
-        found, last(model, np.minimum(lengths, STEPS)), atol=1e-6
-    )
     assert np.isfinite(found).all()
 
 

@@ -22,7 +22,7 @@ def test_the_pages_are_what_the_records_say():
     pages = documents.read()
     assert documents.rewritten(pages) == pages
     found = [name for text in pages.values() for name in documents.tables_of(text)]
-    assert set(found) | {"config_fields"} == set(documents.TABLES)
+    assert set(found) == set(documents.TABLES)
 
 
 def test_links_start_from_the_page_they_stand_on():
