@@ -6,7 +6,7 @@
 squared error of 0.00017 (seed 0). With --config.task.length=300 they take 6 min and end
 at 0.0028. Always answering 1 has 0.167.
 
-The learning rate decides: the README has the trials.
+The learning rate decides: docs/reproduction.md has the trials.
 """
 
 from configs import common
@@ -15,7 +15,7 @@ from configs import common
 def get_config():
     config = common.get_config()
     config.task.name = "addition"
-    config.task.length = 100
+    config.task.length = 100  # numbers in a sequence, at least 2
     # A transition that starts as the identity sums what it is given; singular values
     # that may leave 1 by 0.3 let units forget, which the markers need.
     config.model.init = "identity"

@@ -1,4 +1,8 @@
-"""The fields that every config has."""
+"""The fields that every config has.
+
+What a field means is said in the comment behind it or above it, and nowhere else: the
+documentation's table of fields is made from these comments.
+"""
 
 import os
 
@@ -8,52 +12,53 @@ from ml_collections import config_dict
 def get_config() -> config_dict.ConfigDict:
     """A config without a task; each file beside this one sets what it changes."""
     config = config_dict.ConfigDict()
-    config.seed = 0
-    # Folder of the data sets; not part of what a run is.
+    config.seed = 0  # of all random streams, below 2**32
+    # folder of the data sets, by default that of the environment variable SVDRNN_DATA;
+    # stand-in: a few random digits or words; not part of what a run is
     config.data_dir = os.environ.get("SVDRNN_DATA", "")
 
     config.task = config_dict.ConfigDict()
-    config.task.name = ""
+    config.task.name = ""  # the task, whose own fields stand beside it
 
     config.model = config_dict.ConfigDict()
-    # Of sequences: ornn, exprnn, scornn, rnn, irnn, lstm, gru. Of vectors: mlp,
-    # resnet, spectral_mlp, spectral_resnet.
+    # of sequences: spectral, ornn, exprnn, scornn, rnn, irnn, lstm, gru; of vectors:
+    # mlp, resnet, spectral_mlp, spectral_resnet
     config.model.name = "spectral"
-    config.model.hidden = 128
+    config.model.hidden = 128  # units of a layer
     config.model.reflectors = nullable(16)  # a number, a pair for (U, V), None: all
     config.model.radius = 0.01  # singular values stay within it of the center
-    config.model.center = 1.0
-    config.model.activation = "leaky_relu"  # relu, tanh, identity, modrelu
-    config.model.leak = 0.01
+    config.model.center = 1.0  # of singular values; 0 for residual branches
+    config.model.activation = "leaky_relu"  # or relu, tanh, identity, modrelu
+    config.model.leak = 0.01  # slope of leaky_relu below zero, 0 to 1
     config.model.input_scale = 1.0  # factor on the first input weights
-    config.model.method = "auto"  # scan, wy, low_rank, dense
-    # identity; spectral and ornn with all reflectors, exprnn (where random means
-    # henaff) and scornn (where it means cayley) also henaff, cayley
+    config.model.method = "auto"  # or scan, wy, low_rank, dense: how W is applied
+    # the first W: random (henaff for exprnn, cayley for scornn, orthogonal for irnn) or
+    # identity; with all reflectors and for exprnn and scornn also henaff, cayley
     config.model.init = "random"
-    config.model.negative_fraction = 0.5  # scornn: share of -1 in the signs D
-    config.model.layers = 1
+    config.model.negative_fraction = 0.5  # share of -1 in the signs D
+    config.model.layers = 1  # stacked; in a residual network two to a block
     config.model.dropout = 0.0  # of embeddings and of each layer's outputs
     config.model.embedding = nullable(None)  # size of a token's; None: hidden
     config.model.tied = False  # whether the readout shares the embedding
 
     config.train = config_dict.ConfigDict()
     config.train.steps = nullable(None)  # updates; where None, epochs count
-    config.train.epochs = nullable(None)
+    config.train.epochs = nullable(None)  # passes over the training data
     config.train.steps_per_epoch = nullable(None)  # for tasks without epochs
-    config.train.batch_size = 128
-    config.train.learning_rate = 1e-3
-    # Of the orthogonal part: reflectors, or A of exprnn and scornn; None: the same
+    config.train.batch_size = 128  # sequences, digits or streams of text in an update
+    config.train.learning_rate = 1e-3  # of Adam, at its highest
+    # of the orthogonal part: reflectors, or A of exprnn and scornn; None: the same
     config.train.reflector_learning_rate = nullable(None)
-    config.train.unit_reflectors = False  # scaled to length 1 after every update
-    config.train.schedule = "constant"  # exponential, cosine, plateau
-    config.train.decay_rate = 0.99  # exponential: factor of an epoch
+    config.train.unit_reflectors = False  # reflectors have length 1 after an update
+    config.train.schedule = "constant"  # or exponential, cosine, plateau
+    config.train.decay_rate = 0.99  # factor of an epoch
     config.train.warmup_steps = 0  # cosine: steps of linear rise
-    config.train.plateau_factor = 0.5  # plateau: factor when validation loss stalls
-    config.train.plateau_patience = 2  # plateau: evaluations without a better one
+    config.train.plateau_factor = 0.5  # factor when the validation loss stalls
+    config.train.plateau_patience = 2  # evaluations without a better one
     config.train.clip_norm = nullable(1.0)  # of all gradients; None or 0: none
-    config.train.log_every = 50
-    config.train.eval_every = 250
-    config.train.checkpoint_every = 250
+    config.train.log_every = 50  # steps between lines of training metrics
+    config.train.eval_every = 250  # steps between evaluations on validation data
+    config.train.checkpoint_every = 250  # steps between checkpoints
     return config
 
 

@@ -36,7 +36,7 @@ def get_config(variant=None):
         raise ValueError(f"copying.py takes :500, :1000 or nothing, got :{variant}")
     config = common.get_config()
     config.task.name = "copying"
-    config.task.length = 100
+    config.task.length = 100  # the lag: steps between reading and repeating
     config.model.reflectors = 128
     config.model.activation = "identity"
     config.train.steps = 600

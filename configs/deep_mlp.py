@@ -17,7 +17,7 @@ Recorded, 10 epochs, seed 0, on one of two shared CPU cores:
     mlp            1,736,458                                        0.9064    4 min 50 s
 
 The rates are the best of four after one epoch, but for spectral_resnet, whose 3e-3 had
-0.974 against 0.972 (the README has all of them). The plain residual network does not
+0.974 against 0.972 (all: docs/experiments.md). The plain residual network does not
 fail at this depth, as the paper's does: its branches start small.
 """
 

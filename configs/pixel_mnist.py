@@ -24,8 +24,8 @@ def get_config(variant=None):
         raise ValueError(f"pixel_mnist.py takes :permuted or nothing, got :{variant}")
     config = common.get_config()
     config.task.name = "pixel_mnist"
-    config.task.steps = 784
-    config.task.permuted = variant == "permuted"
+    config.task.steps = 784  # or 112, 28: of 1, 7 or 28 pixels
+    config.task.permuted = variant == "permuted"  # pixels in one fixed random order
     config.model.radius = 0.3
     config.model.leak = 0.1
     config.model.init = "identity"

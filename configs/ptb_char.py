@@ -18,7 +18,7 @@ from configs import common
 def get_config():
     config = common.get_config()
     config.task.name = "ptb_char"
-    config.task.window = 150
+    config.task.window = 150  # characters between which gradients flow
     config.model.hidden = 512
     config.model.embedding = 64
     config.model.reflectors = None

@@ -7,8 +7,8 @@ The state goes on from window to window through a whole epoch, tens of thousands
 steps: tanh keeps it bounded even where singular values exceed 1. All reflectors,
 because few leave the transition near the identity, which never forgets.
 
-Two epochs on one of two shared CPU cores, seed 0, test perplexity (the README has the
-other models and the grid):
+Two epochs on one of two shared CPU cores, seed 0, test perplexity
+(docs/reproduction.md has the other models and the grid):
 
     as it is: rate 1.6e-2, the best of six after 300 updates     150.3    19 min
     the same, --config.train.learning_rate=8e-3 --config.model.radius=1
@@ -31,7 +31,7 @@ def get_config(variant=None):
         raise ValueError(f"ptb_word.py takes :smoke or nothing, got :{variant}")
     config = common.get_config()
     config.task.name = "ptb_word"
-    config.task.window = 35
+    config.task.window = 35  # words between which gradients flow
     config.model.hidden = 200
     config.model.reflectors = None
     config.model.radius = 0.5

@@ -1,1 +1,5 @@
-"""Tasks, training loop, figures and benchmarks built on top of `svdrnn`."""
+"""Experiments: what is trained, how, and what of it is kept and drawn.
+
+Folders stand in the order of the data's way: `data` and `tasks`, `models`, `training`,
+`runs`, and above them the commands `sweep`, `reproduce` and `benchmark`.
+"""

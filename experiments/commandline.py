@@ -1,29 +1,75 @@
-"""What the commands that take a config share: flags, lengths, one-line errors."""
+"""What the commands share: flags, help, one-line errors."""
 
+import ast
+import contextlib
 import sys
-from typing import NoReturn
+from collections.abc import Callable
+from typing import Any, NoReturn
 
-from absl import app, logging
+from absl import app, flags, logging
 
 
-def parse_flags(argv: list[str]) -> list[str]:
+def run(main: Callable[[list[str]], None], *, usage: int = 1) -> None:
+    """Parses the flags and calls `main` with the words beside them.
+
+    Args:
+      main: takes the words of the command line that are no flags.
+      usage: exit code of a command line that is wrong.
+    """
+
+    def parse(argv: list[str]) -> list[str]:
+        return parse_flags(argv, usage)
+
+    app.run(lambda argv: main(argv[1:]), flags_parser=parse)
+
+
+def parse_flags(argv: list[str], usage: int = 1) -> list[str]:
     """Parses flags; whatever is wrong with them or the config file is one line."""
     try:
-        return app.parse_flags_with_usage(argv)
+        return flags.FLAGS(argv)
+    except SystemExit:  # after the help
+        sys.exit(0)
+    except flags.Error as error:
+        fail(usage, " ".join(str(error).split()))
     except (AttributeError, KeyError) as error:
-        fail(1, f"the config has no field {error.args[0]}")
+        fail(usage, f"the config has no field {_unquoted(str(error.args[0]))}")
     except (TypeError, ValueError, OSError) as error:
-        fail(1, error)
+        fail(usage, error)
 
 
-def fail(code: int, error) -> NoReturn:
+def _unquoted(text: str) -> str:
+    """The message of ml_collections, which it quotes twice, in one line."""
+    with contextlib.suppress(ValueError, SyntaxError):
+        text = str(ast.literal_eval(text))
+    return "; ".join(text.splitlines())
+
+
+def quiet() -> None:
+    """Leaves out what is less than a warning, unless --verbosity is given."""
+    if not flags.FLAGS["verbosity"].present:
+        logging.set_verbosity(logging.WARNING)
+
+
+def no_words(words: list[str]) -> None:
+    """Ends the process where words stand beside the flags of a command without any."""
+    if words:
+        fail(1, f"unknown arguments: {' '.join(words)}")
+
+
+def fail(code: int, error: Any) -> NoReturn:
     """Ends the process with one line on stderr; --verbosity=1 shows the traceback."""
     logging.debug("traceback", exc_info=True)
     print(f"error: {error}", file=sys.stderr, flush=True)
     sys.exit(code)
 
 
-def choose_length(train, overrides: dict) -> None:
+def overrides() -> dict[str, Any]:
+    """{field: value} of what the command line sets in the config of --config."""
+    flag: Any = flags.FLAGS["config"]
+    return flag.override_values
+
+
+def choose_length(train: Any, overrides: dict[str, Any]) -> None:
     """Makes epochs count where they are given and steps are not."""
     if "train.epochs" in overrides and "train.steps" not in overrides:
         train.steps = None

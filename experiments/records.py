@@ -4,186 +4,24 @@
 
 writes experiments/results/NAME.json: config, result, code revision, machine in general
 terms and the points of the curves. NAME may have folders in it. The record of a run
-that diverged has no result, but the step and what was not finite.
+that diverged has no result, but the step and what was not finite. Exit codes: 0 done,
+1 a workdir that holds no such run, 2 wrong arguments.
 """
 
-import argparse
-import json
-import os
-import pathlib
-import platform
-import subprocess
-import sys
-from typing import Any
-
-from experiments import figures
-from experiments.data import stand_in
-
-RESULTS = pathlib.Path(__file__).parent / "results"
-
-# Columns of metrics.jsonl that a record keeps of every validation.
-CURVE = (
-    "step",
-    "loss",
-    "mse",
-    "recall",
-    "accuracy",
-    "perplexity",
-    "bits_per_character",
-)
-
-# Of the training lines at most this many, evenly spread, the first and the last too.
-TRAIN = ("step", "loss", "grad_norm", "carry_grad_norm", "spectral_margin")
-MOST_TRAIN_POINTS = 80
-DIGITS = 6  # significant, of the training points
+from experiments import commandline
+from experiments.runs import records
 
 
-def machine() -> dict[str, Any]:
-    """What figures depend on, in general terms: device, cores, versions."""
-    import jax  # Figures are drawn from records without it.
-
-    device = jax.devices()[0]
-    return {
-        "backend": jax.default_backend(),
-        "device": device.device_kind,
-        "cores": os.cpu_count(),
-        "architecture": platform.machine(),
-        "jax": jax.__version__,
-        "python": platform.python_version(),
-    }
-
-
-def revision() -> str | None:
-    """The commit of this code, with `+` where files differ from it; None unknown."""
-
-    def git(*words):
-        return subprocess.run(
-            ("git", *words),
-            cwd=pathlib.Path(__file__).parent,
-            capture_output=True,
-            text=True,
-            check=True,
-        ).stdout.strip()
-
+def main(words: list[str]) -> None:
+    """Records the run of a workdir under a name."""
+    if len(words) != 2:
+        commandline.fail(2, f"WORKDIR and NAME must be given, got {words}")
+    workdir, name = words
     try:
-        changed = git("status", "--porcelain", "--untracked-files=no")
-        return git("rev-parse", "--short=12", "HEAD") + ("+" if changed else "")
-    except (OSError, subprocess.CalledProcessError):
-        return None
-
-
-def record(
-    workdir: str | pathlib.Path, name: str, results: pathlib.Path | None = None
-) -> pathlib.Path:
-    """Writes the record of a run that finished or diverged and returns its path.
-
-    Args:
-      workdir: folder of the run.
-      name: place of the record below `results`, without its ending.
-      results: `RESULTS` where None.
-
-    Raises:
-      ValueError: the workdir holds no run that finished or diverged.
-    """
-    workdir = pathlib.Path(workdir)
-    result = workdir / "result.json"
-    curves, events = {}, []
-    if (workdir / "metrics.jsonl").exists():
-        curves, events = figures.read_metrics(workdir / "metrics.jsonl")
-    end = events[-1] if events else {}
-    diverged = end.get("event") == "non_finite"
-    if not (result.exists() or diverged):
-        raise ValueError(f"{workdir} holds no finished run: there is no result.json")
-    config = json.loads((workdir / "config.json").read_text())
-    place = config.pop("data_dir", None)  # a place on some machine
-    # Of several sessions the last: a run may be resumed under later code.
-    origin = [event for event in events if "revision" in event][-1]
-    content = {
-        "config": config,
-        "result": json.loads(result.read_text()) if result.exists() else None,
-        "revision": origin["revision"],
-        "machine": origin["machine"],
-    }
-    if place == stand_in.NAME:
-        content["data"] = place
-    if not result.exists():
-        lines = [line for split in curves.values() for line in split]
-        content["diverged"] = {
-            "step": end["step"],
-            "what": end["what"],
-            "wall_seconds": max((line["seconds"] for line in lines), default=0.0),
-        }
-    content["valid"] = [_keep(line, CURVE) for line in curves.get("valid", [])]
-    content["train"] = [
-        {key: _rounded(value) for key, value in _keep(line, TRAIN).items()}
-        for line in thinned(curves.get("train", []), MOST_TRAIN_POINTS)
-    ]
-    path = (results or RESULTS) / f"{name}.json"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(path.name + ".tmp")
-    temporary.write_text(_dump(content))
-    temporary.replace(path)  # whole or not at all
-    return path
-
-
-def read(name: str, results: pathlib.Path | None = None) -> dict | None:
-    """The record of that name, or None where there is none.
-
-    Raises:
-      ValueError: the file is not a record.
-    """
-    path = (results or RESULTS) / f"{name}.json"
-    if not path.exists():
-        return None
-    try:
-        content = json.loads(path.read_text())
-    except ValueError as error:
-        raise ValueError(f"{path} is not JSON: {error}") from None
-    if not isinstance(content, dict) or "config" not in content:
-        raise ValueError(f"{path} is not the record of a run: it has no config")
-    return content
-
-
-def thinned(lines: list, most: int) -> list:
-    """At most `most` of them, evenly spread, with the first and the last."""
-    if len(lines) <= most:
-        return lines
-    return [lines[round(i * (len(lines) - 1) / (most - 1))] for i in range(most)]
-
-
-def _keep(line: dict, keys: tuple[str, ...]) -> dict:
-    return {key: line[key] for key in keys if key in line}
-
-
-def _rounded(value):
-    return float(f"{value:.{DIGITS}g}") if isinstance(value, float) else value
-
-
-def _dump(content: dict) -> str:
-    """JSON with a line for every point of a curve."""
-    curves = {key: content[key] for key in ("valid", "train")}
-    rest = {key: value for key, value in content.items() if key not in curves}
-    text = json.dumps(rest, indent=1).removesuffix("\n}")
-    for key, points in curves.items():
-        lines = ",\n".join(f"  {json.dumps(point)}" for point in points)
-        text += f',\n "{key}": [\n{lines}\n ]' if points else f',\n "{key}": []'
-    return text + "\n}\n"
-
-
-def main(argv: list[str]) -> None:
-    parser = argparse.ArgumentParser(
-        prog="python -m experiments.records",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    parser.add_argument("workdir", metavar="WORKDIR", type=pathlib.Path)
-    parser.add_argument("name", metavar="NAME")
-    arguments = parser.parse_args(argv)
-    try:
-        print(record(arguments.workdir, arguments.name))
+        print(records.record(workdir, name))
     except (ValueError, OSError) as error:
-        sys.exit(f"error: {error}")
+        commandline.fail(1, error)
 
 
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    commandline.run(main, usage=2)

@@ -3,19 +3,21 @@
     python -m experiments.run --config=configs/addition.py --workdir=DIR
 
 Any field of the config can be given as --config.FIELD=VALUE, for instance
---config.train.steps=500 or --config.model.reflectors="(8, 16)"; a field that the
-config does not have is an error. What follows a colon in --config goes to the
-file's get_config: --config=configs/pixel_mnist.py:permuted.
+--config.train.steps=500 or --config.model.hidden=64; a field that the config does not
+have, or that its task, model or schedule does not read, is an error. What follows a
+colon in --config goes to the file's get_config, as that in
+--config=configs/pixel_mnist.py:permuted.
 
 The same command on the same workdir goes on from the last checkpoint. Exit codes:
 0 done, 1 wrong flags, 2 a config, data or workdir that does not fit, 3 a loss that
 is not finite. --verbosity=1 shows where an error was raised.
 """
 
-from absl import app, flags, logging
+from absl import flags
 from ml_collections import config_flags
 
 from experiments import commandline
+from experiments.runs import identity
 
 _CONFIG = config_flags.DEFINE_config_file(
     "config", None, "File with get_config(), as in configs/."
@@ -25,24 +27,25 @@ _WORKDIR = flags.DEFINE_string(
     None,
     "Folder of the run: config, metrics, checkpoints and result go there. New, empty,"
     " or that of the same config, which is then resumed.",
+    required=True,
 )
-flags.mark_flags_as_required(["config", "workdir"])
+flags.mark_flag_as_required("config")
 
 
-def main(argv: list[str]) -> None:
-    if len(argv) > 1:
-        raise app.UsageError(f"unknown arguments: {' '.join(argv[1:])}")
-    if not flags.FLAGS["verbosity"].present:
-        logging.set_verbosity(logging.WARNING)
+def main(words: list[str]) -> None:
+    """Trains by the flags; whatever is wrong is one line and an exit code."""
+    commandline.no_words(words)
+    commandline.quiet()
 
-    from experiments import train  # after the flags: --help and typing errors are quick
+    from experiments.training import loop  # --help and typing errors are quick
 
     try:
         config = _CONFIG.value
-        overrides = flags.FLAGS["config"].override_values
+        overrides = commandline.overrides()
         commandline.choose_length(config.train, overrides)
-        train.train(config, _WORKDIR.value)
-    except train.NonFiniteLoss as error:
+        identity.check_overrides(config, overrides)
+        loop.train(config, _WORKDIR.value)
+    except loop.NonFiniteLoss as error:
         commandline.fail(3, error)
     except (ValueError, OSError) as error:
         commandline.fail(2, error)
@@ -53,4 +56,4 @@ def main(argv: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    app.run(main, flags_parser=commandline.parse_flags)
+    commandline.run(main)

@@ -1,10 +1,8 @@
 r"""Learning rates of configs/addition.py, the same for each model of the comparison.
 
     python -m experiments.sweep --config=configs/addition.py \
-        --config.train.steps=1000 --config.model.name=lstm --config.model.init=random \
+        --config.train.steps=1000 --config.model.name=lstm \
         --space=configs/spaces/addition_rates.py --workdir=DIR
-
-`rnn` and `lstm` start random, the others, like the config, from the identity.
 """
 
 

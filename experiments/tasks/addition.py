@@ -1,13 +1,15 @@
 """The adding problem: remember two marked numbers and give their sum."""
 
+from typing import Any
+
 import jax.numpy as jnp
 import numpy as np
+from typing_extensions import override
 
-from experiments.tasks import base
-from experiments.tasks.synthetic import SyntheticTask
+from experiments.tasks import base, synthetic
 
 
-class Addition(SyntheticTask):
+class Addition(synthetic.SyntheticTask):
     """x_t = (value, marker): values uniform on [0, 1), one marker in each half.
 
     The target is the sum of the two marked values, the loss the mean squared
@@ -38,6 +40,7 @@ class Addition(SyntheticTask):
             length=length, minimum_length=2, seed=seed, batch_size=batch_size
         )
 
+    @override
     def draw(self, generator: np.random.Generator, count: int) -> base.Batch:
         """`count` sequences: inputs (count, length, 2), targets (count,)."""
         values = generator.random((count, self.length), dtype=np.float32)
@@ -54,11 +57,22 @@ class Addition(SyntheticTask):
             "targets": values[rows, first] + values[rows, second],
         }
 
-    def sums(self, outputs, batch):
+    @override
+    def sums(self, outputs: jnp.ndarray, batch: base.Batch) -> base.Sums:
         weights = base.weights(batch)
         errors = jnp.square(outputs[:, 0] - batch["targets"])
         return {"loss": jnp.sum(weights * errors), "count": jnp.sum(weights)}
 
-    def metrics(self, sums):
+    @override
+    def metrics(self, sums: dict[str, Any]) -> dict[str, float]:
         mse = float(sums["loss"] / sums["count"])
         return {"loss": mse, "mse": mse}
+
+
+def build(config: Any) -> Addition:
+    """The task of a config."""
+    return Addition(
+        length=config.task.length,
+        seed=config.seed,
+        batch_size=config.train.batch_size,
+    )

@@ -7,7 +7,10 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 
+from svdrnn import checks
+
 Batch = dict[str, np.ndarray]
+Sums = dict[str, jnp.ndarray]
 
 EVAL_SEQUENCES = 10_000  # size of a synthetic validation or test split
 EVAL_BATCH = 500
@@ -70,7 +73,7 @@ class Task(abc.ABC):
         """
 
     @abc.abstractmethod
-    def sums(self, outputs: jnp.ndarray, batch: Batch) -> dict[str, jnp.ndarray]:
+    def sums(self, outputs: jnp.ndarray, batch: Batch) -> Sums:
         """Weighted sums over a batch: "loss", "count" and what `metrics` needs."""
 
     @abc.abstractmethod
@@ -105,8 +108,11 @@ def check_split(split: str) -> None:
         raise ValueError(f"split must be 'valid' or 'test', got {split!r}")
 
 
-def check_integer(name: str, value: Any, minimum: int) -> None:
-    """Raises ValueError unless `value` is an integer of at least `minimum`."""
-    integer = isinstance(value, (int, np.integer)) and not isinstance(value, bool)
-    if not integer or value < minimum:
-        raise ValueError(f"{name} must be an integer >= {minimum}, got {value!r}")
+def check_batch_size(batch_size: Any, most: int, of_what: str) -> None:
+    """Raises ValueError unless a batch can be taken from so many of something."""
+    checks.check_integer("config.train.batch_size", batch_size)
+    if batch_size > most:
+        raise ValueError(
+            f"config.train.batch_size must be at most the {most} {of_what}, got"
+            f" {batch_size}"
+        )

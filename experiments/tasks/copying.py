@@ -1,13 +1,14 @@
 """The copy memory task: repeat ten symbols after a long wait."""
 
 import math
+from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
 import optax
+from typing_extensions import override
 
-from experiments.tasks import base
-from experiments.tasks.synthetic import SyntheticTask
+from experiments.tasks import base, synthetic
 
 SYMBOLS = 8
 BLANK = 8
@@ -16,7 +17,7 @@ CLASSES = 10
 RECALLED = 10  # symbols to remember
 
 
-class Copying(SyntheticTask):
+class Copying(synthetic.SyntheticTask):
     """Ten of eight symbols, T - 1 blanks, a delimiter, ten blanks: T + 20 steps.
 
     The target is blank throughout, then the ten symbols in their order. The loss
@@ -47,6 +48,7 @@ class Copying(SyntheticTask):
         )
         self.baseline = RECALLED * math.log(SYMBOLS) / (length + 2 * RECALLED)
 
+    @override
     def draw(self, generator: np.random.Generator, count: int) -> base.Batch:
         """`count` sequences: inputs (count, T+20, 10), targets (count, T+20)."""
         steps = self.length + 2 * RECALLED
@@ -59,7 +61,8 @@ class Copying(SyntheticTask):
         inputs = np.eye(CLASSES, dtype=np.float32)[sequence]
         return {"inputs": inputs, "targets": targets}
 
-    def sums(self, outputs, batch):
+    @override
+    def sums(self, outputs: jnp.ndarray, batch: base.Batch) -> base.Sums:
         targets = batch["targets"]
         weights = base.weights(batch)[:, None]
         losses = optax.softmax_cross_entropy_with_integer_labels(outputs, targets)
@@ -71,8 +74,18 @@ class Copying(SyntheticTask):
             "recall_count": jnp.sum(weights) * RECALLED,
         }
 
-    def metrics(self, sums):
+    @override
+    def metrics(self, sums: dict[str, Any]) -> dict[str, float]:
         return {
             "loss": float(sums["loss"] / sums["count"]),
             "recall": float(sums["recalled"] / sums["recall_count"]),
         }
+
+
+def build(config: Any) -> Copying:
+    """The task of a config."""
+    return Copying(
+        length=config.task.length,
+        seed=config.seed,
+        batch_size=config.train.batch_size,
+    )

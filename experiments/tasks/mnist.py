@@ -8,8 +8,11 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 import optax
+from typing_extensions import override
 
+from experiments.data import mnist
 from experiments.tasks import base
+from svdrnn import checks
 
 PIXELS = 784
 CLASSES = 10
@@ -40,13 +43,9 @@ class MNIST(base.Task):
     baseline = math.log(CLASSES)
 
     def __init__(self, data: Any, *, seed: int, batch_size: int):
-        base.check_integer("config.seed", seed, 0)
-        base.check_integer("config.train.batch_size", batch_size, 1)
-        if batch_size > len(data.train.labels):
-            raise ValueError(
-                f"config.train.batch_size must be at most the {len(data.train.labels)}"
-                f" training images, got {batch_size}"
-            )
+        checks.check_integer("config.seed", seed, 0)
+        images = len(data.train.labels)
+        base.check_batch_size(batch_size, images, "training images")
         self.seed = seed
         self.batch_size = batch_size
         self._splits = {
@@ -63,26 +62,30 @@ class MNIST(base.Task):
         """What the model reads of scaled pixels (batch, 784)."""
         return pixels
 
-    def _batch(self, split: str, rows) -> base.Batch:
+    def _batch(self, split: str, rows: Any) -> base.Batch:
         pixels, labels = self._splits[split]
         scaled = pixels[rows].astype(np.float32) / np.float32(255)
         return {"inputs": self._inputs(scaled), "labels": labels[rows]}
 
+    @override
     def steps_per_epoch(self, batch_size: int) -> int:
         return len(self._splits["train"][1]) // batch_size
 
+    @override
     def train_batch(self, step: int) -> base.Batch:
         epoch, position = divmod(step, self.steps_per_epoch(self.batch_size))
         start = position * self.batch_size
         return self._batch("train", self._order(epoch)[start : start + self.batch_size])
 
+    @override
     def eval_batches(self, split: str) -> Iterator[base.Batch]:
         base.check_split(split)
         for start in range(0, len(self._splits[split][1]), base.EVAL_BATCH):
             rows = slice(start, start + base.EVAL_BATCH)
             yield base.pad(self._batch(split, rows), base.EVAL_BATCH)
 
-    def sums(self, outputs, batch):
+    @override
+    def sums(self, outputs: jnp.ndarray, batch: base.Batch) -> base.Sums:
         labels = batch["labels"]
         weights = base.weights(batch)
         losses = optax.softmax_cross_entropy_with_integer_labels(outputs, labels)
@@ -93,7 +96,8 @@ class MNIST(base.Task):
             "correct": jnp.sum(weights * correct),
         }
 
-    def metrics(self, sums):
+    @override
+    def metrics(self, sums: dict[str, Any]) -> dict[str, float]:
         return {
             "loss": float(sums["loss"] / sums["count"]),
             "accuracy": float(sums["correct"] / sums["count"]),
@@ -120,3 +124,12 @@ def _flat_split(part: Any, split: str) -> tuple[np.ndarray, np.ndarray]:
             f"{split} labels must lie in 0 ... 9, got {labels.min()} ... {labels.max()}"
         )
     return images.reshape(len(images), PIXELS), labels.astype(np.int32)
+
+
+def build(config: Any) -> MNIST:
+    """The task of a config."""
+    return MNIST(
+        mnist.load(config.data_dir),
+        seed=config.seed,
+        batch_size=config.train.batch_size,
+    )

@@ -1,15 +1,17 @@
 """Penn Treebank as one long text: predict every word, or every character."""
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
 import optax
+from typing_extensions import override
 
 from experiments.data import ptb
 from experiments.tasks import base
+from svdrnn import checks
 
 EVAL_STREAMS = 10  # streams in an evaluation batch
 
@@ -44,8 +46,7 @@ class PennTreebank(base.Task):
     boundary: str  # the token that ends a line, and stands before the first one
 
     def __init__(self, corpus: Any, *, window: int, batch_size: int):
-        base.check_integer("config.task.window", window, 1)
-        base.check_integer("config.train.batch_size", batch_size, 1)
+        checks.check_integer("config.task.window", window)
         if self.boundary not in corpus.vocabulary:
             raise ValueError(f"the vocabulary must have the token {self.boundary!r}")
         self.vocabulary = self.out_features = len(corpus.vocabulary)
@@ -57,11 +58,8 @@ class PennTreebank(base.Task):
             split: _checked(getattr(corpus, split), split, self.vocabulary)
             for split in ("train", "valid", "test")
         }
-        if batch_size > len(self._tokens["train"]):
-            raise ValueError(
-                "config.train.batch_size must be at most the"
-                f" {len(self._tokens['train'])} training tokens, got {batch_size}"
-            )
+        tokens = len(self._tokens["train"])
+        base.check_batch_size(batch_size, tokens, "training tokens")
 
     def _windows(self, split: str, streams: int) -> int:
         """Batches that cover a split."""
@@ -83,19 +81,23 @@ class PennTreebank(base.Task):
             "reset": np.bool_(index == 0),
         }
 
+    @override
     def steps_per_epoch(self, batch_size: int) -> int:
         return self._windows("train", batch_size)
 
+    @override
     def train_batch(self, step: int) -> base.Batch:
         index = step % self.steps_per_epoch(self.batch_size)
         return self._batch("train", self.batch_size, index)
 
+    @override
     def eval_batches(self, split: str) -> Iterator[base.Batch]:
         base.check_split(split)
         for index in range(self._windows(split, EVAL_STREAMS)):
             yield self._batch(split, EVAL_STREAMS, index)
 
-    def sums(self, outputs, batch):
+    @override
+    def sums(self, outputs: jnp.ndarray, batch: base.Batch) -> base.Sums:
         weights = base.weights(batch)
         losses = optax.softmax_cross_entropy_with_integer_labels(
             outputs, batch["targets"]
@@ -113,7 +115,8 @@ class PennTreebankWords(PennTreebank):
     primary = "perplexity"
     boundary = ptb.EOS
 
-    def metrics(self, sums):
+    @override
+    def metrics(self, sums: dict[str, Any]) -> dict[str, float]:
         loss = float(sums["loss"] / sums["count"])
         with np.errstate(over="ignore"):  # infinite: the loop stops at it
             return {"loss": loss, "perplexity": float(np.exp(loss))}
@@ -129,7 +132,8 @@ class PennTreebankCharacters(PennTreebank):
     primary = "bits_per_character"
     boundary = "\n"
 
-    def metrics(self, sums):
+    @override
+    def metrics(self, sums: dict[str, Any]) -> dict[str, float]:
         loss = float(sums["loss"] / sums["count"])
         return {"loss": loss, "bits_per_character": loss / math.log(2)}
 
@@ -149,3 +153,22 @@ def _checked(tokens: Any, split: str, vocabulary: int) -> np.ndarray:
             f" {tokens.min()} ... {tokens.max()}"
         )
     return tokens.astype(np.int32)
+
+
+def words(config: Any) -> PennTreebankWords:
+    """The task of a config, over words."""
+    return _build(config, PennTreebankWords, ptb.load_words)
+
+
+def characters(config: Any) -> PennTreebankCharacters:
+    """The task of a config, over characters."""
+    return _build(config, PennTreebankCharacters, ptb.load_characters)
+
+
+def _build(config: Any, kind: Callable, load: Callable) -> Any:
+    checks.check_integer("config.task.window", config.task.window)  # before the data
+    return kind(
+        load(config.data_dir),
+        window=config.task.window,
+        batch_size=config.train.batch_size,
+    )

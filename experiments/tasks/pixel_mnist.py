@@ -4,13 +4,14 @@ from typing import Any
 
 import numpy as np
 
-from experiments.tasks.mnist import MNIST, PIXELS
+from experiments.data import mnist as data_set
+from experiments.tasks import mnist
 
 STEPS = (784, 112, 28)
 PERMUTATION_SEED = 92916  # that of the expRNN code, so that results compare
 
 
-class PixelMNIST(MNIST):
+class PixelMNIST(mnist.MNIST):
     """The 784 pixels of a digit in `steps` equal pieces, row after row.
 
     The permuted task puts all pixels into one fixed order first; the rest is as in
@@ -38,7 +39,7 @@ class PixelMNIST(MNIST):
         check_steps(steps)
         super().__init__(data, seed=seed, batch_size=batch_size)
         self.steps = steps
-        self.in_features = PIXELS // steps
+        self.in_features = mnist.PIXELS // steps
         if permuted:
             order = permutation()
             self._splits = {
@@ -46,16 +47,28 @@ class PixelMNIST(MNIST):
                 for split, (pixels, labels) in self._splits.items()
             }
 
-    def _inputs(self, pixels):
+    def _inputs(self, pixels: np.ndarray) -> np.ndarray:
         return pixels.reshape(-1, self.steps, self.in_features)
 
 
 def permutation() -> np.ndarray:
     """The fixed order of the 784 pixels in the permuted task."""
-    return np.random.RandomState(PERMUTATION_SEED).permutation(PIXELS)
+    return np.random.RandomState(PERMUTATION_SEED).permutation(mnist.PIXELS)
 
 
 def check_steps(steps: Any) -> None:
     """Raises ValueError unless `steps` is 784, 112 or 28."""
     if not isinstance(steps, int) or steps not in STEPS:
         raise ValueError(f"config.task.steps must be one of {STEPS}, got {steps!r}")
+
+
+def build(config: Any) -> PixelMNIST:
+    """The task of a config."""
+    check_steps(config.task.steps)  # before the data are read
+    return PixelMNIST(
+        data_set.load(config.data_dir),
+        steps=config.task.steps,
+        permuted=config.task.permuted,
+        seed=config.seed,
+        batch_size=config.train.batch_size,
+    )

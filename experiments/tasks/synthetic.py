@@ -1,8 +1,13 @@
 """What the tasks with fresh random batches share."""
 
+import abc
 from collections.abc import Iterator
 
+import numpy as np
+from typing_extensions import override
+
 from experiments.tasks import base
+from svdrnn import checks
 
 
 class SyntheticTask(base.Task):
@@ -12,21 +17,28 @@ class SyntheticTask(base.Task):
     """
 
     def __init__(self, *, length: int, minimum_length: int, seed: int, batch_size: int):
-        base.check_integer("config.task.length", length, minimum_length)
-        base.check_integer("config.seed", seed, 0)
-        base.check_integer("config.train.batch_size", batch_size, 1)
+        checks.check_integer("config.task.length", length, minimum_length)
+        checks.check_integer("config.seed", seed, 0)
+        checks.check_integer("config.train.batch_size", batch_size)
         self.length = length
         self.seed = seed
         self.batch_size = batch_size
 
-    def steps_per_epoch(self, batch_size: int) -> None:
+    @abc.abstractmethod
+    def draw(self, generator: np.random.Generator, count: int) -> base.Batch:
+        """`count` examples, as `train_batch` describes them."""
+
+    @override
+    def steps_per_epoch(self, batch_size: int) -> int | None:
         del batch_size
         return None
 
+    @override
     def train_batch(self, step: int) -> base.Batch:
         generator = base.generator(self.seed, "train", step)
         return self.draw(generator, self.batch_size)
 
+    @override
     def eval_batches(self, split: str) -> Iterator[base.Batch]:
         base.check_split(split)
         for index, start in enumerate(range(0, base.EVAL_SEQUENCES, base.EVAL_BATCH)):

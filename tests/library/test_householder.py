@@ -93,6 +93,7 @@ def every_value(vectors, x):
 # Values.
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("block", [1, 2, 64])
 @pytest.mark.parametrize("shape", [(0, 3), (1, 1), (3, 3), (4, 6), (5, 5)])
 def test_values_against_dense_product(shape, block, monkeypatch):
@@ -235,6 +236,7 @@ def test_values_below_the_trapezoid_do_not_matter(method):
     assert np.all(np.triu(gradient)[np.triu_indices(5)] != 0)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", HARD, indirect=True)
 def test_zero_row_is_identity_with_zero_gradients_of_any_order(method):
     row = np.array([0, 2])
@@ -310,6 +312,7 @@ def test_nan_is_not_hidden():
 # Derivatives.
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("shape", [(2, 5), (4, 4)])
 def test_gradients_against_finite_differences(method, shape):
     vectors, n = random_vectors(*shape), shape[1]
@@ -355,6 +358,7 @@ def test_gradients_against_finite_differences(method, shape):
     assert q.shape == (n, n)
 
 
+@pytest.mark.slow
 def test_gradient_of_several_real_blocks_equals_the_scan():
     vectors, weights = random_vectors(130, 140), random_vectors(140, 140, seed=1)
 
@@ -391,6 +395,7 @@ def test_gradient_to_a_reflector_ends_in_plus_4ab_u():
         np.testing.assert_allclose(actual, expected, rtol=0, atol=1e-12)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", HARD, indirect=True)
 def test_gradient_of_gradient_and_forward_mode(method):
     vectors, weights = random_vectors(3, 3), random_vectors(3, 3, seed=1)
@@ -420,6 +425,7 @@ def test_gradient_of_gradient_and_forward_mode(method):
     np.testing.assert_allclose(second, product, rtol=0, atol=1e-11)
 
 
+@pytest.mark.slow
 def test_third_derivative_through_the_custom_backward_pass():
     vectors, direction = random_vectors(2, 3), random_vectors(2, 3, seed=2)
 
@@ -443,6 +449,7 @@ def test_forward_mode_needs_the_plain_backward_pass():
         jax.jvp(orthogonal_matrix, (vectors,), (vectors,))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", HARD, indirect=True)
 def test_apply_has_forward_mode_and_hessian(method):
     vectors, x = random_vectors(3, 3), random_vectors(1, 3, seed=1)
@@ -477,6 +484,7 @@ def test_batch_equals_per_item(method):
     assert empty.shape == (0, 6, 5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", HARD, indirect=True)
 def test_vmap_over_vectors_equals_a_loop(method):
     vectors = random_vectors(6, 4).reshape(2, 3, 4)
@@ -496,6 +504,7 @@ def test_vmap_over_vectors_equals_a_loop(method):
             np.testing.assert_allclose(actual[i], item, rtol=0, atol=1e-13)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", METHODS)
 def test_jit_equals_eager(method):
     vectors, x = random_vectors(3, 5), random_vectors(2, 5, seed=1)
@@ -514,6 +523,7 @@ def test_jit_equals_eager_for_the_inverse():
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "method, dtype, tolerance",
     [

@@ -1,0 +1,1 @@
+"""Benchmark: step times of recurrent layers and orthogonal matrices, and rivals."""

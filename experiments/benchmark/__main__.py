@@ -1,0 +1,97 @@
+"""Step times of recurrent layers and of orthogonal matrices, each against its rivals.
+
+    python -m experiments.benchmark [--quick] [--peers] [--out=DIR]
+
+One step is loss and gradient of all parameters, the loss a random projection of the
+last state, float32, one input feature. Compilation is excluded. Within a cell (one n
+and T) all contenders run in turn, so ratios hold where absolute times do not; the
+table gives the median and, as spread, the range.
+
+Writes benchmark.json and benchmark.png to --out. A contender predicted above
+--max_seconds a step or --max_gib of temporaries is printed as skipped, with the
+prediction.
+"""
+
+import json
+import pathlib
+
+from absl import flags
+
+from experiments import commandline
+from experiments.benchmark import contenders, drawing, measuring, peers, printing
+from experiments.runs import records
+
+_OUT = flags.DEFINE_string("out", "runs/benchmark", "Folder of the results.")
+_QUICK = flags.DEFINE_bool("quick", False, "One cell and one matrix size, < 3 minutes.")
+_PEERS = flags.DEFINE_bool("peers", False, "Also PyTorch and geotorch, if installed.")
+_SIZES = flags.DEFINE_multi_integer("n", [128, 256, 512, 1024], "Hidden sizes.")
+_STEPS = flags.DEFINE_multi_integer("steps", [100, 784, 2000], "Sequence lengths T.")
+_BATCH = flags.DEFINE_integer("batch", 128, "Batch size.", lower_bound=1)
+_SECONDS = flags.DEFINE_float("seconds", 8.0, "Time of a cell's rounds, 15 at most.")
+_MAX_SECONDS = flags.DEFINE_float("max_seconds", 60.0, "Longest step that is run.")
+_MAX_GIB = flags.DEFINE_float("max_gib", 8.0, "Most temporary memory that is run.")
+
+MATRICES = [128, 256, 512, 1024, 2048]  # sizes n
+# Of the scaling of one layer.
+LENGTHS = [100, 316, 1000, 3162, 10_000]
+BATCHES = [32, 64, 128, 256]
+
+
+def main(words: list[str]) -> None:
+    """Measures what the flags ask for, cell by cell."""
+    commandline.no_words(words)
+    limits = measuring.Limits(_SECONDS.value, _MAX_SECONDS.value, _MAX_GIB.value)
+    out = pathlib.Path(_OUT.value)
+    out.mkdir(parents=True, exist_ok=True)
+    sizes = [128] if _QUICK.value else _SIZES.value
+    steps_of = [784] if _QUICK.value else _STEPS.value
+    matrices = [512] if _QUICK.value else MATRICES
+    batch = _BATCH.value
+    rows: list[dict] = []
+
+    def store(new: list[dict]) -> None:
+        rows.extend(new)
+        record = {
+            "machine": records.machine(),
+            "revision": records.revision(),
+            "batch": batch,
+            "rows": rows,
+        }
+        (out / "benchmark.json").write_text(json.dumps(record, indent=1) + "\n")
+
+    for n in sizes:
+        rivals = contenders.layers(n, batch)
+        if _QUICK.value:
+            rivals = [each for each in rivals if each.name != f"paper m={n}"]
+        if _PEERS.value:
+            rivals += peers.layers(n, batch)
+        for steps in sorted(steps_of):
+            about = {"kind": "layer", "n": n, "steps": steps}
+            known = measuring.predictions(rows, n, steps)
+            new = measuring.measure_cell(rivals, steps, limits, about, known)
+            printing.cell(
+                f"n={n}, T={steps}, batch {batch}",
+                new,
+                (contenders.BASELINE, contenders.OWN),
+            )
+            printing.choice(new, n)
+            store(new)
+    for n in matrices:
+        rivals = contenders.matrices(n)
+        if _PEERS.value:
+            rivals += peers.matrices(n)
+        about = {"kind": "matrix", "n": n}
+        half = limits._replace(seconds=limits.seconds / 2)
+        new = measuring.measure_cell(rivals, 0, half, about)
+        printing.cell(f"orthogonal matrix, n = m = {n}", new, ("svdrnn", "QR"))
+        store(new)
+    if not _QUICK.value:
+        new = measuring.measure_scaling(batch, LENGTHS, BATCHES)
+        printing.scaling(new)
+        store(new)
+    drawing.draw(out / "benchmark.json", out / "benchmark.png")
+    print(f"\nwritten: {out / 'benchmark.json'}, {out / 'benchmark.png'}")
+
+
+if __name__ == "__main__":
+    commandline.run(main)

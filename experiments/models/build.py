@@ -1,0 +1,142 @@
+"""From a config and a task to a model, and the checks of the model's fields."""
+
+import contextlib
+import functools
+import importlib
+import json
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import jax
+from flax import nnx
+from ml_collections import config_dict
+
+import svdrnn
+from experiments import checks
+from experiments.models import recurrent, registry
+from experiments.tasks import base
+
+# What the library calls a field, where the names differ.
+_FIELDS = {"hidden_features": "hidden"}
+
+
+def check(config: Any) -> None:
+    """Raises ValueError where a field of `config` (the `model` part) does not fit.
+
+    Fields that the model does not read are left alone. What the library checks is left
+    to it: a layer is built without any numbers in it.
+    """
+    named = checks.Section("config.model", config)
+    named.name("name", tuple(registry.MODELS))
+    read = registry.MODELS[config.name].fields()
+    section = checks.Section("config.model", config, read)
+    section.integer("hidden", "layers")
+    section.number("center", least=0)
+    section.number("input_scale", above=0)
+    section.number("dropout", least=0, below=1)
+    section.integer("embedding", optional=True)
+    tied = "tied" in read and config.tied
+    if tied and config.embedding not in (None, config.hidden):
+        raise ValueError(
+            "config.model.embedding must be None or config.model.hidden,"
+            f" {config.hidden}, with config.model.tied, got {config.embedding}"
+        )
+    _check_abstractly(json.dumps(config.to_dict(), sort_keys=True, default=str))
+
+
+@functools.lru_cache(maxsize=256)  # a sweep or a figure checks few models many times
+def _check_abstractly(text: str) -> None:
+    config = config_dict.ConfigDict(json.loads(text))
+    model = registry.MODELS[config.name]
+    sizes = (1,) if model.sequential else (1, 1)
+    with _naming_fields(config):
+        nnx.eval_shape(lambda: _make(config)(config, *sizes, rngs=nnx.Rngs(0)))
+
+
+def build(config: Any, task: base.Task, *, rngs: nnx.Rngs) -> Any:
+    """The model that `config` (the `model` part) describes for `task`.
+
+    Raises:
+      ValueError: an unknown name, a recurrent model of inputs without a time axis or
+        a feed-forward one of sequences, an embedding where the inputs are not
+        tokens, or a field that the model refuses.
+    """
+    names = registry.names(task.sequential)
+    if config.name not in names:
+        kind = "sequences" if task.sequential else "vectors without a time axis"
+        raise ValueError(
+            f"config.model.name must be one of {', '.join(names)} for {task.name},"
+            f" whose inputs are {kind}, got {config.name!r}"
+        )
+    embedding = _embedding(config, task, rngs)
+    make = _make(config)
+    with _naming_fields(config):
+        if not task.sequential:
+            return make(config, task.in_features, task.out_features, rngs=rngs)
+        features = task.in_features if embedding is None else embedding.features
+        layers = []
+        for _ in range(config.layers):
+            layers.append(make(config, features, rngs=rngs))
+            features = config.hidden
+    readout: nnx.Module
+    if embedding is not None and config.tied:
+        readout = recurrent.TiedReadout(embedding)
+    else:
+        readout = nnx.Linear(config.hidden, task.out_features, rngs=rngs)
+    return recurrent.SequenceModel(
+        layers,
+        readout,
+        embedding=embedding,
+        dropout=config.dropout,
+        last_only=task.readout == "last",
+    )
+
+
+def _make(config: Any) -> Callable[..., Any]:
+    make = registry.MODELS[config.name].make
+    if isinstance(make, str):
+        module, _, function = make.partition(":")
+        make = getattr(importlib.import_module(module), function)
+    return make
+
+
+def _embedding(config: Any, task: base.Task, rngs: nnx.Rngs) -> nnx.Embed | None:
+    """The embedding of a task's tokens; None for a task whose inputs are features."""
+    if task.vocabulary is not None:
+        features = config.embedding or config.hidden
+        return nnx.Embed(task.vocabulary, features, rngs=rngs)
+    for name, off in (("embedding", None), ("tied", False)):
+        if config[name] != off:
+            raise ValueError(
+                f"config.model.{name} must be {off}: the inputs of {task.name} are not"
+                f" tokens, got {config[name]}"
+            )
+    return None
+
+
+@contextlib.contextmanager
+def _naming_fields(config: Any) -> Iterator[None]:
+    """Calls an argument that the model or the library refuses by the field's name."""
+    try:
+        yield
+    except ValueError as error:
+        argument, _, rest = str(error).partition(" ")
+        field = _FIELDS.get(argument, argument)
+        if field not in config:
+            raise
+        raise ValueError(f"config.model.{field} {rest}") from None
+
+
+def count_params(model: nnx.Module) -> int:
+    """Stored parameters."""
+    return sum(leaf.size for leaf in jax.tree.leaves(nnx.state(model, nnx.Param)))
+
+
+def count_independent_params(model: nnx.Module) -> int:
+    """Parameters that results depend on: stored ones less those below trapezoids."""
+    redundant = sum(
+        module.num_redundant
+        for _, module in nnx.iter_modules(model)
+        if isinstance(module, svdrnn.SpectralMatrix)
+    )
+    return count_params(model) - redundant

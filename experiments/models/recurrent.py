@@ -1,0 +1,215 @@
+"""Models of sequences: recurrent layers between an embedding and a readout.
+
+A function here for each recurrent model makes one layer of it; `registry` says which
+fields of `config.model` it reads.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+import svdrnn
+from svdrnn import checks, diagnostics
+
+Carry = list[Any]
+
+
+class SequenceModel(nnx.Module):
+    """y_t = Y h_t + c over the states of the last of a stack of recurrent layers.
+
+    Dropout acts between the layers, not on the states that a layer carries along:
+    on the embedded tokens and on the outputs of every layer.
+
+    Args:
+      layers: recurrent layers with the call arguments of `nnx.RNN`.
+      readout: states (..., hidden) -> outputs (..., out_features).
+      embedding: tokens -> features, or None where the inputs are features.
+      dropout: probability of a zero; the others are divided by 1 - dropout.
+      last_only: read out the last state only, not all.
+    """
+
+    def __init__(
+        self,
+        layers: Sequence[nnx.Module],
+        readout: Callable[[jax.Array], jax.Array],
+        *,
+        embedding: Callable[[jax.Array], jax.Array] | None = None,
+        dropout: float = 0.0,
+        last_only: bool,
+    ):
+        self.embedding = embedding
+        self.layers: Any = nnx.List(layers)
+        self.readout = readout
+        self.dropout = nnx.Dropout(dropout)
+        self.last_only = last_only
+
+    def initialize_carry(self, batch_size: int) -> Carry:
+        """Zeros: the initial carry of every layer for a batch."""
+        # The carry of every cell here depends on the batch and its own width alone.
+        return [
+            layer.cell.initialize_carry((batch_size, 1), nnx.Rngs(0))
+            for layer in self.layers
+        ]
+
+    def __call__(
+        self,
+        inputs: jax.Array,
+        carry: Carry | None = None,
+        *,
+        key: jax.Array | None = None,
+    ) -> tuple[jax.Array, Carry]:
+        """Outputs and carry.
+
+        Args:
+          inputs: (batch, time, features), or tokens (batch, time) to be embedded.
+          carry: as `initialize_carry`, or None for zeros.
+          key: for dropout; without one there is none.
+
+        Returns:
+          Outputs (batch, out_features) with `last_only`, else (batch, time,
+          out_features), and the carry after the last step.
+        """
+        if carry is None:
+            carry = self.initialize_carry(inputs.shape[0])
+        new_carry, x = [], inputs
+        if self.embedding is not None:
+            x = self._drop(self.embedding(inputs), key, 0)
+        for i, (layer, h) in enumerate(zip(self.layers, carry, strict=True), 1):
+            last = self.last_only and i == len(self.layers)
+            x, h = _run(layer, x, h, last)
+            x = self._drop(x, key, i)
+            new_carry.append(h)
+        return self.readout(x), new_carry
+
+    def _drop(self, x: jax.Array, key: jax.Array | None, place: int) -> jax.Array:
+        """Dropout with a key of its own in every place."""
+        if key is None:
+            return x
+        place_key = jax.random.fold_in(key, place)
+        return self.dropout(x, deterministic=False, rngs=place_key)
+
+    def diagnostics(self) -> dict[str, jax.Array]:
+        """`spectral_margin`: max_i |sigma_i - 1| over all transitions, if any."""
+        ours = [each for each in self.layers if isinstance(each, svdrnn.TransitionRNN)]
+        weights: list[Any] = [layer.cell.weight for layer in ours]
+        margins = [diagnostics.spectral_margin(w.singular_values()) for w in weights]
+        return {"spectral_margin": jnp.max(jnp.stack(margins))} if margins else {}
+
+
+class TiedReadout(nnx.Module):
+    """y = E h + c with the embedding's own E (tokens, features); c starts at zero.
+
+    Source: Press and Wolf, "Using the Output Embedding to Improve Language Models",
+    2017.
+    """
+
+    def __init__(self, embedding: nnx.Embed):
+        self.embedding = embedding
+        self.bias = nnx.Param(jnp.zeros(embedding.num_embeddings))
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """Outputs (..., tokens) of states (..., features)."""
+        return self.embedding.attend(x) + self.bias
+
+
+def _run(layer: Any, x: jax.Array, carry: Any, last: bool) -> tuple[jax.Array, Any]:
+    """(output, carry) of a layer; with `last` the output is the last state alone."""
+    if last and isinstance(layer, svdrnn.TransitionRNN):
+        h = layer(x, initial_carry=carry, last_only=True)
+        return h, h
+    carry, states = layer(x, initial_carry=carry, return_carry=True)
+    return (states[:, -1] if last else states), carry
+
+
+# ---- A layer of each model.
+
+
+def spectral(config: Any, features: int, *, rngs: nnx.Rngs) -> nnx.Module:
+    """Singular values within `radius` of `center`."""
+    return _spectral(config, features, config.radius, rngs)
+
+
+def ornn(config: Any, features: int, *, rngs: nnx.Rngs) -> nnx.Module:
+    """Singular values all at `center`."""
+    return _spectral(config, features, 0.0, rngs)
+
+
+def exprnn(config: Any, features: int, *, rngs: nnx.Rngs) -> nnx.Module:
+    """W = exp(A), which starts as Henaff's rotation where `init` is "random"."""
+    return _orthogonal(config, features, "exponential", "henaff", rngs)
+
+
+def scornn(config: Any, features: int, *, rngs: nnx.Rngs) -> nnx.Module:
+    """W = Cayley(A) D, which starts as Cayley's rotation where `init` is "random"."""
+    return _orthogonal(
+        config,
+        features,
+        "cayley",
+        "cayley",
+        rngs,
+        negative_fraction=config.negative_fraction,
+    )
+
+
+def rnn(config: Any, features: int, *, rngs: nnx.Rngs) -> nnx.Module:
+    """W without a constraint, as flax draws it."""
+    return svdrnn.DenseRNN(features, config.hidden, rngs=rngs, **_cell(config))
+
+
+def irnn(config: Any, features: int, *, rngs: nnx.Rngs) -> nnx.Module:
+    """W without a constraint, from a random orthogonal matrix or the identity."""
+    firsts = {"random": "orthogonal", "identity": "identity"}
+    checks.check_name("init", config.init, tuple(firsts))
+    init = firsts[config.init]
+    cell = _cell(config)
+    return svdrnn.DenseRNN(features, config.hidden, init=init, rngs=rngs, **cell)
+
+
+def lstm(config: Any, features: int, *, rngs: nnx.Rngs) -> nnx.Module:
+    """Flax's own."""
+    cell = nnx.OptimizedLSTMCell(features, config.hidden, rngs=rngs)
+    return nnx.RNN(cell, rngs=False)
+
+
+def gru(config: Any, features: int, *, rngs: nnx.Rngs) -> nnx.Module:
+    """Flax's own."""
+    return nnx.RNN(nnx.GRUCell(features, config.hidden, rngs=rngs), rngs=False)
+
+
+def _cell(config: Any) -> dict[str, Any]:
+    """What the fields say of every cell of the library."""
+    return {
+        "activation": config.activation,
+        "leak": config.leak,
+        "input_scale": config.input_scale,
+    }
+
+
+def _spectral(
+    config: Any, features: int, radius: float, rngs: nnx.Rngs
+) -> svdrnn.SpectralRNN:
+    return svdrnn.SpectralRNN(
+        features,
+        config.hidden,
+        reflectors=config.reflectors,
+        radius=radius,
+        center=config.center,
+        init=config.init,
+        method=config.method,
+        rngs=rngs,
+        **_cell(config),
+    )
+
+
+def _orthogonal(
+    config: Any, features: int, map: str, first: str, rngs: nnx.Rngs, **own: Any
+) -> svdrnn.OrthogonalRNN:
+    """The first W is `first` where the config says "random"."""
+    checks.check_name("init", config.init, ("random", *svdrnn.OrthogonalMatrix.INITS))
+    init = first if config.init == "random" else config.init
+    return svdrnn.OrthogonalRNN(
+        features, config.hidden, map=map, init=init, rngs=rngs, **_cell(config), **own
+    )

@@ -1,0 +1,107 @@
+"""The paper's figures and tables: runs what is missing, draws what is there.
+
+    python -m experiments.reproduce FIGURE... --scale=smoke|cpu|full [--plan]
+        [--seeds=N]
+    python -m experiments.reproduce readme
+
+FIGURE is F1, F2, F3, F4 (addition, copy, pixel MNIST, deep MLPs), pixel_mnist or
+ptb_word (the tables), all, or the path of a Python file with FIGURE, as those in
+experiments/reproduce/. --plan shows every run, whether it is recorded, and what
+it takes; nothing is run. --seeds=N leaves all but the first N seeds for another time.
+`readme` draws every figure anew and rewrites the tables of README.md and docs/*.md.
+
+Each run is recorded in experiments/results/ as it finishes or diverges, and a run that
+was stopped goes on from its last checkpoint: the same command can be stopped and given
+again at any time. Runs recorded on another machine count. A record of another config
+is an error; with --redo that run is made and recorded again.
+
+Scales (experiments/reproduce/protocol.py): `smoke` takes minutes and shows that all
+of it works, on stand-in data, with results under the workdir; `cpu` fits two cores;
+`full` is the paper's size.
+
+Exit codes: 0 done (diverged runs are shown, not an error), 1 wrong arguments, 2 a
+config, data or record that does not fit, 130 interrupted.
+"""
+
+import pathlib
+
+from absl import flags
+
+from experiments import commandline
+from experiments.reproduce import (
+    documents,
+    execution,
+    figures,
+    plan,
+    protocol,
+    registry,
+)
+from experiments.runs import records
+
+_SCALE = flags.DEFINE_string("scale", None, ", ".join(protocol.SCALES))
+_PLAN = flags.DEFINE_bool("plan", False, "Show the runs only.")
+_REDO = flags.DEFINE_bool("redo", False, "Run again what has another config.")
+_SEEDS = flags.DEFINE_integer("seeds", None, "Only the first N seeds of each setting.")
+_WORKDIR = flags.DEFINE_string(
+    "workdir", "runs/reproduce", "Folder of the runs' own workdirs."
+)
+_RESULTS = flags.DEFINE_string(
+    "results",
+    None,
+    "Folder of the records; default: experiments/results; smoke:"
+    " WORKDIR/smoke_results.",
+)
+
+
+def main(words: list[str]) -> None:
+    """Does what the words and flags ask for."""
+    try:
+        if words == ["readme"]:
+            _readme()
+            return
+        request = _request(words)
+        if _PLAN.value:
+            plan.show(request)
+        else:
+            execution.reproduce(request)
+    except (ValueError, OSError) as error:
+        commandline.fail(2, error)
+    except KeyboardInterrupt:
+        commandline.fail(130, "interrupted; the same command goes on where it stopped")
+
+
+def _request(words: list[str]) -> plan.Request:
+    """What is asked for, with `all` and the places of workdir and results filled in."""
+    names = list(registry.FIGURES) if "all" in words else words
+    try:
+        if not names:
+            raise ValueError("FIGURE must be given, got none")
+        found = [registry.find(name) for name in names]
+        if _SCALE.value not in protocol.SCALES:
+            allowed = ", ".join(protocol.SCALES)
+            raise ValueError(f"--scale must be one of {allowed}, got {_SCALE.value!r}")
+        if _SEEDS.value is not None and _SEEDS.value < 1:
+            raise ValueError(f"--seeds must be at least 1, got {_SEEDS.value}")
+    except ValueError as error:
+        commandline.fail(1, error)
+    workdir = pathlib.Path(_WORKDIR.value)
+    smoke = workdir / "smoke_results"
+    results = smoke if _SCALE.value == "smoke" else records.RESULTS
+    return plan.Request(
+        figures=found,
+        scale=_SCALE.value,
+        seeds=_SEEDS.value,
+        redo=_REDO.value,
+        workdir=workdir,
+        results=pathlib.Path(_RESULTS.value) if _RESULTS.value else results,
+    )
+
+
+def _readme() -> None:
+    """Draws every figure and rewrites the tables of README.md and docs/."""
+    for path in (*figures.redraw(), *documents.write()):
+        print(path)
+
+
+if __name__ == "__main__":
+    commandline.run(main)

@@ -1,0 +1,65 @@
+"""Makes the runs that are missing, records them, and draws."""
+
+import contextlib
+import hashlib
+import json
+import pathlib
+from collections.abc import Iterator
+
+from experiments.reproduce import figures, plan, protocol, status
+from experiments.runs import records
+
+
+def reproduce(request: plan.Request) -> None:
+    """Runs what is missing of each figure in turn, and draws it.
+
+    Raises:
+      ValueError: a record of another config, unless it is to be made again.
+    """
+    light = request.scale == "smoke"
+    with _light_compilation() if light else contextlib.nullcontext():
+        for figure in request.figures:
+            found = plan.asked(figure, request)
+            print(f"{figure.name}: {plan.totals(found)}", flush=True)
+            _refuse_problems(found, request.redo)
+            for each in found:
+                if not each.record:
+                    run(each.run, request.workdir, request.results)
+            figures.show(figure, request.scale, request.results)
+
+
+def run(each: protocol.Run, workdir: pathlib.Path, results: pathlib.Path) -> None:
+    """Makes one run, or goes on with it, and records it, diverged or not."""
+    from experiments.training import loop  # after the arguments: errors are quick
+
+    config = protocol.build_config(each)
+    content = json.dumps(protocol.config_dict(each) | {"data_dir": ""}, sort_keys=True)
+    # Of its config, so that a workdir of a changed protocol is not in the way.
+    digest = hashlib.sha256(content.encode()).hexdigest()[:8]
+    folder = workdir / f"{each.name}-{digest}"
+    print(f"---- {each.name} in {folder}", flush=True)
+    try:
+        loop.train(config, folder)
+    except loop.NonFiniteLoss as error:
+        print(f"diverged: {error}", flush=True)
+    print(records.record(folder, each.name, results), flush=True)
+
+
+def _refuse_problems(found: list[status.Status], redo: bool) -> None:
+    problems = [each.problem for each in found if each.problem]
+    if problems and not redo:
+        raise ValueError(f"{problems[0]}\n--redo runs it again; or remove the file")
+
+
+@contextlib.contextmanager
+def _light_compilation() -> Iterator[None]:
+    """Programs that run for a moment only are compiled without optimisation."""
+    import jax
+
+    name = "jax_disable_most_optimizations"
+    before = jax.config.read(name)
+    jax.config.update(name, True)
+    try:
+        yield
+    finally:
+        jax.config.update(name, before)

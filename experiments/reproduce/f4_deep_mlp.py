@@ -1,0 +1,92 @@
+"""F4, deep and residual networks of whole digits: accuracy over epochs and over depth.
+
+`cpu` has 10 epochs at 40 x 32 instead of 50; 2 at four of the eight depths instead of
+20.
+"""
+
+from matplotlib.figure import Figure
+
+from experiments.reproduce import estimates, panels, protocol
+
+SEEDS = {"smoke": 1, "cpu": 2, "full": 5}
+SHAPE = {"smoke": (4, 8), "cpu": (40, 32), "full": (40, 32)}  # layers, hidden
+WIDTH = {"smoke": 8, "cpu": 128, "full": 128}
+DEPTHS = {
+    "smoke": (6,),
+    "cpu": (30, 50, 70, 100),
+    "full": (30, 40, 50, 60, 70, 80, 90, 100),
+}
+EPOCHS = {"smoke": (None, None), "cpu": (10, 2), "full": (50, 20)}
+FAILS = ((35, "MLP"), (70, "ResNet"))  # beyond this depth, in the paper
+
+
+def runs(scale: str) -> list[protocol.Run]:
+    """Runs of one shape, and of every depth."""
+    layers, hidden = SHAPE[scale]
+    epochs, epochs_of_depths = EPOCHS[scale]
+    settings = [(layers, hidden, epochs, model) for model in protocol.FEEDFORWARD]
+    settings += [
+        (depth, WIDTH[scale], epochs_of_depths, model)
+        for depth in DEPTHS[scale]
+        for model in (("spectral_mlp",) if scale == "smoke" else protocol.FEEDFORWARD)
+    ]
+    return [
+        protocol.Run(
+            f"{scale}/F4/{layers}x{hidden}_{model}_seed{seed}",
+            f"deep_mlp:{model}",
+            {
+                "seed": seed,
+                "model.layers": layers,
+                "model.hidden": hidden,
+                "train.epochs": epochs,
+            },
+        )
+        for layers, hidden, epochs, model in settings
+        for seed in range(SEEDS[scale])
+    ]
+
+
+def draw(found: list[dict], scale: str) -> Figure:
+    """Accuracy over epochs at one shape, and test accuracy over depth."""
+    shape = SHAPE[scale]
+    epoch = estimates.EPOCH_STEPS["mnist"]
+
+    def fits(record: dict) -> bool:
+        model = record["config"]["model"]
+        return (model["layers"], model["hidden"]) == shape
+
+    figure = Figure(figsize=(11, 4.6), layout="constrained")
+    left, right = figure.subplots(1, 2)
+    one = [record for record in found if fits(record)]
+    depths = [record for record in found if not fits(record)]
+    series = panels.by_model(one)
+    panels.curves(left, series, "valid", "accuracy", log=False, unit=epoch)
+    left.set_title(f"{shape[0]} layers of {shape[1]} units", fontsize=9)
+    panels.label(left, "epoch", "validation accuracy")
+    panels.over(
+        right,
+        panels.by_model(depths),
+        ("model", "layers"),
+        lambda record: panels.final(record, "accuracy"),
+    )
+    widths = sorted({record["config"]["model"]["hidden"] for record in depths})
+    right.set_title(
+        f"width {', '.join(map(str, widths))}, {panels.iterations(depths)}", fontsize=9
+    )
+    panels.label(right, "hidden layers", "test accuracy")
+    for depth, name in FAILS if scale != "smoke" else ():
+        right.axvline(depth, color="gray", linestyle=":", linewidth=1)
+        right.text(
+            depth,
+            0.33,
+            f" the paper: {name} fails beyond {depth}",
+            rotation=90,
+            fontsize=7,
+            transform=right.get_xaxis_transform(),
+        )
+    return figure
+
+
+FIGURE = protocol.Figure(
+    "F4", "F4: deep and residual networks of whole MNIST digits", runs, draw
+)

@@ -1,0 +1,130 @@
+"""What a figure is: its runs at three scales, and how they are drawn. No JAX.
+
+`full` is the paper's size: hidden units, reflectors, lengths, depths. Its numbers of
+iterations, its lags, radii and leaks are ours.
+
+`cpu` fits two cores in 8 hours, with the same tasks, lengths and sizes; each figure's
+file says what is cut. Seeds: three for F1 and F2, two for F3 and F4, one for the tables
+(five in `full`).
+
+`smoke` goes through all of it with a few units, steps and settings, on stand-in data:
+its figures mean nothing.
+
+One learning rate, schedule, clipping, activation and first input scale holds for all
+models of a panel, those of the shipped config. Two exceptions: copying at lags of 500
+and more, ornn and spectral have a much smaller rate for the reflectors, which the
+others have not (see configs/copying.py); and addition and PTB words have one learning
+rate a model, chosen on validation data. rnn starts random, irnn from the identity
+(copy: orthogonal), ornn and spectral as the shipped config says.
+"""
+
+import importlib
+import pathlib
+import runpy
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+from matplotlib import figure
+
+from experiments.data import stand_in
+from experiments.runs import identity
+
+SCALES = ("smoke", "cpu", "full")
+RECURRENT = ("rnn", "irnn", "lstm", "ornn", "spectral")
+FEEDFORWARD = ("mlp", "resnet", "spectral_mlp", "spectral_resnet")
+
+SMOKE = {
+    "data_dir": stand_in.NAME,
+    "model.hidden": 8,
+    "model.reflectors": 4,
+    "train.batch_size": 16,
+    "train.epochs": None,
+    "train.steps": 4,
+    "train.log_every": 2,
+    "train.eval_every": 2,
+    "train.checkpoint_every": 4,
+}
+
+
+class Run(NamedTuple):
+    """A run of a figure.
+
+    name: place of its record below `experiments/results`.
+    config: file in `configs/`, or the path of another, with `:variant` where it has
+      one.
+    changes: {field: value} besides.
+    free: fields in which a record may differ, because a search chose them.
+    """
+
+    name: str
+    config: str
+    changes: dict[str, Any]
+    free: tuple[str, ...] = ()
+
+
+class Figure(NamedTuple):
+    """A figure or a table of the paper.
+
+    name: what the command calls it.
+    title: what is drawn.
+    settings: scale -> its runs.
+    draw: (records, scale) -> the drawing; None of a table.
+    table: (folder of records, scale) -> the table in Markdown; None of a drawing.
+    """
+
+    name: str
+    title: str
+    settings: Callable[[str], list[Run]]
+    draw: Callable[[list[dict], str], figure.Figure] | None = None
+    table: Callable[[pathlib.Path, str], str] | None = None
+
+    def runs(self, scale: str) -> list[Run]:
+        """Its runs, in the order in which they are made.
+
+        Raises:
+          ValueError: an unknown scale.
+        """
+        if scale not in SCALES:
+            raise ValueError(f"scale must be one of {', '.join(SCALES)}, got {scale!r}")
+        found = self.settings(scale)
+        if scale == "smoke":
+            return [each._replace(changes=each.changes | SMOKE) for each in found]
+        return found
+
+
+def build_config(run: Run) -> Any:
+    """The run's config, as its file and the changes give it.
+
+    Raises:
+      ValueError: there is no such file.
+      AttributeError: a change of a field that the config does not have.
+    """
+    file, _, variant = run.config.partition(":")
+    get_config = _get_config(run.name, file)
+    config = get_config(variant) if variant else get_config()
+    config.lock()
+    for field, value in run.changes.items():
+        *sections, name = field.split(".")
+        part = config
+        for section in sections:
+            part = part[section]
+        setattr(part, name, value)
+    return config
+
+
+def _get_config(run: str, file: str) -> Callable[..., Any]:
+    if file.endswith(".py"):
+        if not pathlib.Path(file).is_file():
+            raise ValueError(f"config of {run} must be a file, got {file!r}")
+        return runpy.run_path(file)["get_config"]
+    try:
+        return importlib.import_module(f"configs.{file}").get_config
+    except ModuleNotFoundError:
+        raise ValueError(
+            f"config of {run} must be a file in configs/, got {file!r}"
+        ) from None
+
+
+def config_dict(run: Run) -> dict:
+    """The run's config as plain JSON values."""
+    return identity.to_dict(build_config(run))

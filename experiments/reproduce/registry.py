@@ -1,0 +1,48 @@
+"""The figures and tables that the command knows by name. No JAX.
+
+A figure of one's own needs no line here: the command takes the path of its file, too.
+"""
+
+import importlib
+import pathlib
+import runpy
+
+from experiments.reproduce import protocol
+
+# Files beside this one, each with a `FIGURE`, in the order in which `all` takes them.
+_FILES = (
+    "f1_addition",
+    "f2_copying",
+    "f3_pixel_mnist",
+    "f4_deep_mlp",
+    "pixel_mnist",
+    "ptb_word",
+)
+
+
+def _figure(file: str) -> protocol.Figure:
+    return importlib.import_module(f"experiments.reproduce.{file}").FIGURE
+
+
+FIGURES = {figure.name: figure for figure in map(_figure, _FILES)}
+
+
+def find(name: str) -> protocol.Figure:
+    """The figure of a name, or that of a Python file with `FIGURE`.
+
+    Raises:
+      ValueError: there is none.
+    """
+    if name.endswith(".py") and pathlib.Path(name).is_file():
+        found = runpy.run_path(name).get("FIGURE")
+        if not isinstance(found, protocol.Figure):
+            raise ValueError(
+                f"FIGURE must be a protocol.Figure in {name}, got {found!r}"
+            )
+        return found
+    if name not in FIGURES:
+        raise ValueError(
+            f"FIGURE must be one of {', '.join(FIGURES)}, all, or a Python file with"
+            f" FIGURE, got {name!r}"
+        )
+    return FIGURES[name]

@@ -1,0 +1,161 @@
+"""The table of recorded runs of the shipped configs. No JAX."""
+
+import pathlib
+
+from experiments.reproduce import markdown, panels, protocol, status
+from experiments.runs import progress
+
+PIXEL_MNIST = protocol.Run("pixel_mnist_784", "pixel_mnist", {})
+
+RUNS = (
+    protocol.Run("addition_100", "addition", {}),
+    protocol.Run("addition_300", "addition", {"task.length": 300}),
+    protocol.Run("copying_100", "copying", {}),
+    protocol.Run("copying_500", "copying:500", {}),
+    protocol.Run("copying_1000", "copying:1000", {}),
+    PIXEL_MNIST,
+    protocol.Run("pixel_mnist_784_seed1", "pixel_mnist", {"seed": 1}),
+    protocol.Run(
+        "pixel_mnist_784_long",
+        "pixel_mnist",
+        {"train.epochs": 40, "train.learning_rate": 1.5e-3},
+    ),
+    protocol.Run(
+        "pixel_mnist_784_wide",
+        "pixel_mnist",
+        {"model.hidden": 256, "train.epochs": 10},
+    ),
+    protocol.Run("permuted_mnist", "pixel_mnist:permuted", {"train.epochs": 8}),
+    protocol.Run(
+        "permuted_mnist_wide",
+        "pixel_mnist:permuted",
+        {"model.hidden": 256, "train.epochs": 8},
+    ),
+    protocol.Run("pixel_mnist_28", "pixel_mnist", {"task.steps": 28}),
+    protocol.Run("deep_mlp_spectral_mlp", "deep_mlp", {}),
+    protocol.Run("deep_mlp_spectral_resnet", "deep_mlp:spectral_resnet", {}),
+    protocol.Run("deep_mlp_mlp", "deep_mlp:mlp", {}),
+    protocol.Run("deep_mlp_resnet", "deep_mlp:resnet", {}),
+    protocol.Run("ptb_word_smoke", "ptb_word:smoke", {}),
+    protocol.Run("ptb_char", "ptb_char", {}),
+)
+
+# (record, what it is called, metric, digits, the paper's value)
+ROWS = {
+    "addition_100": ("addition, T = 100", "mse", "MSE {:.5f}", ""),
+    "addition_300": ("addition, T = 300", "mse", "MSE {:.5f}", ""),
+    "copying_100": ("copy, T = 100", "recall", "recall {:.3f}", ""),
+    "copying_500": ("copy, T = 500", "recall", "recall {:.4f}", ""),
+    "copying_1000": ("copy, T = 1000", "recall", "recall {:.4f}", ""),
+    "pixel_mnist_784": (
+        "pixel MNIST, 784 steps",
+        "accuracy",
+        "accuracy {:.4f}",
+        "0.977",  # the ICML text, n = 128, m = 16
+    ),
+    "pixel_mnist_784_seed1": (
+        "the same, another seed",
+        "accuracy",
+        "accuracy {:.4f}",
+        "0.977",
+    ),
+    "pixel_mnist_784_long": (
+        "pixel MNIST, 784 steps, 40 epochs",
+        "accuracy",
+        "accuracy {:.4f}",
+        "0.977",
+    ),
+    "pixel_mnist_784_wide": (
+        "pixel MNIST, 784 steps, 256 units, 10 epochs",
+        "accuracy",
+        "accuracy {:.4f}",
+        "",
+    ),
+    "permuted_mnist": (
+        "permuted MNIST, 8 epochs",
+        "accuracy",
+        "accuracy {:.4f}",
+        "",
+    ),
+    "permuted_mnist_wide": (
+        "permuted MNIST, 256 units, 8 epochs",
+        "accuracy",
+        "accuracy {:.4f}",
+        "",
+    ),
+    "pixel_mnist_28": ("pixel MNIST, 28 steps", "accuracy", "accuracy {:.4f}", ""),
+    "deep_mlp_spectral_mlp": (
+        "MNIST, spectral MLP, 100 × 128",
+        "accuracy",
+        "accuracy {:.4f}",
+        "",
+    ),
+    "deep_mlp_spectral_resnet": (
+        "MNIST, spectral residual MLP, 100 × 128",
+        "accuracy",
+        "accuracy {:.4f}",
+        "",
+    ),
+    "deep_mlp_mlp": ("MNIST, MLP, 100 × 128", "accuracy", "accuracy {:.4f}", ""),
+    "deep_mlp_resnet": (
+        "MNIST, residual MLP, 100 × 128",
+        "accuracy",
+        "accuracy {:.4f}",
+        "",
+    ),
+    "ptb_word_smoke": ("PTB words, one minute", "perplexity", "perplexity {:.0f}", ""),
+    "ptb_char": (
+        "PTB characters",
+        "bits_per_character",
+        "{:.3f} bits per character",
+        "",
+    ),
+}
+
+
+# The rows of the README.
+FEW = (
+    "addition_100",
+    "copying_1000",
+    "pixel_mnist_784",
+    "deep_mlp_spectral_resnet",
+    "ptb_char",
+)
+
+
+def table(results: pathlib.Path, few: bool = False) -> str:
+    """Recorded runs of the shipped configs, all or the few of the README."""
+    rows = []
+    for run in RUNS:
+        if few and run.name not in FEW:
+            continue
+        name, metric, form, paper = ROWS[run.name]
+        record, cells = status.usable(run, results), ["", "not run", paper, ""]
+        if record:
+            cells = [
+                f"{record['result']['num_independent_params']:,}",
+                form.format(panels.final(record, metric)),
+                paper,
+                progress.duration(record["result"]["wall_seconds"]),
+            ]
+        rows.append([name, f"`{command(run)}`", *cells])
+    return markdown.table(
+        [
+            "task",
+            "command (`python -m experiments.run --workdir=DIR --config=...`)",
+            "independent parameters",
+            "test",
+            "the paper",
+            "wall time",
+        ],
+        rows,
+    )
+
+
+def command(run: protocol.Run) -> str:
+    """What follows `--config=` to run it."""
+    file, _, variant = run.config.partition(":")
+    text = f"configs/{file}.py" + (f":{variant}" if variant else "")
+    return text + "".join(
+        f" --config.{field}={value}" for field, value in run.changes.items()
+    )

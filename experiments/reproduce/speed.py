@@ -1,0 +1,179 @@
+"""Tables of step times, from the benchmark's records. No JAX."""
+
+import json
+import math
+import pathlib
+import statistics
+from typing import Any
+
+from experiments.reproduce import markdown
+
+# Columns of the table of all cells: contender (m=n stands for as many reflectors as
+# hidden units), name, and the contender that it is divided by.
+LAYERS = (
+    ("nnx.RNN(SimpleCell)", "`nnx.RNN`", None),
+    ("nnx.RNN(OptimizedLSTMCell)", "LSTM", None),
+    ("DenseRNN", "`DenseRNN`", None),
+    ("SpectralRNN low_rank m=16", "`SpectralRNN`, 16", None),
+    ("SpectralRNN low_rank m=16", "to `nnx.RNN`", "nnx.RNN(SimpleCell)"),
+    ("SpectralRNN low_rank m=16", "to `DenseRNN`", "DenseRNN"),
+    ("SpectralRNN dense m=n", "`SpectralRNN`, n", None),
+    ("SpectralRNN dense m=n", "to `nnx.RNN`", "nnx.RNN(SimpleCell)"),
+    ("paper m=16", "the paper's loop, 16", None),
+)
+
+
+# What the README has of it: the first columns, at one length.
+FEW_COLUMNS, FEW_STEPS, FEW_SIZES = 6, 784, (128, 512, 1024)
+
+
+def few_cells(results: pathlib.Path) -> str:
+    """The rows and columns of `cells` that the README has."""
+    lines = cells(results).splitlines()
+    wanted = [f"| {n} | {FEW_STEPS} |" for n in FEW_SIZES]
+    rows = [line for line in lines if any(line.startswith(start) for start in wanted)]
+    return "\n".join(
+        "|".join(line.split("|")[: 3 + FEW_COLUMNS]) + "|"
+        for line in [*lines[:2], *rows]
+    )
+
+
+def cells(results: pathlib.Path) -> str:
+    """A training step of every cell of `benchmark_grid`, in milliseconds and ratios."""
+    cells: dict[tuple[int, int], dict[str, Any]] = {}
+    for row in _benchmark("benchmark_grid", results):
+        if row["kind"] == "layer":
+            cell = cells.setdefault((row["n"], row["steps"]), {})
+            cell[row["contender"]] = row.get("seconds")
+
+    def text(cell, n, contender, base):
+        seconds = cell[contender.replace("m=n", f"m={n}")]
+        if seconds is None:
+            return "skipped"
+        return f"{seconds / cell[base]:.2f}" if base else _milliseconds(seconds)
+
+    rows = [
+        [str(n), f"{steps:,}", *(text(cell, n, each, base) for each, _, base in LAYERS)]
+        for (n, steps), cell in cells.items()
+    ]
+    return markdown.table(["n", "T", *(name for _, name, _ in LAYERS)], rows)
+
+
+def headline(results: pathlib.Path, more: str) -> str:
+    """The speed of wide layers in a sentence, with a link to more."""
+    ratios = [
+        f"{theirs / ours:.1f} times at n = {n}"
+        for n, (theirs, ours) in _widths(results).items()
+    ]
+    return markdown.wrapped(
+        "The constraint costs no speed: with 16 reflectors a side, a training step of"
+        f" `SpectralRNN` is faster than one of `nnx.RNN`, {' and '.join(ratios)} (two"
+        f" CPU cores, batch 128, T = 100; see [Speed]({more}))."
+    )
+
+
+def widths(results: pathlib.Path) -> str:
+    """A step of wider layers, of `benchmark_sizes`."""
+    rows = [
+        [str(n), f"{theirs * 1e3:.0f}", f"{ours * 1e3:.0f}", f"**{ours / theirs:.2f}**"]
+        for n, (theirs, ours) in _widths(results).items()
+    ]
+    names = ["`nnx.RNN(nnx.SimpleCell)`, ms", "`SpectralRNN`, ms", "ratio"]
+    return markdown.table(["n", *names], rows)
+
+
+def _widths(results: pathlib.Path) -> dict[int, tuple[float, float]]:
+    """{n: seconds of a step of nnx.RNN and of SpectralRNN} of `benchmark_sizes`."""
+    found = {
+        (row["n"], row["contender"]): row["seconds"]
+        for row in _benchmark("benchmark_sizes", results)
+        if row["kind"] == "layer" and "seconds" in row
+    }
+    return {
+        n: (found[n, "nnx.RNN(SimpleCell)"], found[n, "SpectralRNN low_rank m=16"])
+        for n in sorted({n for n, _ in found})
+    }
+
+
+def peers(results: pathlib.Path) -> str:
+    """A step of every contender of `benchmark_quick`, PyTorch's too."""
+    rows = [
+        row
+        for row in _benchmark("benchmark_quick", results)
+        if row["kind"] == "layer" and "seconds" in row
+    ]
+    ours = next(r for r in rows if r["contender"] == "SpectralRNN low_rank m=16")
+    return markdown.table(
+        ["n = 128, T = 784", "ms", "range", "`SpectralRNN`, 16, to it"],
+        [
+            [
+                row["contender"],
+                _milliseconds(row["seconds"]),
+                f"{_milliseconds(row['low'])}–{_milliseconds(row['high'])}",
+                f"{ours['seconds'] / row['seconds']:.2f}",
+            ]
+            for row in rows
+        ],
+    )
+
+
+def lengths(results: pathlib.Path) -> str:
+    """Time and memory over T, with all states and with chunks; exponents."""
+    rows = [
+        row for row in _benchmark("benchmark_grid", results) if row["kind"] == "scaling"
+    ]
+    series: dict[str, dict[int, dict]] = {}
+    for row in rows:
+        size = row["batch"] if row["series"] == "batch" else row["steps"]
+        series.setdefault(row["series"], {})[size] = row
+    cells = []
+    for steps in series["all states kept"]:
+        pair = [series[name][steps] for name in ("all states kept", "chunks")]
+        numbers = [
+            (f"{row['seconds'] * 1e3:.0f}", f"{row['temp_bytes'] / 2**20:.0f}")
+            for row in pair
+        ]
+        cells.append([f"{steps:,}", *(text for both in numbers for text in both)])
+    table = markdown.table(
+        ["T", "ms", "temporaries, MiB", "ms in chunks of √T", "temporaries, MiB"],
+        cells,
+    )
+    exponents = [_exponent(series[name]) for name in ("all states kept", "batch")]
+    return (
+        f"{table}\n\nTime grows with T to the {exponents[0]:.2f}, and with the batch"
+        f" to the {exponents[1]:.2f}."
+    )
+
+
+def matrices(results: pathlib.Path) -> str:
+    """Value and gradient of an orthogonal matrix, of `benchmark_grid`."""
+    found = {
+        (row["n"], row["contender"]): row
+        for row in _benchmark("benchmark_grid", results)
+        if row["kind"] == "matrix"
+    }
+    rows = []
+    for n in sorted({n for n, _ in found if n >= 256}):
+        cells = []
+        for name in ("svdrnn", "paper", "QR", "matrix exponential"):
+            seconds = found[n, name].get("seconds")
+            cells.append("skipped" if seconds is None else _milliseconds(seconds))
+        rows.append([str(n), *cells])
+    return markdown.table(
+        ["n", "here", "one reflector at a time", "QR", "matrix exponential"], rows
+    )
+
+
+def _milliseconds(seconds: float) -> str:
+    return f"{seconds * 1e3:.{1 if seconds < 9.95e-3 else 0}f}"
+
+
+def _exponent(points: dict[int, dict]) -> float:
+    """The slope of log(seconds) over log(size), by least squares."""
+    sizes = [math.log(size) for size in points]
+    times = [math.log(row["seconds"]) for row in points.values()]
+    return statistics.linear_regression(sizes, times).slope
+
+
+def _benchmark(name: str, results: pathlib.Path) -> list[dict]:
+    return json.loads((results / f"{name}.json").read_text())["rows"]

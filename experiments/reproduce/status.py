@@ -1,0 +1,97 @@
+"""Which runs of a figure are recorded, and what the others will take. No JAX."""
+
+import pathlib
+import statistics
+from typing import NamedTuple
+
+from experiments.data import stand_in
+from experiments.reproduce import estimates, protocol
+from experiments.runs import identity, records
+
+
+class Status(NamedTuple):
+    """record: that of the run, or None. problem: why one cannot be used, or None.
+
+    seconds: what the run took, or an estimate; measured: from records.
+    """
+
+    run: protocol.Run
+    record: dict | None
+    problem: str | None
+    seconds: float
+    measured: bool
+
+
+def find(run: protocol.Run, results: pathlib.Path) -> tuple[dict | None, str | None]:
+    """The run's record, or None and, where a record cannot be used, why.
+
+    Raises:
+      ValueError: the file is not a record.
+    """
+    record = records.read(run.name, results)
+    if record is None:
+        return None, None
+    config = protocol.config_dict(run)
+    changed = identity.differences(record["config"], config, run.free)
+    path = results / f"{run.name}.json"
+    if changed:
+        return None, (
+            f"{path} is the record of another config (there -> asked for):\n  "
+            + "\n  ".join(changed)
+        )
+    stands_in = config["data_dir"] == stand_in.NAME
+    if (record.get("data") == stand_in.NAME) != stands_in:
+        asked = "stand-in" if stands_in else "real"
+        return None, f"{path} is not of {asked} data"
+    return record, None
+
+
+def usable(run: protocol.Run, results: pathlib.Path) -> dict | None:
+    """The run's record, or None where there is none.
+
+    Raises:
+      ValueError: the record cannot be used.
+    """
+    record, problem = find(run, results)
+    if problem:
+        raise ValueError(problem)
+    return record
+
+
+def of_figure(
+    figure: protocol.Figure, scale: str, results: pathlib.Path
+) -> list[Status]:
+    """The status of every run of a figure, in order."""
+    costs = measured_costs(results)
+    return [_status(run, results, costs) for run in figure.runs(scale)]
+
+
+def _status(run: protocol.Run, results: pathlib.Path, costs: dict) -> Status:
+    record, problem = find(run, results)
+    if record:
+        seconds = (record["result"] or record["diverged"])["wall_seconds"]
+        return Status(run, record, None, seconds, True)
+    config = protocol.config_dict(run)
+    cost = costs.get(estimates.shape(config))
+    if cost is not None:
+        return Status(run, None, problem, cost * estimates.steps(config), True)
+    return Status(run, None, problem, estimates.estimate(config), False)
+
+
+def measured_costs(results: pathlib.Path) -> dict[tuple, float]:
+    """{shape: median wall seconds of an update} of the CPU's records."""
+    found: dict[tuple, list[float]] = {}
+    for path in sorted(results.rglob("*.json")):
+        name = path.relative_to(results).with_suffix("")
+        try:
+            record = records.read(str(name), results)
+        except ValueError:
+            continue  # a benchmark, or another file
+        if (
+            record is not None
+            and record.get("result")
+            and record["machine"]["backend"] == "cpu"
+        ):
+            seconds = record["result"]["wall_seconds"] / record["result"]["steps"]
+            found.setdefault(estimates.shape(record["config"]), []).append(seconds)
+    return {shape: statistics.median(values) for shape, values in found.items()}

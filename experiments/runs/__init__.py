@@ -1,0 +1,1 @@
+"""Runs: what a run is, what it writes, and what is kept and drawn of it."""

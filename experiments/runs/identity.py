@@ -1,0 +1,152 @@
+"""What a run is: its config as plain values, what it reads of it, and differences.
+
+No JAX: plans, summaries and figures look at records without it.
+"""
+
+import json
+from typing import Any
+
+from configs import common
+from experiments import models, tasks
+
+ABSENT = "(absent)"
+
+# Fields that say where things are, not what the run is.
+PLACES = ("data_dir",)
+
+# Fields that are read only where another has one value.
+READ_WITH = {
+    "train.decay_rate": ("train.schedule", "exponential"),
+    "train.plateau_factor": ("train.schedule", "plateau"),
+    "train.plateau_patience": ("train.schedule", "plateau"),
+    "model.leak": ("model.activation", "leaky_relu"),
+}
+
+# Fields that decide which others are read.
+DECIDING = {"task.name", "model.name", *(other for other, _ in READ_WITH.values())}
+
+
+def to_dict(config: Any) -> dict:
+    """The config as plain JSON values."""
+    return json.loads(json.dumps(config.to_dict(), allow_nan=False))
+
+
+def flatten(tree: dict, prefix: str = "") -> dict[str, Any]:
+    """{"train.steps": 5} of {"train": {"steps": 5}}."""
+    flat: dict[str, Any] = {}
+    for name, value in tree.items():
+        if isinstance(value, dict):
+            flat |= flatten(value, f"{prefix}{name}.")
+        else:
+            flat[prefix + name] = value
+    return flat
+
+
+# ---- What is read.
+
+
+def unread(config: dict) -> set[str]:
+    """The fields, as "model.leak", that have no effect on what the run is.
+
+    A task and a model read what their registries say; of an unknown one all counts.
+    """
+    flat = flatten(config)
+    task = tasks.TASKS.get(str(flat.get("task.name")))
+    model = models.MODELS.get(str(flat.get("model.name")))
+    found = {
+        field
+        for field, (other, value) in READ_WITH.items()
+        if field in flat and flat.get(other) != value
+    }
+    for field in flat:
+        section, _, name = field.partition(".")
+        if task and section == "task" and name not in ("name", *task.reads):
+            found.add(field)
+        of_model = (
+            section == "model" and name != "name" or field in models.OF_REFLECTORS
+        )
+        if model and of_model and field not in model.reads:
+            found.add(field)
+    return found
+
+
+def read_part(config: dict) -> dict:
+    """The config without the fields that are not read."""
+    left_out = unread(config)
+
+    def part(tree: dict, prefix: str) -> dict:
+        return {
+            name: part(value, f"{prefix}{name}.") if isinstance(value, dict) else value
+            for name, value in tree.items()
+            if prefix + name not in left_out
+        }
+
+    return part(config, "")
+
+
+def check_overrides(config: Any, overrides: dict[str, Any]) -> None:
+    """Refuses what was asked for and would not be read.
+
+    Args:
+      config: with the overrides in it.
+      overrides: {field: value} of the command line. The default of
+        `configs/common.py` asks for nothing.
+
+    Raises:
+      ValueError: the first such field.
+    """
+    left_out = unread(to_dict(config))
+    defaults = flatten(to_dict(common.get_config()))
+    for field, value in overrides.items():
+        if field in left_out and value != defaults.get(field, ABSENT):
+            raise ValueError(
+                f"config.{field} must be left out {_reason(field, config)}, which does"
+                f" not read it, got {value!r}"
+            )
+
+
+def _reason(field: str, config: Any) -> str:
+    """What does not read the field, as the end of a sentence."""
+    flat = flatten(config.to_dict())
+    deciding = "task.name" if field.startswith("task.") else "model.name"
+    if field in READ_WITH:
+        other, value = READ_WITH[field]
+        deciding = other if flat[other] != value else deciding
+    return f"with config.{deciding} {flat[deciding]!r}"
+
+
+# ---- How two configs differ.
+
+
+def differences(old: dict, new: dict, free: tuple[str, ...] = ()) -> list[str]:
+    """'field: old -> new' for each field in which two runs differ.
+
+    A field that `old` lacks counts as having the default of `configs/common.py`, which
+    is what the code did before there was one. `PLACES`, fields that neither reads, and
+    those named in `free` do not count.
+    """
+    before = flatten(to_dict(common.get_config())) | flatten(old)
+    left_out = unread(unflatten(before)) & unread(new)
+    return changes(before, flatten(new), left_out | set(free))
+
+
+def changes(old: dict, new: dict, left_out: set[str] | None = None) -> list[str]:
+    """As `differences`, of flat configs and field by field."""
+    found = []
+    for name in sorted((old.keys() | new.keys()) - set(PLACES) - (left_out or set())):
+        before, after = old.get(name, ABSENT), new.get(name, ABSENT)
+        if before != after:
+            found.append(f"config.{name}: {before!r} -> {after!r}")
+    return found
+
+
+def unflatten(flat: dict[str, Any]) -> dict:
+    """The opposite of `flatten`."""
+    tree: dict = {}
+    for field, value in flat.items():
+        *sections, name = field.split(".")
+        part = tree
+        for section in sections:
+            part = part.setdefault(section, {})
+        part[name] = value
+    return tree

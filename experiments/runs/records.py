@@ -1,0 +1,155 @@
+"""Records: small JSON files of finished runs, from which tables and figures are made.
+
+A record has config, result, code revision, machine in general terms and the points of
+the curves. That of a run that diverged has no result, but the step and what was not
+finite.
+"""
+
+import json
+import os
+import pathlib
+import platform
+import subprocess
+from typing import Any
+
+from experiments.data import stand_in
+from experiments.runs import files, logs
+
+RESULTS = pathlib.Path(__file__).parents[1] / "results"
+
+# Columns of metrics.jsonl that are no metrics of the model.
+BOOKKEEPING = ("split", "seconds", "examples_per_second")
+
+# Of the training lines at most this many, evenly spread, the first and the last too.
+MOST_TRAIN_POINTS = 80
+DIGITS = 6  # significant, of the training points
+
+
+def machine() -> dict[str, Any]:
+    """What figures depend on, in general terms: device, cores, versions."""
+    import jax  # Figures are drawn from records without it.
+
+    device = jax.devices()[0]
+    return {
+        "backend": jax.default_backend(),
+        "device": device.device_kind,
+        "cores": os.cpu_count(),
+        "architecture": platform.machine(),
+        "jax": jax.__version__,
+        "python": platform.python_version(),
+    }
+
+
+def revision() -> str | None:
+    """The commit of this code, with `+` where files differ from it; None unknown."""
+
+    def git(*words: str) -> str:
+        return subprocess.run(
+            ("git", *words),
+            cwd=pathlib.Path(__file__).parent,
+            capture_output=True,
+            text=True,
+            check=True,
+        ).stdout.strip()
+
+    try:
+        changed = git("status", "--porcelain", "--untracked-files=no")
+        return git("rev-parse", "--short=12", "HEAD") + ("+" if changed else "")
+    except (OSError, subprocess.CalledProcessError):
+        return None
+
+
+def record(
+    workdir: str | pathlib.Path, name: str, results: pathlib.Path | None = None
+) -> pathlib.Path:
+    """Writes the record of a run that finished or diverged and returns its path.
+
+    Args:
+      workdir: folder of the run.
+      name: place of the record below `results`, without its ending.
+      results: `RESULTS` where None.
+
+    Raises:
+      ValueError: the workdir holds no run that finished or diverged.
+    """
+    workdir = pathlib.Path(workdir)
+    result = workdir / "result.json"
+    curves: logs.Curves = {}
+    events: list[dict] = []
+    if (workdir / "metrics.jsonl").exists():
+        curves, events = logs.read_metrics(workdir / "metrics.jsonl")
+    end = events[-1] if events else {}
+    diverged = end.get("event") == "non_finite"
+    if not (result.exists() or diverged):
+        raise ValueError(f"{workdir} holds no finished run: there is no result.json")
+    config = files.read_json(workdir / "config.json")
+    place = config.pop("data_dir", None)  # a place on some machine
+    # Of several sessions the last: a run may be resumed under later code.
+    origin = [event for event in events if "revision" in event][-1]
+    content: dict[str, Any] = {
+        "config": config,
+        "result": json.loads(result.read_text()) if result.exists() else None,
+        "revision": origin["revision"],
+        "machine": origin["machine"],
+    }
+    if place == stand_in.NAME:
+        content["data"] = place
+    if not result.exists():
+        lines = [line for split in curves.values() for line in split]
+        content["diverged"] = {
+            "step": end["step"],
+            "what": end["what"],
+            "wall_seconds": max((line["seconds"] for line in lines), default=0.0),
+        }
+    content["valid"] = [_metrics(line) for line in curves.get("valid", [])]
+    content["train"] = [
+        {key: _rounded(value) for key, value in _metrics(line).items()}
+        for line in thinned(curves.get("train", []), MOST_TRAIN_POINTS)
+    ]
+    path = (results or RESULTS) / f"{name}.json"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(path.name + ".tmp")
+    temporary.write_text(_dump(content))
+    temporary.replace(path)  # whole or not at all
+    return path
+
+
+def read(name: str, results: pathlib.Path | None = None) -> dict | None:
+    """The record of that name, or None where there is none.
+
+    Raises:
+      ValueError: the file is not a record.
+    """
+    path = (results or RESULTS) / f"{name}.json"
+    if not path.exists():
+        return None
+    content = files.read_json(path)
+    if not isinstance(content, dict) or "config" not in content:
+        raise ValueError(f"{path} is not the record of a run: it has no config")
+    return content
+
+
+def thinned(lines: list, most: int) -> list:
+    """At most `most` of them, evenly spread, with the first and the last."""
+    if len(lines) <= most:
+        return lines
+    return [lines[round(i * (len(lines) - 1) / (most - 1))] for i in range(most)]
+
+
+def _metrics(line: dict) -> dict:
+    return {key: value for key, value in line.items() if key not in BOOKKEEPING}
+
+
+def _rounded(value: Any) -> Any:
+    return float(f"{value:.{DIGITS}g}") if isinstance(value, float) else value
+
+
+def _dump(content: dict) -> str:
+    """JSON with a line for every point of a curve."""
+    curves = {key: content[key] for key in ("valid", "train")}
+    rest = {key: value for key, value in content.items() if key not in curves}
+    text = json.dumps(rest, indent=1).removesuffix("\n}")
+    for key, points in curves.items():
+        lines = ",\n".join(f"  {json.dumps(point)}" for point in points)
+        text += f',\n "{key}": [\n{lines}\n ]' if points else f',\n "{key}": []'
+    return text + "\n}\n"

@@ -1,0 +1,153 @@
+"""Where a sweep is kept: its folder, its database, and the attempts at its runs.
+
+A run of the sweep is attempted until it is settled. Every attempt is a trial of
+Optuna with the run's number among its user attributes, and besides it:
+
+  seed         the config's seed, where it is swept
+  worker       host and process, once the attempt has begun
+  error        what ended a run for a cause
+  interrupted  ended by Ctrl-C
+  surplus      ended before it began: another attempt holds or has settled the run
+"""
+
+import pathlib
+import time
+from typing import Any
+
+import optuna
+import sqlalchemy
+from optuna.trial import FrozenTrial, TrialState
+
+from experiments.runs import files
+
+# What a command that was killed at once leaves.
+_OWN = {"sweep.json.tmp", "sweep.sqlite", "sweep.sqlite-journal"}
+_WAIT = 60.0  # seconds for another process's transaction
+
+
+def place(workdir: pathlib.Path, url: str | None, study: str | None) -> dict[str, Any]:
+    """Where the sweep is stored, without user and password.
+
+    Raises:
+      ValueError: a URL that is none.
+    """
+    if url is None:
+        return {"storage": None, "study": study or "sweep"}
+    parsed = _parse(url)._replace(username=None, password=None)
+    parsed = parsed.difference_update_query(["user", "password"])
+    return {
+        "storage": parsed.render_as_string(),
+        "study": study or workdir.resolve().name,
+    }
+
+
+def read(workdir: pathlib.Path) -> dict | None:
+    """The content of sweep.json; None in a new or an empty folder.
+
+    Raises:
+      ValueError: the folder holds something else.
+    """
+    path = workdir / "sweep.json"
+    if path.exists():
+        return files.read_json(path)
+    if workdir.exists() and not workdir.is_dir():
+        raise ValueError(f"--workdir must be a directory, got the file {workdir}")
+    if workdir.exists() and {each.name for each in workdir.iterdir()} - _OWN:
+        raise ValueError(
+            f"--workdir {workdir} holds no sweep but other files; name a new or an"
+            " empty folder"
+        )
+    return None
+
+
+def connect(
+    workdir: pathlib.Path,
+    url: str | None,
+    heartbeat: int | None = None,
+    grace: int | None = None,
+) -> optuna.storages.RDBStorage:
+    """Optuna's storage at the URL, or in the folder's SQLite file.
+
+    Raises:
+      ValueError: the database cannot be opened.
+    """
+    arguments: dict[str, Any] = {"pool_pre_ping": True}
+    if url is None:
+        url = f"sqlite:///{workdir / 'sweep.sqlite'}"
+    parsed = _parse(url)
+    if parsed.get_backend_name() == "sqlite":
+        arguments["connect_args"] = {"timeout": _WAIT}
+    for last in (False, False, True):  # two processes may both make the tables
+        try:
+            storage = optuna.storages.RDBStorage(
+                parsed.render_as_string(hide_password=False),
+                engine_kwargs=arguments,
+                heartbeat_interval=heartbeat,
+                grace_period=grace,
+            )
+            break
+        except (sqlalchemy.exc.SQLAlchemyError, ImportError) as error:
+            if last:
+                shown = parsed.render_as_string()
+                raise ValueError(
+                    f"--storage {shown} cannot be opened: {str(error).splitlines()[0]}"
+                ) from None
+            time.sleep(1)
+    if parsed.get_backend_name() == "sqlite":
+        _serialize(storage.engine)
+    return storage
+
+
+def attempts(study: optuna.Study) -> dict[int, list[FrozenTrial]]:
+    """The attempts at every run, in the order of their making, without surplus."""
+    found: dict[int, list[FrozenTrial]] = {}
+    for trial in study.get_trials(deepcopy=False):
+        run = trial.user_attrs.get("run")
+        if run is not None and "surplus" not in trial.user_attrs:
+            found.setdefault(run, []).append(trial)
+    return found
+
+
+def settled(attempt: FrozenTrial) -> bool:
+    """Whether the attempt ended its run: completed, pruned, or failed for a cause."""
+    if attempt.state == TrialState.FAIL:
+        return "error" in attempt.user_attrs
+    return attempt.state.is_finished()
+
+
+def killed(tried: list[FrozenTrial]) -> int:
+    """How many of a run's attempts ended for no cause of their own."""
+    lost = [each for each in tried if each.state == TrialState.FAIL]
+    return sum(not {"error", "interrupted"} & set(each.user_attrs) for each in lost)
+
+
+def _parse(url: str) -> sqlalchemy.URL:
+    """The URL; postgresql:// means psycopg, whatever SQLAlchemy's default is."""
+    try:
+        parsed = sqlalchemy.make_url(url)
+    except sqlalchemy.exc.ArgumentError:
+        raise ValueError(
+            "--storage must be a URL like postgresql://user@host/database, got one that"
+            " cannot be read"
+        ) from None
+    if parsed.drivername == "postgresql":
+        parsed = parsed.set(drivername="postgresql+psycopg")
+    return parsed
+
+
+def _serialize(engine: sqlalchemy.Engine) -> None:
+    """Makes transactions of SQLite take turns from their first statement.
+
+    Otherwise two workers read that the same trial waits, and both take it: SQLite has
+    no SELECT ... FOR UPDATE, by which other databases keep them apart.
+    """
+
+    @sqlalchemy.event.listens_for(engine, "connect")
+    def leave_transactions_alone(connection: Any, _: Any) -> None:
+        connection.isolation_level = None
+
+    @sqlalchemy.event.listens_for(engine, "begin")
+    def begin(connection: Any) -> None:
+        connection.exec_driver_sql("BEGIN IMMEDIATE")
+
+    engine.dispose()  # what was opened before

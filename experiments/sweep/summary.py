@@ -1,0 +1,235 @@
+"""Tables and figures of a sweep, without JAX; test metrics are left alone."""
+
+import csv
+import pathlib
+import statistics
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import optuna
+from optuna.trial import TrialState
+
+from experiments.runs import progress
+from experiments.sweep import drawing
+from experiments.sweep import space as spaces
+from experiments.sweep import storage as storages
+
+_STATES = {
+    TrialState.COMPLETE: "complete",
+    TrialState.PRUNED: "pruned",
+    TrialState.FAIL: "failed",
+    TrialState.RUNNING: "running",
+    TrialState.WAITING: "waiting",
+}
+
+
+class Run(NamedTuple):
+    """A run of the sweep; `value` of a pruned one is its last."""
+
+    number: int
+    state: str  # one of those above, or "killed" where no attempt is left
+    value: float | None
+    point: dict[str, Any]
+    best_step: int | None
+    seconds: float | None
+    attempts: int
+    kills: int
+    error: str | None
+
+
+class Group(NamedTuple):
+    """Runs that differ in their seed alone; numbers of the completed ones."""
+
+    point: dict[str, Any]
+    mean: float | None
+    std: float | None  # of a sample: divided by one less than their number
+    low: float | None
+    high: float | None
+    complete: int
+    runs: int
+
+
+def runs(study: optuna.Study) -> list[Run]:
+    """Every run of the sweep, by number."""
+    found = []
+    for number, tried in sorted(storages.attempts(study).items()):
+        chosen = next(filter(storages.settled, tried), None)
+        live = [each for each in tried if not each.state.is_finished()]
+        trial = chosen or (live or tried)[0 if live else -1]
+        state = _STATES[trial.state]
+        if chosen is None and not live:
+            state = "waiting" if "interrupted" in trial.user_attrs else "killed"
+        point = dict(sorted(trial.params.items()))
+        if trial.user_attrs.get("seed") is not None:
+            point[spaces.SEED] = trial.user_attrs["seed"]
+        attrs = trial.user_attrs
+        found.append(
+            Run(
+                number=number,
+                state=state,
+                value=trial.value if chosen else None,
+                point=point,
+                best_step=attrs.get("best_step"),
+                seconds=attrs.get("seconds"),
+                attempts=len(tried),
+                kills=storages.killed(tried),
+                error=attrs.get("error"),
+            )
+        )
+    return found
+
+
+def groups(found: list[Run], higher_is_better: bool) -> list[Group]:
+    """Runs joined over seeds, the best mean first and those without one last."""
+    joined: dict[tuple, list[Run]] = {}
+    for run in found:
+        point = {n: v for n, v in run.point.items() if n != spaces.SEED}
+        if point or run.state == "complete":  # TPE has not drawn what waits
+            joined.setdefault(tuple(point.items()), []).append(run)
+    rows = [_group(dict(point), members) for point, members in joined.items()]
+    sign = -1 if higher_is_better else 1
+    return sorted(rows, key=lambda g: (g.mean is None, sign * (g.mean or 0)))
+
+
+def _group(point: dict[str, Any], members: list[Run]) -> Group:
+    values = [
+        run.value
+        for run in members
+        if run.state == "complete" and run.value is not None
+    ]
+    return Group(
+        point=point,
+        mean=statistics.fmean(values) if values else None,
+        std=statistics.stdev(values) if len(values) > 1 else None,
+        low=min(values, default=None),
+        high=max(values, default=None),
+        complete=len(values),
+        runs=len(members),
+    )
+
+
+def write(workdir: pathlib.Path, url: str | None) -> None:
+    """Prints the table; writes sweep.csv and sweep.png into the folder.
+
+    Raises:
+      ValueError: the folder holds no sweep, or its database cannot be read.
+    """
+    identity = storages.read(workdir)
+    if identity is None:
+        raise ValueError(f"{workdir} holds no sweep: there is no sweep.json")
+    if identity["storage"] is not None and url is None:
+        raise ValueError(
+            f"the sweep is stored in {identity['storage']}: give --storage"
+        )
+    storage = storages.connect(workdir, url)
+    try:
+        study = optuna.load_study(study_name=identity["study"], storage=storage)
+    except KeyError:
+        name = identity["study"]
+        raise ValueError(f"the storage has no sweep of the name {name!r}") from None
+    found = runs(study)
+    fields = list(identity["space"])
+    print(table(found, fields, identity["metric"], identity["higher_is_better"]))
+    write_csv(found, fields, workdir / "sweep.csv")
+    drawn = drawing.draw(
+        workdir / "sweep.csv", workdir / "sweep.png", fields, identity["metric"]
+    )
+    print(f"runs: {workdir / 'sweep.csv'}\nfigure: {drawn}")
+
+
+def table(
+    found: list[Run], fields: list[str], metric: str, higher_is_better: bool
+) -> str:
+    """Groups with mean and spread, the best first, then how many runs ended how."""
+    shown = [name for name in fields if name != spaces.SEED]
+    rows = [[*shown, "mean", "std", "min", "max", "complete"]]
+    for group in groups(found, higher_is_better):
+        values = [group.point.get(name) for name in shown]
+        numbers = [group.mean, group.std, group.low, group.high]
+        rows.append(
+            [
+                *map(_text, values),
+                *("" if each is None else f"{each:.5g}" for each in numbers),
+                f"{group.complete}/{group.runs}",
+            ]
+        )
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    lines = [
+        "  ".join(cell.rjust(width) for cell, width in zip(row, widths, strict=True))
+        for row in rows
+    ]
+    states = [run.state for run in found]
+    counts = [f"{states.count(state)} {state}" for state in dict.fromkeys(states)]
+    better = "higher" if higher_is_better else "lower"
+    head = f"validation {metric} at the best step, {better} is better"
+    tail = [f"{len(found)} runs: {', '.join(sorted(counts))}"]
+    tail += [
+        f"run {run.number} failed: {run.error.splitlines()[0]}"
+        for run in found
+        if run.error
+    ]
+    return "\n".join([head, *lines, *tail])
+
+
+def write_csv(found: list[Run], fields: list[str], path: pathlib.Path) -> None:
+    """One line a run."""
+    with path.open("w", newline="") as file:
+        writer = csv.writer(file)
+        last = ("best_step", "seconds", "attempts", "error")
+        writer.writerow(["run", "state", "value", *fields, *last])
+        for run in found:
+            point = {name: _text(value) for name, value in run.point.items()}
+            values = [point.get(name, "") for name in fields]
+            end = [run.best_step, run.seconds, run.attempts, run.error]
+            writer.writerow([run.number, run.state, run.value, *values, *end])
+
+
+class Progress:
+    """A line for every run that ends while this process looks on."""
+
+    def __init__(self, study: optuna.Study, total: int, max_retries: int):
+        self._study = study
+        self._total = total
+        self._max_retries = max_retries
+        self._shown = {run.number for run in runs(study) if self._over(run)}
+        if self._shown:
+            print(f"{len(self._shown)} of {self._total} runs have ended before")
+
+    def show(self) -> None:
+        """Prints the runs that have ended since the last call."""
+        found = runs(self._study)
+        complete = [run for run in found if run.state == "complete"]
+        for run in found:
+            if run.number in self._shown or not self._over(run):
+                continue
+            self._shown.add(run.number)
+            text = f"run {run.number} ({len(self._shown)}/{self._total}): {run.state}"
+            if run.value is not None:
+                text += f" {run.value:.5g}"
+            if run.seconds is not None:
+                text += f" in {progress.duration(run.seconds)}"
+            text += "".join(f" {n}={_text(v)}" for n, v in run.point.items())
+            if run.error:
+                text += f": {run.error.splitlines()[0]}"
+            if complete:
+                best = self._best(complete)
+                text += f" | best {best.value:.5g} (run {best.number})"
+            print(text, flush=True)
+
+    def left(self) -> int:
+        """Runs that have not ended."""
+        return self._total - len(self._shown)
+
+    def _best(self, complete: list[Run]) -> Run:
+        maximize = self._study.direction == optuna.study.StudyDirection.MAXIMIZE
+        choose: Callable[..., Run] = max if maximize else min
+        return choose(complete, key=lambda run: run.value)
+
+    def _over(self, run: Run) -> bool:
+        if run.state == "killed":  # or about to be queued again
+            return run.kills > self._max_retries
+        return run.state not in ("running", "waiting")
+
+
+def _text(value: Any) -> str:
+    return f"{value:.6g}" if isinstance(value, float) else str(value)

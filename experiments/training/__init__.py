@@ -1,0 +1,1 @@
+"""Training: from a config and a workdir to a result, whatever the task."""

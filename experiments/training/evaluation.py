@@ -1,0 +1,79 @@
+"""Metrics of whole splits, and which step is the best."""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from experiments.runs import logs
+from experiments.tasks import base
+from experiments.training import steps
+
+
+def evaluate(
+    eval_step: Callable, task: base.Task, state: steps.TrainState, split: str
+) -> dict[str, float]:
+    """The task's metrics over a whole split, summed in float64 and divided once.
+
+    A stateful task's batches may differ in size from those of training; its state
+    goes from zeros through the split, apart from `state.carry`.
+    """
+    carry = None
+    found = []
+    for batch in task.eval_batches(split):
+        if carry is None:
+            size = len(batch["inputs"])
+            carry = jax.tree.map(
+                lambda h, size=size: jnp.zeros((size, *h.shape[1:]), h.dtype),
+                state.carry,
+            )
+        sums, carry = eval_step(state.params, state.rest, carry, batch)
+        found.append(sums)
+    found = jax.device_get(found)
+    totals = {
+        name: np.sum([sums[name] for sums in found], dtype=np.float64)
+        for name in found[0]
+    }
+    return task.metrics(totals)
+
+
+def final_metrics(
+    eval_step: Callable,
+    task: base.Task,
+    state: steps.TrainState,
+    best_params: Any,
+    best: dict,
+) -> tuple[dict, dict]:
+    """Metrics of both splits for the final and for the best parameters.
+
+    Args:
+      best: {"step", "valid"} of the best step.
+
+    Returns:
+      {"valid", "test"} of the final parameters; {"step", "valid", "test"} of the
+      best.
+    """
+    final = {
+        split: storable(evaluate(eval_step, task, state, split))
+        for split in ("valid", "test")
+    }
+    if best["step"] == int(state.step):
+        return final, {"step": best["step"], **final}
+    at_best = state._replace(params=best_params)
+    test = evaluate(eval_step, task, at_best, "test")
+    return final, {**best, "test": storable(test)}
+
+
+def better(task: base.Task, metrics: dict, best: dict | None) -> bool:
+    """Whether metrics beat the best so far; a tie does not."""
+    if best is None:
+        return True
+    new, old = metrics[task.primary], best["valid"][task.primary]
+    return new > old if task.higher_is_better else new < old
+
+
+def storable(metrics: dict) -> dict:
+    """Metrics as JSON takes them: None for what is not finite."""
+    return {name: logs.finite(value) for name, value in metrics.items()}

@@ -1,0 +1,126 @@
+"""One update and one evaluation step, jitted, for any task and model."""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+from flax import nnx
+
+from experiments.tasks import base
+
+
+class TrainState(NamedTuple):
+    """All that changes from step to step, as a pytree.
+
+    Nothing random is kept: the batch and the dropout key of a step are functions
+    of (seed, step).
+    """
+
+    params: Any
+    opt_state: Any
+    step: jax.Array  # updates done
+    carry: Any  # hidden state between the batches of a stateful task, else None
+    rest: Any  # what the model keeps besides parameters
+    first_bad_step: jax.Array  # -1 while losses are finite; then nothing changes
+
+
+def initial_state(
+    params: Any, rest: Any, optimizer: optax.GradientTransformation, carry: Any = None
+) -> TrainState:
+    """The state before the first update; `params` and `rest` are pure dicts."""
+    return TrainState(
+        params=params,
+        opt_state=optimizer.init(params),
+        step=jnp.zeros((), jnp.int32),
+        carry=carry,
+        rest=rest,
+        first_bad_step=jnp.full((), -1, jnp.int32),
+    )
+
+
+def make_train_step(
+    graph: Any,
+    task: base.Task,
+    optimizer: optax.GradientTransformation,
+    dropout_key: jax.Array,
+) -> Callable[[TrainState, base.Batch], tuple[TrainState, tuple[base.Sums, dict]]]:
+    """One update, jitted: (state, batch) -> (state, (sums, norms)).
+
+    The state's buffers are donated. `grad_norm` is taken before clipping;
+    `carry_grad_norm` is ||dL/dh_0||, of the mean loss with respect to the first
+    hidden state of the batch in every layer (of an LSTM also its cell), the
+    "first-layer gradient" of the paper's figures; a feed-forward model has none. Once
+    a loss or gradient is not finite its step is noted and the state stays as it was.
+    """
+
+    def loss_and_sums(
+        params: Any, carry: Any, state: TrainState, batch: base.Batch
+    ) -> tuple[jax.Array, tuple[base.Sums, Any, Any]]:
+        model = nnx.merge(graph, params, state.rest)
+        key = jax.random.fold_in(dropout_key, state.step)
+        outputs, carry = model(batch["inputs"], carry, key=key)
+        sums = task.sums(outputs, batch)
+        rest = nnx.to_pure_dict(nnx.state(model, nnx.Not(nnx.Param)))
+        carry = carry if task.stateful else None
+        return sums["loss"] / sums["count"], (sums, carry, rest)
+
+    def first_carry(state: TrainState, batch: base.Batch) -> Any:
+        if task.stateful:
+            return reset(state.carry, batch)
+        model = nnx.merge(graph, state.params, state.rest)
+        return model.initialize_carry(len(batch["inputs"]))
+
+    def train_step(
+        state: TrainState, batch: base.Batch
+    ) -> tuple[TrainState, tuple[base.Sums, dict]]:
+        gradient = jax.value_and_grad(loss_and_sums, argnums=(0, 1), has_aux=True)
+        (loss, (sums, carry, rest)), (grads, carry_grads) = gradient(
+            state.params, first_carry(state, batch), state, batch
+        )
+        updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
+        norms = {
+            "grad_norm": optax.tree.norm(grads),
+            "update_norm": optax.tree.norm(updates),
+        }
+        if jax.tree.leaves(carry_grads):
+            norms["carry_grad_norm"] = optax.tree.norm(carry_grads)
+        new = TrainState(
+            params=optax.apply_updates(state.params, updates),
+            opt_state=opt_state,
+            step=state.step + 1,
+            carry=carry,
+            rest=rest,
+            first_bad_step=state.first_bad_step,
+        )
+        healthy = state.first_bad_step < 0
+        finite = jnp.isfinite(loss) & jnp.isfinite(norms["grad_norm"])
+        old = state._replace(
+            first_bad_step=jnp.where(healthy, state.step + 1, state.first_bad_step)
+        )
+        kept = jax.tree.map(lambda a, b: jnp.where(healthy & finite, a, b), new, old)
+        return kept, (sums, norms)
+
+    return jax.jit(train_step, donate_argnums=0)
+
+
+def make_eval_step(
+    graph: Any, task: base.Task
+) -> Callable[[Any, Any, Any, base.Batch], tuple[base.Sums, Any]]:
+    """Sums over one batch, jitted: (params, rest, carry, batch) -> (sums, carry)."""
+
+    @jax.jit
+    def eval_step(
+        params: Any, rest: Any, carry: Any, batch: base.Batch
+    ) -> tuple[base.Sums, Any]:
+        model = nnx.merge(graph, params, rest)
+        outputs, carry = model(batch["inputs"], reset(carry, batch))
+        return task.sums(outputs, batch), carry if task.stateful else None
+
+    return eval_step
+
+
+def reset(carry: Any, batch: base.Batch) -> Any:
+    """The carry, or zeros where the batch says so; None where there is no carry."""
+    return jax.tree.map(lambda h: jnp.where(batch["reset"], 0, h), carry)

@@ -1,0 +1,142 @@
+"""Fields of config.model: what is refused by name, and which a model reads."""
+
+import jax
+import pytest
+from flax import nnx
+
+import svdrnn
+from experiments import models
+from experiments.models import build, registry
+from experiments.runs import identity
+from experiments.tasks.addition import Addition
+from tests.experiments.small import changed_addition
+
+RECURRENT = registry.names(True)
+
+
+def check(name="spectral", **fields):
+    config = changed_addition(
+        **{f"model__{key}": value for key, value in fields.items()}
+    )
+    config.model.name = name
+    build.check(config.model)
+
+
+@pytest.mark.parametrize(
+    "field,value,limit",
+    [
+        ("activation", "gelu", "modrelu"),
+        ("method", "fast", "low_rank"),
+        ("init", "zeros", "identity"),
+        ("hidden", 0, "1"),
+        ("radius", -0.1, "0"),
+        ("radius", float("inf"), "finite"),
+        ("radius", float("nan"), "finite"),
+        ("center", -1.0, "0"),
+        ("center", float("inf"), "finite"),
+        ("leak", 1.5, "1"),
+        ("leak", -0.1, "0"),
+        ("input_scale", 0.0, "0"),
+        ("layers", 0, "1"),
+        ("dropout", 1.0, "1"),
+        ("dropout", -0.5, "0"),
+        ("embedding", 0, "1"),
+        ("embedding", 2.5, "an integer"),
+        ("reflectors", -1, "1"),
+        ("reflectors", 0, "1"),
+        ("reflectors", 2.5, "an integer"),
+        ("reflectors", True, "an integer"),
+        ("reflectors", (1, 2, 3), "a pair"),
+    ],
+)
+def test_invalid_values_are_named(field, value, limit):
+    shown = list(value) if isinstance(value, tuple) else value
+    with pytest.raises(ValueError, match=rf"^config\.model\.{field} ") as raised:
+        check(**{field: value})
+    message = str(raised.value)
+    assert limit in message and "\n" not in message
+    assert message.endswith((f"got {value!r}", f"got {shown!r}"))
+
+
+@pytest.mark.parametrize("value", [(0, 4), (4, 129), "many"])
+def test_invalid_reflectors_are_named(value):
+    with pytest.raises(ValueError, match=r"^config\.model\.reflectors .* got "):
+        check(reflectors=value, init="random")
+
+
+def test_radius_and_center_are_not_both_zero():
+    check(center=0.0)
+    check(radius=0.0)
+    with pytest.raises(ValueError, match=r"^config\.model\.(radius|center) .*0"):
+        check(center=0.0, radius=0.0)
+
+
+def test_negative_fraction_is_a_fraction():
+    with pytest.raises(ValueError, match=r"^config\.model\.negative_fraction .*1\.5"):
+        check("scornn", negative_fraction=1.5)
+    check("spectral", negative_fraction=1.5)  # which does not read it
+
+
+INITS = {
+    **dict.fromkeys(
+        ("spectral", "ornn", "exprnn", "scornn"),
+        ("random", "identity", "henaff", "cayley"),
+    ),
+    "irnn": ("random", "identity"),
+}
+
+
+@pytest.mark.parametrize("name", RECURRENT)
+def test_inits_fit_their_models(name):
+    reads = "model.init" in registry.MODELS[name].reads
+    assert reads == (name in INITS)
+    for init in ("random", "identity", "henaff", "cayley"):
+        if not reads or init in INITS[name]:
+            check(name, init=init, reflectors=(128, 128))
+        else:
+            with pytest.raises(ValueError, match=f"config.model.init .*got '{init}'"):
+                check(name, init=init)
+
+
+@pytest.mark.parametrize("reflectors", [127, (128, 127)])
+def test_block_rotations_need_all_reflectors(reflectors):
+    with pytest.raises(ValueError, match=r"^config\.model\.init .*'cayley'.*127"):
+        check("ornn", reflectors=reflectors, init="cayley")
+    check("scornn", reflectors=reflectors, init="cayley")
+
+
+def test_a_pair_of_reflectors_with_the_identity_names_both_fields():
+    with pytest.raises(ValueError, match=r"config\.model\.init .*reflectors.* 8, 16"):
+        check(reflectors=(8, 16), init="identity")
+
+
+@pytest.mark.parametrize("name", registry.MODELS)
+def test_fields_that_a_model_does_not_read_do_not_reach_it(name):
+    """What is unread may hold anything: no check and no layer looks at it."""
+    reads = registry.MODELS[name].fields()
+    config = changed_addition(model__layers=2, model__init="random").model
+    config.name = name
+    config.unlock()
+    for field in set(config) - reads - {"name"}:
+        del config[field]
+    build.check(config)
+
+
+def test_a_model_needs_a_function_and_a_line(monkeypatch):
+    monkeypatch.setattr(registry, "MODELS", dict(registry.MODELS))
+
+    def narrow(config, features, *, rngs):
+        hidden = config.hidden
+        return svdrnn.DenseRNN(features, hidden, init="identity", rngs=rngs)
+
+    registry.register("narrow", narrow, ("hidden", "layers", "dropout"))
+    config = changed_addition(model__name="narrow", model__hidden=3)
+    build.check(config.model)
+    task = Addition(length=4, seed=0, batch_size=2)
+    model = build.build(config.model, task, rngs=nnx.Rngs(0))
+    outputs, _ = model(task.train_batch(0)["inputs"])
+    assert outputs.shape == (2, 1)
+    sizes = [leaf.size for leaf in jax.tree.leaves(nnx.state(model, nnx.Param))]
+    assert sum(sizes) == 3 * 3 + 3 * 2 + 3 + 3 + 1
+    monkeypatch.setattr(models, "MODELS", registry.MODELS)
+    assert "model.radius" in identity.unread(identity.to_dict(config))

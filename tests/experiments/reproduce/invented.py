@@ -1,0 +1,51 @@
+"""Records of runs that were never made."""
+
+import json
+
+from experiments.reproduce import estimates, protocol
+from experiments.runs import identity
+
+MACHINE = {"backend": "cpu", "device": "cpu", "cores": 2, "architecture": "x86_64"}
+METRICS = ("loss", "mse", "recall", "accuracy", "perplexity")
+
+
+def invent(run, results, *, diverged=None, wall_seconds=10.0, **changes):
+    """Writes a record of a run that was never made; `changes` are of its config."""
+    config = protocol.config_dict(run)
+    config.pop("data_dir")
+    flat = identity.flatten(config) | changes
+    for field in changes:
+        *sections, name = field.split(".")
+        part = config
+        for section in sections:
+            part = part[section]
+        part[name] = flat[field]
+    ends = range(1, 4) if diverged is None else range(1, 3)
+    content = {
+        "config": config,
+        "result": {
+            "num_independent_params": 1234,
+            "steps": estimates.steps(config),
+            "wall_seconds": wall_seconds,
+            "baseline": 0.1667,
+            "metrics": {
+                "valid": dict.fromkeys(METRICS, 0.25),
+                "test": dict.fromkeys(METRICS, 0.5 + config["seed"] / 10),
+            },
+        },
+        "machine": MACHINE,
+        "valid": [{"step": i} | dict.fromkeys(METRICS, 1 / i) for i in ends],
+        "train": [
+            {"step": i, "loss": 1 / i, "carry_grad_norm": i, "spectral_margin": i / 9}
+            for i in ends
+        ],
+    }
+    if diverged is not None:
+        content |= {
+            "result": None,
+            "diverged": {"step": diverged, "what": "loss", "wall_seconds": 1.0},
+        }
+    path = results / f"{run.name}.json"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(content))
+    return path

@@ -1,0 +1,115 @@
+"""The tables of README.md and docs/, from records that are mostly made up."""
+
+import json
+
+import pytest
+
+from configs import common
+from experiments.reproduce import (
+    config_fields,
+    documents,
+    pixel_mnist,
+    ptb_word,
+    registry,
+    trials,
+)
+from experiments.runs import identity
+from experiments.tasks.registry import TASKS
+from tests.experiments.reproduce.invented import invent
+
+
+def test_the_pages_are_what_the_records_say():
+    pages = documents.read()
+    assert documents.rewritten(pages) == pages
+    found = [name for text in pages.values() for name in documents.tables_of(text)]
+    assert set(found) == set(documents.TABLES)
+
+
+def test_links_start_from_the_page_they_stand_on():
+    speed = "<!-- table: speed -->\n<!-- end -->\n"
+    headline = "<!-- table: headline -->\n<!-- end -->\n"
+    pictures = "<!-- table: figures -->\n<!-- end -->\n"
+    one = documents.rewritten({"README.md": headline + speed + pictures})
+    assert "see [Speed](#speed)" in one["README.md"]
+    assert "](experiments/results/figures/F1_cpu.png)" in one["README.md"]
+    pages = {"README.md": headline, "docs/speed.md": speed, "docs/paper.md": pictures}
+    several = documents.rewritten(pages)
+    assert "see [Speed](docs/speed.md)" in several["README.md"]
+    assert "](../experiments/results/figures/F1_cpu.png)" in several["docs/paper.md"]
+    again = documents.rewritten(pages | {"docs/index.md": headline})
+    assert "see [Speed](speed.md)" in again["docs/index.md"]
+
+
+def test_all_pages_are_written(tmp_path):
+    (tmp_path / "docs").mkdir()
+    (tmp_path / "README.md").write_text("no table here\n")
+    page = tmp_path / "docs" / "fields.md"
+    page.write_text(
+        "above\n<!-- table: config_fields -->\nformer\n<!-- end -->\nbelow\n"
+    )
+    assert documents.write(tmp_path) == [page]
+    text = page.read_text()
+    assert text.startswith("above\n") and text.endswith("<!-- end -->\nbelow\n")
+    assert "former" not in text and "`train.learning_rate`" in text
+
+
+def test_every_field_of_a_config_has_a_meaning():
+    fields = {
+        name: (value, about) for name, value, about in config_fields.fields("common")
+    }
+    assert set(fields) == set(identity.flatten(common.get_config().to_dict()))
+    assert all(about for _, about in fields.values())
+    assert fields["train.steps"] == (None, "updates; where None, epochs count")
+    read = {f"task.{name}" for task in TASKS.values() for name in task.reads}
+    rows = config_fields.table().splitlines()[2:]
+    cells = [[cell.strip() for cell in row.split("|")[1:-1]] for row in rows]
+    assert {name.strip("`") for name, *_ in cells} == set(fields) | read
+    assert all(about for _, _, about, _ in cells)
+    by_name = {name.strip("`"): row for name, *row in cells}
+    assert by_name["model.radius"][2] == "spectral, spectral_mlp, spectral_resnet"
+    assert by_name["train.decay_rate"][2] == "`train.schedule=exponential`"
+    assert by_name["model.hidden"][2] == "all"
+
+
+def test_tables_follow_the_records(tmp_path):
+    runs = registry.FIGURES["ptb_word"].runs("cpu")
+    invent(runs[0], tmp_path)
+    invent(runs[1], tmp_path, diverged=7)
+    lines = ptb_word.table(tmp_path, "cpu").splitlines()
+    assert lines[0].startswith("Scale `cpu`: one seed, on cpu, 2 cores")
+    assert lines[4] == "| rnn | 200 | 1,234 | 2 | 0.008 | 0.2 | 0.5 | 10 s |"
+    not_run = "| irnn | 200 | | 2 | 0.008 | not run | diverged at step 7 | |"
+    assert lines[5] == not_run
+    assert lines[-1].startswith("| lstm | 182 | | 2 | | not run | not run |")
+
+
+def test_an_unknown_table_is_named():
+    page = {"docs/food.md": "<!-- table: lunch -->\n<!-- end -->"}
+    with pytest.raises(ValueError, match="of docs/food.md must be one of .*'lunch'"):
+        documents.rewritten(page)
+
+
+def test_the_grid_marks_the_best_rate_of_each_model(tmp_path):
+    run = registry.FIGURES["ptb_word"].runs("cpu")[0]
+    for rate, perplexity in ((0.001, 30.0), (0.002, 20.0)):
+        named = run._replace(name=f"ptb_word_grid/rnn_{rate}")
+        path = invent(named, tmp_path, **{"train.learning_rate": rate})
+        record = json.loads(path.read_text())
+        record["result"]["metrics"]["valid"]["perplexity"] = perplexity
+        path.write_text(json.dumps(record))
+    named = run._replace(name="ptb_word_grid/lstm")
+    changes = {"model.name": "lstm", "train.learning_rate": 0.002}
+    invent(named, tmp_path, diverged=5, **changes)
+    text = trials.table("ptb_word_grid", tmp_path)
+    assert text.startswith("| model | 0.001 | 0.002 |")
+    assert "| rnn | 30 | **20** |" in text
+    assert "| lstm | not run | diverged |" in text
+
+
+def test_tables_have_mean_and_range_of_several_seeds(tmp_path):
+    for run in registry.FIGURES["pixel_mnist"].runs("full"):
+        if "rnn_seed" in run.name:
+            invent(run, tmp_path)
+    text = pixel_mnist.table(tmp_path, "full")
+    row = "| rnn | 128 | 1,234 | 26 | 0.001 | 0.7000 (0.5000–0.9000) | 0.941 | 10 s |"
+    assert row in text

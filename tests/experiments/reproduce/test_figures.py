@@ -1,0 +1,73 @@
+"""Figures drawn from records. Records here are made up."""
+
+import pathlib
+import subprocess
+import sys
+
+import pytest
+
+from experiments.reproduce import figures, panels, registry, status
+from tests.experiments.reproduce.invented import invent
+
+ROOT = pathlib.Path(__file__).resolve().parents[3]
+
+
+@pytest.mark.parametrize(
+    "figure",
+    [*(pytest.param(f"F{i}", marks=pytest.mark.slow) for i in (1, 2, 3)), "F4"],
+)
+def test_figures_are_drawn_from_what_there_is(figure, tmp_path):
+    runs = registry.FIGURES[figure].runs("cpu")
+    assert figures.draw(registry.FIGURES[figure], "cpu", tmp_path) is None
+    for i, run in enumerate(runs):
+        if i % 7 != 3:
+            invent(run, tmp_path, diverged=2 if i % 5 == 1 else None)
+    output = figures.draw(registry.FIGURES[figure], "cpu", tmp_path)
+    assert output == tmp_path / "figures" / f"{figure}_cpu.png"
+    assert output.stat().st_size < 300_000
+    assert figures.redraw(tmp_path) == [output]
+
+
+def test_curves_show_mean_range_and_divergence(tmp_path):
+    from matplotlib.figure import Figure
+
+    runs = registry.FIGURES["F1"].runs("cpu")[:3]  # three seeds of rnn
+    for run, diverged in zip(runs, (None, None, 3), strict=True):
+        invent(run, tmp_path, diverged=diverged)
+    found = [status.find(run, tmp_path)[0] for run in runs]
+    for point in found[1]["valid"]:
+        point["mse"] *= 3
+    panel = Figure().subplots()
+    panels.curves(panel, panels.by_model(found), "valid", "mse")
+    mean, cross = panel.get_lines()
+    assert mean.get_label() == "rnn (3 seeds, 1 diverged)"
+    assert list(mean.get_xdata()) == [1, 2, 3]
+    assert mean.get_ydata() == pytest.approx([5 / 3, 5 / 6, 2 / 3])
+    assert (list(cross.get_xdata()), list(cross.get_ydata())) == ([2], [0.5])
+    band = panel.collections[0].get_paths()[0].vertices
+    assert band[:, 1].max() == 3 and band[:, 1].min() == pytest.approx(1 / 3)
+    text = figures.caption("F1", "cpu", found, 45)
+    assert "scale cpu; seeds 0, 1, 2; 3 of 45 runs; 1 diverged; cpu, 2 cores" in text
+
+
+def test_another_config_is_left_out_of_a_figure_aloud(tmp_path, capsys):
+    runs = registry.FIGURES["F1"].runs("cpu")[:2]
+    invent(runs[0], tmp_path)
+    invent(runs[1], tmp_path, **{"model.hidden": 64})
+    assert len(figures.usable(runs, tmp_path)) == 1
+    assert "config.model.hidden: 64 -> 128" in capsys.readouterr().err
+
+
+def test_drawing_tables_and_plans_do_without_jax():
+    code = (
+        "import sys; from experiments import figures;"
+        "from experiments.reproduce import documents, registry, status;"
+        "documents.rewritten(documents.read());"
+        "figure = registry.FIGURES['F1'];"
+        "status.of_figure(figure, 'cpu', documents.records.RESULTS);"
+        "assert not {'jax', 'flax', 'svdrnn'} & set(sys.modules), 'imports jax'"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr

@@ -1,0 +1,40 @@
+"""Small runs that several tests make, and how their logs are read."""
+
+import json
+
+from configs import addition
+
+
+def tiny_config(**changes):
+    """Addition of six numbers with eight hidden units."""
+    config = addition.get_config()
+    config.task.length = 6
+    config.model.hidden = 8
+    config.model.reflectors = 3
+    config.train.batch_size = 16
+    config.train.learning_rate = 3e-3
+    config.train.steps = 60
+    config.train.schedule = "constant"
+    config.train.log_every = 20
+    config.train.eval_every = 20
+    config.train.checkpoint_every = 30
+    config.train.update(changes)
+    return config
+
+
+def strict_lines(path):
+    def refuse(constant):
+        raise AssertionError(f"{constant} is not JSON")
+
+    text = path.read_text()
+    assert text.endswith("\n")
+    return [json.loads(each, parse_constant=refuse) for each in text.splitlines()]
+
+
+def changed_addition(**fields):
+    """The addition config with fields set, as model__hidden=3."""
+    config = addition.get_config()
+    for path, value in fields.items():
+        section, name = path.split("__")
+        config[section][name] = value
+    return config

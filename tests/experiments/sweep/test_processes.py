@@ -1,0 +1,289 @@
+"""Sweeps as processes: killed workers, many at one database, PostgreSQL."""
+
+import contextlib
+import json
+import os
+import pathlib
+import pwd
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+
+import optuna
+import pytest
+from optuna.trial import TrialState
+
+from experiments.sweep import storage as storages
+from experiments.sweep import summary
+from tests.experiments.sweep.base import TINY
+
+ROOT = pathlib.Path(__file__).resolve().parents[3]
+
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.filterwarnings(
+        "ignore::optuna.exceptions.ExperimentalWarning",
+        "ignore:The reported value is ignored",
+    ),
+]
+
+
+@pytest.fixture(scope="module")
+def environment(tmp_path_factory):
+    """One cache of compiled programs for all processes."""
+    return os.environ | {
+        "JAX_PLATFORMS": "cpu",
+        "JAX_DISABLE_MOST_OPTIMIZATIONS": "1",
+        "JAX_COMPILATION_CACHE_DIR": str(tmp_path_factory.mktemp("compiled")),
+        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+        "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1",
+    }
+
+
+def command(tmp_path, workdir, space, *more):
+    path = tmp_path / "space.py"
+    path.write_text(f"def get_space():\n    return {space!r}\n")
+    return [
+        *(sys.executable, "-m", "experiments.sweep", "--config=configs/addition.py"),
+        *(f"--config.{name}={value}" for name, value in TINY.items()),
+        *(f"--space={path}", f"--workdir={workdir}", "--heartbeat=1", "--grace=10"),
+        *more,
+    ]
+
+
+def load(workdir):
+    storage = storages.connect(workdir, None)
+    return optuna.load_study(study_name="sweep", storage=storage)
+
+
+def run_events(folder, name):
+    lines = map(json.loads, (folder / "metrics.jsonl").read_text().splitlines())
+    return [each["step"] for each in lines if each.get("event") == name]
+
+
+def kill_a_worker_in_mid_run(workdir, process):
+    """SIGKILL to a worker whose run has a checkpoint; returns the run's folder."""
+    deadline = time.monotonic() + 300
+    study = None
+    while True:
+        assert process.poll() is None, "the sweep ended before a worker was killed"
+        assert time.monotonic() < deadline
+        time.sleep(0.03)
+        if not list(workdir.glob("runs/*/checkpoints/20/record")):
+            continue
+        study = study or load(workdir)
+        for trial in study.get_trials(states=(TrialState.RUNNING,)):
+            folder = workdir / "runs" / f"{trial.user_attrs['run']:04d}"
+            pid = int(trial.user_attrs.get("worker", ":0").split(":")[1])
+            if not (pid and (folder / "checkpoints" / "20" / "record").exists()):
+                continue
+            os.kill(pid, signal.SIGSTOP)  # that it does not end while we look
+            # The last 20 steps are left to do at least.
+            if not (folder / "checkpoints" / "80").exists():
+                os.kill(pid, signal.SIGKILL)
+                return folder
+            os.kill(pid, signal.SIGCONT)
+
+
+def test_two_workers_one_killed_end_with_12_completed_runs(tmp_path, environment):
+    workdir = tmp_path / "sweep"
+    scales = [0.1, 0.2, 0.4, 0.6, 0.8, 1.0]
+    space = {"model.input_scale": scales, "seed": [0, 1]}
+    process = subprocess.Popen(
+        command(tmp_path, workdir, space, "--workers=2"),
+        **{"cwd": ROOT, "env": environment, "text": True},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    )
+    try:
+        killed = kill_a_worker_in_mid_run(workdir, process)
+        output, errors = process.communicate(timeout=300)
+    finally:
+        process.terminate()
+        process.wait()
+    assert process.returncode == 0, errors
+    assert "by SIGKILL" in errors
+
+    study = load(workdir)
+    complete = study.get_trials(states=(TrialState.COMPLETE,))
+    assert sorted(t.user_attrs["run"] for t in complete) == list(range(12))
+    points = {(t.params["model.input_scale"], t.user_attrs["seed"]) for t in complete}
+    assert points == {(scale, seed) for scale in scales for seed in (0, 1)}
+    folders = sorted(path for path in (workdir / "runs").iterdir() if path.is_dir())
+    assert len(folders) == 12
+    for folder in folders:
+        assert run_events(folder, "finished") == [100]
+        assert len(run_events(folder, "started")) == 1
+        resumed = run_events(folder, "resumed_from")
+        assert resumed == [] if folder != killed else len(resumed) == 1
+    [step] = run_events(killed, "resumed_from")
+    assert step >= 20
+    runs = {run.number: run for run in summary.runs(study)}
+    assert runs[int(killed.name)].kills == 1
+    for run in runs.values():
+        path = workdir / f"runs/{run.number:04d}" / "result.json"
+        result = json.loads(path.read_text())
+        assert run.value == result["best"]["valid"]["mse"]
+    assert "12 runs: 12 complete" in output and (workdir / "sweep.png").exists()
+
+
+def test_commands_end_in_one_line(tmp_path, environment):
+    def run(arguments):
+        return subprocess.run(
+            arguments,
+            **{"cwd": ROOT, "env": environment, "text": True},
+            capture_output=True,
+        )
+
+    done = run(command(tmp_path, tmp_path / "sweep", {"train.lr": [1.0]}))
+    assert done.returncode == 2
+    assert done.stderr == "error: --space: the config has no field 'train.lr'\n"
+    assert not (tmp_path / "sweep").exists()
+
+    code = (
+        "import sys; from experiments import commandline;"
+        "from experiments.sweep import __main__ as sweep\n"
+        "try: commandline.run(sweep.main)\n"
+        "finally: assert not {'jax', 'flax', 'svdrnn'} & set(sys.modules), 'JAX'"
+    )
+    done = run([sys.executable, "-c", code, "summary", f"--workdir={tmp_path}"])
+    assert done.returncode == 2 and "JAX" not in done.stderr
+    assert done.stderr.startswith(f"error: --workdir {tmp_path} holds no sweep")
+
+
+# ---- Many workers at one database, and PostgreSQL.
+
+STRESS = """
+import os, pathlib, signal, sys, time, warnings
+import optuna
+from experiments.sweep import setup, storage, worker
+warnings.simplefilter("ignore")
+optuna.logging.set_verbosity(optuna.logging.ERROR)
+folder, url, count = pathlib.Path(sys.argv[1]), sys.argv[2] or None, int(sys.argv[3])
+killed = sys.argv[4] == "killed"
+
+def stand_in(sweep, trial):
+    run = trial.user_attrs["run"]
+    with worker._held(folder / f"{run}.lock"):
+        with (folder / "began").open("a") as file:
+            file.write(f"{run} {trial.number}\\n")
+        trial.report(1.0, 1)
+        time.sleep(0.1)
+        if killed:
+            os.kill(os.getpid(), signal.SIGKILL)
+    return float(run)
+
+worker._train = stand_in
+connection = storage.connect(folder, url, heartbeat=1, grace=4)
+study = optuna.create_study(storage=connection, study_name="x", load_if_exists=True)
+plan = [{"params": {}, "seed": None}] * count
+options = setup.Options(grace=4)
+(folder / f"ready-{os.getpid()}").touch()
+while len(list(folder.glob("ready-*"))) < 3:
+    time.sleep(0.01)
+sweep = setup.Sweep(None, {}, plan, "mse", folder, options, connection, study)
+worker.work(sweep)
+"""
+
+
+def check_many_workers(folder, url, count=15):
+    """Three workers at once, one of which is killed in its first run."""
+    connection = storages.connect(folder, url)  # the tables, as the first command
+    study = optuna.create_study(storage=connection, study_name="x")
+    processes = [
+        subprocess.Popen(
+            [sys.executable, "-c", STRESS, str(folder), url or "", str(count), fate],
+            **{"cwd": ROOT, "stderr": subprocess.PIPE, "text": True},
+        )
+        for fate in ("killed", "lives", "lives")
+    ]
+    for process, code in zip(processes, (-9, 0, 0), strict=True):
+        _, errors = process.communicate(timeout=200)
+        assert process.returncode == code, errors
+    runs = summary.runs(study)
+    assert [(run.number, run.state, run.value) for run in runs] == [
+        (number, "complete", number) for number in range(count)
+    ]
+    complete = study.get_trials(states=(TrialState.COMPLETE,))
+    assert len(complete) == count
+    began = [line.split() for line in (folder / "began").read_text().splitlines()]
+    assert len({number for _, number in began}) == len(began)  # no trial held twice
+    assert len(began) == count + 1  # and besides the killed one no run begun twice
+
+
+def test_many_workers_share_an_sqlite_file(tmp_path):
+    check_many_workers(tmp_path, None)
+
+
+@pytest.fixture(scope="module")
+def postgresql():
+    """The URL of a server of its own, on a Unix socket; skips where there is none."""
+    pytest.importorskip("psycopg", reason="psycopg is not installed")
+    found = {}
+    installed = sorted(pathlib.Path("/usr/lib/postgresql").glob("*/bin"))
+    path = os.pathsep.join([os.environ.get("PATH", ""), *map(str, installed[::-1])])
+    for name in ("initdb", "pg_ctl"):
+        found[name] = shutil.which(name, path=path)
+        if found[name] is None:
+            pytest.skip(f"no PostgreSQL server is installed: {name} not found")
+    user = unprivileged_user()
+    folder = tempfile.mkdtemp(prefix="svdrnn-postgresql-")
+    settings = {"cwd": folder, "check": True, "stdout": subprocess.DEVNULL}
+    if user is not None:
+        os.chown(folder, user.pw_uid, user.pw_gid)
+        settings |= {"user": user.pw_uid, "group": user.pw_gid, "extra_groups": []}
+    control = [found["pg_ctl"], f"--pgdata={folder}/data", "-w"]
+    setup_flags = ["--username=sweep", "--auth=trust", "--no-sync", "--encoding=UTF8"]
+    try:
+        subprocess.run(
+            [found["initdb"], f"--pgdata={folder}/data", *setup_flags], **settings
+        )
+        server = f"-c listen_addresses='' -k {folder} -c fsync=off"
+        log = f"--log={folder}/log"
+        subprocess.run([*control, log, f"-o {server}", "start"], **settings)
+        try:
+            yield f"postgresql://sweep@/postgres?host={folder}"
+        finally:
+            subprocess.run([*control, "-m", "fast", "stop"], **settings)
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def unprivileged_user():
+    """Whom the server runs as, which must not be root; None: the present user."""
+    if os.geteuid() != 0:
+        return None
+    for name in ("postgres", "nobody"):
+        with contextlib.suppress(KeyError):
+            return pwd.getpwnam(name)
+    pytest.skip("PostgreSQL does not run as root, and there is no other user")
+
+
+def test_many_workers_share_a_postgresql_server(tmp_path, postgresql):
+    check_many_workers(tmp_path, postgresql)
+
+
+def test_two_commands_at_one_postgresql_server(tmp_path, environment, postgresql):
+    workdir = tmp_path / "sweep"
+    space = {"model.input_scale": [0.1, 0.2]}
+    arguments = command(tmp_path, workdir, space, f"--storage={postgresql}")
+    settings = {"cwd": ROOT, "env": environment, "text": True}
+    first = subprocess.Popen(arguments, **settings, stdout=subprocess.PIPE)
+    deadline = time.monotonic() + 200
+    while not (workdir / "sweep.json").exists():  # which the second finds
+        assert first.poll() is None and time.monotonic() < deadline
+        time.sleep(0.05)
+    second = subprocess.run(arguments, **settings, capture_output=True)
+    output, _ = first.communicate(timeout=200)
+    assert first.returncode == second.returncode == 0, second.stderr
+    for text in (output, second.stdout):
+        assert "2 runs: 2 complete" in text
+    done = subprocess.run(
+        [*arguments[:3], "summary", f"--workdir={workdir}"],
+        **settings,
+        capture_output=True,
+    )
+    assert done.returncode == 2 and "give --storage" in done.stderr

@@ -1,0 +1,156 @@
+"""The shipped configs, their overrides, and what the command refuses in one line."""
+
+import json
+import os
+import pathlib
+import subprocess
+import sys
+
+import pytest
+from absl import flags
+from ml_collections import config_flags
+
+from configs import addition
+from experiments import commandline
+from experiments.models import registry
+from experiments.runs import identity
+from experiments.training import fields
+
+ROOT = pathlib.Path(__file__).resolve().parents[2]
+
+
+def parse(name, *overrides):
+    """The config that the command line gives."""
+    values = flags.FlagValues()
+    argv = ["run", f"--config={ROOT}/configs/{name}", *overrides]
+    holder = config_flags.DEFINE_config_file(
+        "config", flag_values=values, sys_argv=argv
+    )
+    values(argv)
+    commandline.choose_length(holder.value.train, values["config"].override_values)
+    return holder.value
+
+
+@pytest.mark.parametrize(
+    "name,task",
+    [
+        ("addition.py", "addition"),
+        ("copying.py", "copying"),
+        ("pixel_mnist.py", "pixel_mnist"),
+        ("pixel_mnist.py:permuted", "pixel_mnist"),
+        ("deep_mlp.py", "mnist"),
+        ("deep_mlp.py:spectral_resnet", "mnist"),
+        ("deep_mlp.py:mlp", "mnist"),
+        ("deep_mlp.py:resnet", "mnist"),
+        ("ptb_word.py", "ptb_word"),
+        ("ptb_word.py:smoke", "ptb_word"),
+        ("ptb_char.py", "ptb_char"),
+    ],
+)
+def test_shipped_configs_are_valid_and_complete(name, task):
+    config = parse(name)
+    fields.check(config)
+    assert config.task.name == task
+    assert set(config.model) >= {
+        *("name", "hidden", "reflectors", "radius", "activation", "leak", "method"),
+        "init",
+    }
+    assert set(config.train) >= {
+        *("steps", "batch_size", "learning_rate", "reflector_learning_rate"),
+        *("schedule", "clip_norm", "log_every", "eval_every", "checkpoint_every"),
+    }
+    assert json.loads(json.dumps(identity.to_dict(config)))["seed"] == 0
+
+
+def test_variants_of_pixel_mnist():
+    assert parse("pixel_mnist.py:permuted").task.permuted is True
+    assert parse("pixel_mnist.py").task.permuted is False
+    with pytest.raises(flags.Error, match="permuted or nothing, got :shuffled"):
+        parse("pixel_mnist.py:shuffled")
+
+
+def test_variants_of_deep_mlp_choose_the_model():
+    for name in registry.names(False):
+        assert parse(f"deep_mlp.py:{name}").model.name == name
+    assert parse("deep_mlp.py").model == parse("deep_mlp.py:spectral_mlp").model
+    with pytest.raises(flags.Error, match="one of spectral_mlp, .*, got lstm"):
+        parse("deep_mlp.py:lstm")
+
+
+def test_data_dir_is_taken_from_the_environment(monkeypatch):
+    monkeypatch.setenv("SVDRNN_DATA", "/somewhere")
+    assert addition.get_config().data_dir == "/somewhere"
+    monkeypatch.delenv("SVDRNN_DATA")
+    assert addition.get_config().data_dir == ""
+
+
+@pytest.mark.parametrize(
+    "override,section,name,value",
+    [
+        ("train.steps=500", "train", "steps", 500),
+        ("train.clip_norm=None", "train", "clip_norm", None),
+        ("train.reflector_learning_rate=2", "train", "reflector_learning_rate", 2),
+        ("model.reflectors=8", "model", "reflectors", 8),
+        ("model.reflectors=(8,16)", "model", "reflectors", (8, 16)),
+        ("model.reflectors=[8,16]", "model", "reflectors", [8, 16]),
+        ("model.reflectors=None", "model", "reflectors", None),
+        ("model.name=lstm", "model", "name", "lstm"),
+    ],
+)
+def test_overrides(override, section, name, value):
+    config = parse("addition.py", "--config.model.init=random", f"--config.{override}")
+    fields.check(config)
+    assert config[section][name] == value
+
+
+def test_unknown_field_is_an_error():
+    with pytest.raises(AttributeError, match="stepps"):
+        parse("addition.py", "--config.train.stepps=3")
+
+
+def test_overriding_one_length_sets_the_other_aside():
+    config = parse("addition.py", "--config.train.epochs=2")
+    assert fields.resolve_steps(config.train, 400) == 800
+    config = parse("pixel_mnist.py", "--config.train.steps=7")
+    assert fields.resolve_steps(config.train, 429) == 7
+    assert fields.resolve_steps(parse("pixel_mnist.py").train, 429) == 26 * 429
+
+
+# ---- The command itself.
+
+
+def command(*arguments):
+    return subprocess.run(
+        [sys.executable, "-m", "experiments.run", *arguments],
+        cwd=ROOT,
+        env={**os.environ, "JAX_PLATFORMS": "cpu"},
+        capture_output=True,
+        text=True,
+    )
+
+
+@pytest.mark.parametrize(
+    "override,code,message",
+    [
+        ("--config.train.stepps=3", 1, "no field 'stepps'; Did you mean \"steps\""),
+        (
+            "--config.model.negative_fraction=0.2",
+            2,
+            "config.model.negative_fraction must be left out with config.model.name",
+        ),
+        ("--config.model.radius=-1", 2, "config.model.radius must be finite"),
+    ],
+)
+def test_command_refuses_in_one_line(tmp_path, override, code, message):
+    workdir = tmp_path / "run"
+    done = command("--config=configs/addition.py", f"--workdir={workdir}", override)
+    assert done.returncode == code
+    assert message in done.stderr
+    assert done.stderr.startswith("error: ") and "Traceback" not in done.stderr
+    assert not workdir.exists()
+
+
+def test_command_needs_a_workdir():
+    done = command("--config=configs/addition.py")
+    assert done.returncode != 0
+    assert "--workdir" in done.stderr

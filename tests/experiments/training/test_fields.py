@@ -1,0 +1,81 @@
+"""What is refused before anything is made, and how many steps a run has."""
+
+import pytest
+
+from configs import addition
+from experiments.tasks.addition import Addition
+from experiments.training import fields
+from tests.experiments.small import changed_addition as changed
+
+
+@pytest.mark.parametrize(
+    "field,value,limit",
+    [
+        ("train__steps", 0, "1"),
+        ("train__steps", "many", "1"),
+        ("train__epochs", 1.5, "1"),
+        ("train__batch_size", 0, "1"),
+        ("train__learning_rate", 0.0, "0"),
+        ("train__learning_rate", float("nan"), "finite"),
+        ("train__reflector_learning_rate", -1.0, "0"),
+        ("train__schedule", "linear", "constant, .*, plateau"),
+        ("train__decay_rate", 1.1, "1"),
+        ("train__plateau_factor", 1.0, "0 .*1"),
+        ("train__plateau_factor", 0.0, "0 .*1"),
+        ("train__plateau_patience", 0, "1"),
+        ("train__warmup_steps", -1, "0"),
+        ("train__clip_norm", -1.0, "0"),
+        ("train__log_every", 0, "1"),
+        ("train__eval_every", -5, "1"),
+        ("train__checkpoint_every", 0, "1"),
+        ("task__name", "adding", "addition"),
+        ("task__name", "pixel_mnist", "config.task.name 'pixel_mnist'"),
+        ("model__name", "svd", "spectral, .*, mlp"),
+    ],
+)
+def test_invalid_values_are_named(field, value, limit):
+    name = "config." + field.replace("__", ".")
+    shown = repr(value)
+    if value == "pixel_mnist":  # which has no length, but steps
+        name, shown = "config.task.steps", "none"
+    message = rf"^{name} must be .*{limit}.*, got {shown}$"
+    with pytest.raises(ValueError, match=message):
+        fields.check(changed(**{field: value}))
+
+
+def test_warmup_is_for_the_cosine_alone():
+    fields.check(changed(train__schedule="cosine", train__warmup_steps=10))
+    with pytest.raises(ValueError, match="warmup_steps must be 0 unless .*got 10"):
+        fields.check(changed(train__schedule="constant", train__warmup_steps=10))
+
+
+def test_seed_must_fit_a_key():
+    for seed in (-1, 2**32):
+        config = addition.get_config()
+        config.seed = seed
+        with pytest.raises(ValueError, match=f"config.seed .*got {seed}"):
+            fields.check(config)
+
+
+# ---- Steps and epochs.
+
+
+def test_steps_count_where_they_are_given():
+    assert fields.resolve_steps(changed(train__epochs=3).train, 10) == 3000
+    epochs = changed(train__steps=None, train__epochs=3)
+    assert fields.resolve_steps(epochs.train, 10) == 30
+    with pytest.raises(ValueError, match="steps_per_epoch must be given .*epochs=3"):
+        fields.resolve_steps(epochs.train, None)
+    with pytest.raises(ValueError, match="steps or config.train.epochs must be set"):
+        fields.check(changed(train__steps=None))
+
+
+def test_an_epoch_has_one_length():
+    task = Addition(length=5, seed=0, batch_size=1)
+    train = changed(train__steps_per_epoch=7).train
+    assert fields.resolve_epoch(train, task) == 7
+    task.steps_per_epoch = lambda batch_size: 9
+    with pytest.raises(ValueError, match="has 9 steps, got 7"):
+        fields.resolve_epoch(train, task)
+    train.steps_per_epoch = None
+    assert fields.resolve_epoch(train, task) == 9

@@ -1,0 +1,182 @@
+"""A whole small run: what it writes, what it refuses, and how it diverges."""
+
+import json
+import os
+import pathlib
+import subprocess
+import sys
+
+import jax
+import numpy as np
+import pytest
+
+from experiments import tasks
+from experiments.tasks import addition
+from experiments.training import evaluation, loop
+from tests.experiments.small import strict_lines, tiny_config
+
+ROOT = pathlib.Path(__file__).resolve().parents[3]
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    workdir = tmp_path_factory.mktemp("runs") / "new" / "run"
+    return workdir, loop.train(tiny_config(), workdir)
+
+
+def test_result(finished):
+    workdir, result = finished
+    assert json.loads((workdir / "result.json").read_text()) == result
+    assert result["task"] == "addition" and result["model"] == "spectral"
+    assert result["backend"] == jax.default_backend()
+    assert result["steps"] == 60 and result["seed"] == 0
+    assert result["wall_seconds"] > 0
+    assert 0 < result["num_independent_params"] <= result["num_params"]
+    assert result["baseline"] == pytest.approx(1 / 6)
+    assert set(result["metrics"]) == {"valid", "test"}
+    for metrics in (result["metrics"], result["best"]):
+        for split in ("valid", "test"):
+            assert set(metrics[split]) == {"loss", "mse"}
+            assert metrics[split]["loss"] == metrics[split]["mse"]
+    assert result["metrics"]["valid"] != result["metrics"]["test"]
+    assert result["diagnostics"]["spectral_margin"] >= 0
+    config = json.loads((workdir / "config.json").read_text())
+    assert config["model"]["hidden"] == 8
+    assert (workdir / "learning_curve.png").read_bytes().startswith(b"\x89PNG")
+    assert list(workdir.glob("events.out.tfevents.*"))
+    assert (workdir / "checkpoints" / "60").is_dir()
+
+
+def test_metrics_lines(finished):
+    workdir, result = finished
+    lines = strict_lines(workdir / "metrics.jsonl")
+    by_split = {
+        split: [each for each in lines if each["split"] == split]
+        for split in ("train", "valid", "event")
+    }
+    assert len(lines) == sum(map(len, by_split.values()))
+    assert [each["event"] for each in by_split["event"]] == ["started", "finished"]
+    assert [each["step"] for each in by_split["train"]] == [1, 20, 40, 60]
+    assert [each["step"] for each in by_split["valid"]] == [20, 40, 60]
+    for each in by_split["train"]:
+        assert each["loss"] == each["mse"]
+        for name in ("grad_norm", "update_norm", "carry_grad_norm"):
+            assert each[name] > 0
+        assert each["spectral_margin"] >= 0
+        assert each["learning_rate"] == pytest.approx(3e-3)
+        assert each["seconds"] > 0
+    assert all(each["examples_per_second"] > 0 for each in by_split["train"][1:])
+    losses = {each["step"]: each["mse"] for each in by_split["valid"]}
+    best = min(losses, key=lambda step: (losses[step], step))
+    assert result["best"]["step"] == best
+    assert result["best"]["valid"]["mse"] == losses[best]
+    assert result["metrics"]["valid"]["mse"] == losses[60]
+
+
+def test_finished_workdir_is_left_alone(finished, capsys):
+    workdir, result = finished
+    before = {p: p.stat().st_mtime_ns for p in workdir.rglob("*")}
+    moved = tiny_config()
+    moved.data_dir = "/elsewhere"  # a place, not part of the run
+    assert loop.train(moved, workdir) == result
+    assert "nothing to do" in capsys.readouterr().out
+    assert before == {p: p.stat().st_mtime_ns for p in workdir.rglob("*")}
+
+
+def test_another_config_is_refused(finished):
+    workdir, _ = finished
+    config = tiny_config(learning_rate=0.5)
+    config.model.radius = 0.2
+    before = {p: p.stat().st_mtime_ns for p in workdir.rglob("*")}
+    with pytest.raises(ValueError) as raised:
+        loop.train(config, workdir)
+    assert "config.train.learning_rate: 0.003 -> 0.5" in str(raised.value)
+    assert "config.model.radius: 0.3 -> 0.2" in str(raised.value)
+    assert "hidden" not in str(raised.value)
+    assert before == {p: p.stat().st_mtime_ns for p in workdir.rglob("*")}
+
+
+def test_foreign_files_are_refused_and_kept(tmp_path):
+    (tmp_path / "thesis.tex").write_text("draft")
+    with pytest.raises(ValueError, match="thesis.tex"):
+        loop.train(tiny_config(), tmp_path)
+    assert [p.name for p in tmp_path.iterdir()] == ["thesis.tex"]
+
+
+def test_bad_config_leaves_no_trace(tmp_path):
+    with pytest.raises(ValueError, match="config.task.length"):
+        config = tiny_config()
+        config.task.length = 1
+        loop.train(config, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_best_is_by_validation_and_ties_keep_the_earlier():
+    task = tasks.build(tiny_config())
+    best = {"step": 1, "valid": {"mse": 0.5}}
+    assert evaluation.better(task, {"mse": 0.4}, best)
+    assert not evaluation.better(task, {"mse": 0.5}, best)
+    task.higher_is_better = True
+    assert evaluation.better(task, {"mse": 0.6}, best)
+    assert not evaluation.better(task, {"mse": 0.5}, best)
+    assert evaluation.better(task, {"mse": 0.5}, None)
+
+
+# ---- Losses that are not finite.
+
+
+@pytest.mark.slow
+def test_divergence_stops_and_keeps_the_workdir_usable(tmp_path, monkeypatch):
+    poisoned = _poison_from(monkeypatch, step=4)
+    config = tiny_config(steps=20, checkpoint_every=3)
+    message = "not finite at step 5; the last finite checkpoint is of step 3"
+    with pytest.raises(loop.NonFiniteLoss, match=message):
+        loop.train(config, tmp_path)
+    lines = strict_lines(tmp_path / "metrics.jsonl")
+    assert lines[-1]["event"] == "non_finite"
+    assert lines[-1]["step"] == 5 and lines[-1]["last_checkpoint"] == 3
+    assert lines[-1]["loss"] is None
+    assert not (tmp_path / "result.json").exists()
+    assert sorted(p.name for p in (tmp_path / "checkpoints").iterdir()) == ["3"]
+
+    with pytest.raises(loop.NonFiniteLoss, match=message):  # the same again
+        loop.train(config, tmp_path)
+    poisoned.clear()  # the cause is gone: the run goes on to its end
+    assert loop.train(config, tmp_path)["steps"] == 20
+
+
+def _poison_from(monkeypatch, step):
+    """Makes training targets NaN from a step on, until the returned set is empty."""
+    poisoned = {step}
+    original = addition.Addition.train_batch
+
+    def train_batch(self, at):
+        batch = original(self, at)
+        if poisoned and at >= min(poisoned):
+            batch["targets"][:] = np.nan
+        return batch
+
+    monkeypatch.setattr(addition.Addition, "train_batch", train_batch)
+    return poisoned
+
+
+@pytest.mark.slow
+def test_divergence_exits_non_zero_without_a_traceback(tmp_path):
+    arguments = [
+        *("--config.task.length=6", "--config.model.hidden=8"),
+        *("--config.model.reflectors=3", "--config.train.steps=30"),
+        "--config.train.learning_rate=1e30",
+    ]
+    done = subprocess.run(
+        [
+            *(sys.executable, "-m", "experiments.run"),
+            *("--config=configs/addition.py", f"--workdir={tmp_path}", *arguments),
+        ],
+        cwd=ROOT,
+        env={**os.environ, "JAX_PLATFORMS": "cpu"},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 3, done.stderr
+    assert "not finite at step" in done.stderr and "Traceback" not in done.stderr
+    assert "no checkpoint before it" in done.stderr

@@ -1,0 +1,144 @@
+"""Schedules, learning rates, clipping and the plateau, from config.train to optax."""
+
+import math
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from experiments.training import optimizers
+from tests.experiments import small
+
+
+def train_config(**changes):
+    return small.tiny_config(**changes).train
+
+
+def test_constant_schedule():
+    rate = optimizers.schedule(train_config(), 0.1, steps=10, steps_per_epoch=None)
+    assert [float(rate(step)) for step in (0, 9)] == pytest.approx([0.1, 0.1])
+
+
+def test_exponential_schedule_falls_once_an_epoch():
+    config = train_config(schedule="exponential", decay_rate=0.9)
+    rate = optimizers.schedule(config, 0.1, steps=10, steps_per_epoch=4)
+    expected = [0.1] * 4 + [0.09] * 4 + [0.081] * 2
+    assert [float(rate(step)) for step in range(10)] == pytest.approx(expected)
+
+
+@pytest.mark.parametrize("warmup", [0, 4])
+def test_cosine_schedule(warmup):
+    config = train_config(schedule="cosine", warmup_steps=warmup)
+    rate = optimizers.schedule(config, 0.1, steps=20, steps_per_epoch=None)
+    expected = [
+        0.1 * step / warmup
+        if step < warmup
+        else 0.05 * (1 + math.cos(math.pi * (step - warmup) / (20 - warmup)))
+        for step in range(21)
+    ]
+    found = [float(rate(step)) for step in range(21)]
+    assert found == pytest.approx(expected, abs=1e-7)
+
+
+@pytest.mark.parametrize(
+    "changes,message",
+    [
+        ({"schedule": "linear"}, "schedule must be one of .*'linear'"),
+        ({"schedule": "exponential"}, "steps_per_epoch"),
+        ({"schedule": "cosine", "warmup_steps": 10}, "less than .* 10, got 10"),
+    ],
+)
+def test_schedules_that_cannot_be(changes, message):
+    with pytest.raises(ValueError, match=message):
+        optimizers.build(train_config(**changes), steps=10, steps_per_epoch=None)
+
+
+def updates_of(**changes):
+    """The first update where every gradient is 1, under the given config."""
+    params = {
+        "layer": {"u_vectors": jnp.ones((2, 3)), "v_vectors": jnp.ones((1, 3))},
+        "skew": {"skew_entries": jnp.ones(3)},
+        "sigma": jnp.ones(3),
+        "readout": {"kernel": jnp.ones((3, 1))},
+    }
+    config = train_config(learning_rate=0.1, **changes)
+    optimizer, _ = optimizers.build(config, steps=10, steps_per_epoch=None)
+    updates, _ = optimizer.update(params, optimizer.init(params), params)
+    return updates
+
+
+def test_reflector_learning_rate_is_that_of_the_orthogonal_part():
+    alike = updates_of()
+    own = updates_of(reflector_learning_rate=0.01)
+    for name in ("u_vectors", "v_vectors"):
+        np.testing.assert_allclose(alike["layer"][name], -0.1, rtol=1e-5)
+        np.testing.assert_allclose(own["layer"][name], -0.01, rtol=1e-5)
+    np.testing.assert_allclose(alike["skew"]["skew_entries"], -0.1, rtol=1e-5)
+    np.testing.assert_allclose(own["skew"]["skew_entries"], -0.01, rtol=1e-5)
+    for updates in (alike, own):
+        np.testing.assert_allclose(updates["sigma"], -0.1, rtol=1e-5)
+        np.testing.assert_allclose(updates["readout"]["kernel"], -0.1, rtol=1e-5)
+
+
+@pytest.mark.parametrize("clip_norm,scale", [(None, 1), (0.0, 1), (1.0, 15**-0.5)])
+def test_clipping_is_by_the_norm_of_all_gradients(clip_norm, scale):
+    # Adam's first update forgets the scale; its second does not.
+    config = train_config(learning_rate=0.1, clip_norm=clip_norm)
+    optimizer, _ = optimizers.build(config, steps=10, steps_per_epoch=None)
+    params = {"kernel": jnp.ones((5, 3))}
+    small = {"kernel": jnp.full((5, 3), 0.1)}  # norm 0.387: never clipped
+    _, state = optimizer.update(params, optimizer.init(params), params)
+    updates, _ = optimizer.update(small, state, params)
+    mean = (0.9 * 0.1 * scale + 0.1 * 0.1) / (1 - 0.9**2)
+    square = (0.999 * 0.001 * scale**2 + 0.001 * 0.01) / (1 - 0.999**2)
+    expected = -0.1 * mean / math.sqrt(square)
+    np.testing.assert_allclose(updates["kernel"], expected, rtol=1e-4)
+
+
+@pytest.mark.parametrize("schedule", ["constant", "plateau"])
+def test_unit_reflectors_come_after_all_else(schedule):
+    own = updates_of(unit_reflectors=True, schedule=schedule)
+    rows = 1 + np.asarray(own["layer"]["u_vectors"])
+    np.testing.assert_allclose(np.linalg.norm(rows, axis=1), 1, rtol=1e-6)
+    assert rows[1, 0] == 0
+    for name in ("skew", "sigma", "readout"):
+        for found in jax.tree.leaves(own[name]):
+            np.testing.assert_allclose(found, -0.1, rtol=1e-5)
+
+
+# ---- The plateau.
+
+
+def plateau_config(**changes):
+    known = {"schedule": "plateau", "plateau_factor": 0.25, "plateau_patience": 2}
+    return train_config(**known | changes)
+
+
+def test_the_rate_falls_on_a_plateau():
+    config = plateau_config(reflector_learning_rate=0.5, learning_rate=0.1)
+    optimizer, rate = optimizers.build(config, steps=9, steps_per_epoch=None)
+    observe = optimizers.make_observe(config)
+    params = {"u_vectors": jnp.ones((2, 3)), "kernel": jnp.ones(4)}
+    state = optimizer.init(params)
+    assert rate(7) == pytest.approx(0.1)
+    scales = []
+    for loss in (3.0, 2.0, 2.0, 1.9, 1.9, 1.9, 1.9, 1.8, 1.8):
+        state = observe(state, loss)
+        scales.append(float(optimizers.plateau_scale(state)))
+    assert scales == [1, 1, 1, 1, 1, 0.25, 0.25, 0.25, 0.25]
+    updates, after = optimizer.update(params, state, params)
+    np.testing.assert_allclose(updates["kernel"], -0.1 * 0.25, rtol=1e-5)
+    np.testing.assert_allclose(updates["u_vectors"], -0.5 * 0.25, rtol=1e-5)
+    assert float(optimizers.plateau_scale(after)) == 0.25  # updates do not count
+    assert jax.tree.structure(after) == jax.tree.structure(state)
+
+
+def test_other_schedules_know_no_plateau():
+    config = plateau_config(schedule="constant")
+    optimizer, _ = optimizers.build(config, steps=9, steps_per_epoch=None)
+    state = optimizer.init({"kernel": jnp.ones(4)})
+    observe = optimizers.make_observe(config)
+    for _ in range(4):
+        assert observe(state, 1.0) is state
+    assert optimizers.plateau_scale(state) == 1
