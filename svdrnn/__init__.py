@@ -3,6 +3,7 @@
 from svdrnn import (
     activations,
     cells,
+    certification,
     checks,
     diagnostics,
     generalization,
@@ -44,6 +45,7 @@ __all__ = [
     "__version__",
     "activations",
     "cells",
+    "certification",
     "checks",
     "diagnostics",
     "generalization",
