@@ -184,6 +184,8 @@ class Certificate:
       examples: training examples.
       delta: the probability with which the bound may fail.
       norms: the bounds on norms that were used, on the grid.
+      training_error: share of the training examples whose margin is not positive; None
+        where a ramp loss was given in the place of margins.
     """
 
     bound: float
@@ -197,6 +199,7 @@ class Certificate:
     examples: int
     delta: float
     norms: Norms
+    training_error: float | None = None
 
 
 def kl_inverse(q: Number, a: Number) -> float:
@@ -494,7 +497,8 @@ def certificate(
         )
         for gamma in (2.0 ** (k / GRID) for k in _MARGINS)
     ]
-    return min(found, key=lambda each: each.bound)
+    best = min(found, key=lambda each: each.bound)
+    return dataclasses.replace(best, training_error=float(np.mean(margins <= 0)))
 
 
 def _values(ramp, slacks, rates):

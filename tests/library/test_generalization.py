@@ -451,7 +451,8 @@ def test_never_above_one_never_below_the_training_error(seed, shift, spread, exa
     generator = np.random.default_rng(seed)
     margins = shift + spread * generator.standard_normal(examples)
     found = gen.certificate(classifiers(), NORMS, margins)
-    assert np.mean(margins <= 0) <= found.ramp_loss <= found.bound <= 1
+    assert found.training_error == np.mean(margins <= 0)
+    assert found.training_error <= found.ramp_loss <= found.bound <= 1
 
 
 def test_the_margin_is_the_best_of_the_grid():
