@@ -19,11 +19,18 @@ READ_WITH = {
     "train.decay_rate": ("train.schedule", "exponential"),
     "train.plateau_factor": ("train.schedule", "plateau"),
     "train.plateau_patience": ("train.schedule", "plateau"),
+    "train.momentum": ("train.optimizer", "sgd"),
     "model.leak": ("model.activation", "leaky_relu"),
 }
 
+# Fields that are read unless another has one value.
+READ_UNLESS = {"train.decay_constrained": ("train.weight_decay", 0.0)}
+
 # Fields that decide which others are read.
-DECIDING = {"task.name", "model.name", *(other for other, _ in READ_WITH.values())}
+DECIDING = {
+    *("task.name", "model.name"),
+    *(other for other, _ in (READ_WITH | READ_UNLESS).values()),
+}
 
 
 def to_dict(config: Any) -> dict:
@@ -57,6 +64,11 @@ def unread(config: dict) -> set[str]:
         field
         for field, (other, value) in READ_WITH.items()
         if field in flat and flat.get(other) != value
+    }
+    found |= {
+        field
+        for field, (other, value) in READ_UNLESS.items()
+        if field in flat and flat.get(other) == value
     }
     for field in flat:
         section, _, name = field.partition(".")
@@ -112,6 +124,9 @@ def _reason(field: str, config: Any) -> str:
     if field in READ_WITH:
         other, value = READ_WITH[field]
         deciding = other if flat[other] != value else deciding
+    if field in READ_UNLESS:
+        other, value = READ_UNLESS[field]
+        deciding = other if flat[other] == value else deciding
     return f"with config.{deciding} {flat[deciding]!r}"
 
 

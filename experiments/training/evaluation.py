@@ -44,21 +44,26 @@ def final_metrics(
     task: base.Task,
     state: steps.TrainState,
     best_params: Any,
-    best: dict,
+    record: dict,
 ) -> tuple[dict, dict]:
     """Metrics of both splits for the final and for the best parameters.
 
+    Nothing is evaluated twice: the last validation was that of the final parameters.
+
     Args:
-      best: {"step", "valid"} of the best step.
+      record: {"step", "valid"} of the "best" and of the "last" validation; older
+        checkpoints lack the last one.
 
     Returns:
       {"valid", "test"} of the final parameters; {"step", "valid", "test"} of the
       best.
     """
-    final = {
-        split: storable(evaluate(eval_step, task, state, split))
-        for split in ("valid", "test")
-    }
+    best = record["best"]
+    found = [each for each in (record.get("last"), best) if each is not None]
+    known = [each["valid"] for each in found if each["step"] == int(state.step)]
+    valid = known[0] if known else evaluate(eval_step, task, state, "valid")
+    test = evaluate(eval_step, task, state, "test")
+    final = {"valid": storable(valid), "test": storable(test)}
     if best["step"] == int(state.step):
         return final, {"step": best["step"], **final}
     at_best = state._replace(params=best_params)

@@ -96,6 +96,7 @@ def train(
     train_step = steps.make_train_step(graph, task, optimizer, dropout_key)
     eval_step = steps.make_eval_step(graph, task)
     observe = optimizers.make_observe(config.train)
+    averaged = optimizers.make_averaged(config.train)
     diagnose = jax.jit(lambda *state: nnx.merge(graph, *state).diagnostics())
 
     # ---- What the workdir holds of this run.
@@ -164,14 +165,16 @@ def train(
 
             with stopwatch.paused():
                 if eval_now:
-                    metrics = evaluation.evaluate(eval_step, task, state, "valid")
+                    evaluated = averaged(state)
+                    metrics = evaluation.evaluate(eval_step, task, evaluated, "valid")
+                    record["last"] = {"step": step, "valid": metrics}
                     log.write(step, "valid", metrics | {"seconds": seconds()})
                     if not all(map(math.isfinite, metrics.values())):
                         stop(step, "a validation metric")
                     shown.validation(task.primary, metrics[task.primary])
                     if evaluation.better(task, metrics, record["best"]):
                         record["best"] = {"step": step, "valid": metrics}
-                        best_params = jax.tree.map(jnp.copy, state.params)
+                        best_params = jax.tree.map(jnp.copy, evaluated.params)
                     opt_state = observe(state.opt_state, metrics["loss"])
                     state = state._replace(opt_state=opt_state)
                     if on_validation is not None:
@@ -183,10 +186,11 @@ def train(
                 shown.show(step, values["loss"], rate)
 
         # ---- The end: the test split, once for the final and once for the best.
+        evaluated = averaged(state)
         metrics, best = evaluation.final_metrics(
-            eval_step, task, state, best_params, record["best"]
+            eval_step, task, evaluated, best_params, record
         )
-        diagnostics = jax.device_get(diagnose(state.params, state.rest))
+        diagnostics = jax.device_get(diagnose(evaluated.params, state.rest))
         result = {
             "task": task.name,
             "model": config.model.name,
