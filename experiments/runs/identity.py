@@ -15,7 +15,7 @@ ABSENT = "(absent)"
 PLACES = ("data_dir",)
 
 # Fields that are read only where another has one value.
-READ_WITH = {
+READ_WITH: dict[str, tuple[str, Any]] = {
     "train.decay_rate": ("train.schedule", "exponential"),
     "train.plateau_factor": ("train.schedule", "plateau"),
     "train.plateau_patience": ("train.schedule", "plateau"),
@@ -24,7 +24,9 @@ READ_WITH = {
 }
 
 # Fields that are read unless another has one value.
-READ_UNLESS = {"train.decay_constrained": ("train.weight_decay", 0.0)}
+READ_UNLESS: dict[str, tuple[str, Any]] = {
+    "train.decay_constrained": ("train.weight_decay", 0.0)
+}
 
 # Fields that decide which others are read.
 DECIDING = {
@@ -47,6 +49,37 @@ def flatten(tree: dict, prefix: str = "") -> dict[str, Any]:
         else:
             flat[prefix + name] = value
     return flat
+
+
+def to_config(stored: dict, where: str) -> Any:
+    """The config of a run from what its folder keeps of it.
+
+    Fields that it lacks, because they came since or are not read, have the defaults of
+    `configs/common.py`: those mean what the code did before there was the field. One
+    that changes its meaning gets another name.
+
+    Args:
+      stored: the content of a config.json.
+      where: its path, for the error.
+
+    Raises:
+      ValueError: it has a field that is not known any more.
+    """
+    config = common.get_config()
+    flat = flatten(stored)
+    unknown = [
+        field
+        for field in sorted(flat.keys() - flatten(config.to_dict()).keys())
+        if not field.startswith("task.")
+    ]
+    if unknown:
+        raise ValueError(
+            f"{where} must have fields of this version, got config.{unknown[0]}, which"
+            " was removed, or has another name because its meaning changed"
+        )
+    with config.unlocked():
+        config.update_from_flattened_dict(flat)
+    return config
 
 
 # ---- What is read.

@@ -12,7 +12,6 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from experiments import tasks
 from experiments.models import build as models
 from experiments.runs import (
     curves,
@@ -25,7 +24,14 @@ from experiments.runs import (
     summary,
 )
 from experiments.tasks import base
-from experiments.training import checkpoints, evaluation, fields, optimizers, steps
+from experiments.training import (
+    assembly,
+    checkpoints,
+    evaluation,
+    fields,
+    optimizers,
+    steps,
+)
 
 
 class NonFiniteLoss(Exception):
@@ -72,28 +78,15 @@ def train(
     if known and finished.exists():
         print(f"{workdir} holds the finished run of this config: nothing to do")
         return json.loads(finished.read_text())
-    task = tasks.build(config)
-    steps_per_epoch = fields.resolve_epoch(config.train, task)
-    count = fields.resolve_steps(config.train, steps_per_epoch)
-    optimizer, learning_rate = optimizers.build(
-        config.train, steps=count, steps_per_epoch=steps_per_epoch
-    )
 
-    # ---- The model and its state.
-    init_key, dropout_key = jax.random.split(jax.random.key(config.seed))
-    model = models.build(config.model, task, rngs=nnx.Rngs(params=init_key))
+    # ---- The data, the model and its state.
+    parts = assembly.assemble(config)
+    task, count, graph, state = parts.task, parts.steps, parts.graph, parts.state
     sizes = {
-        "num_params": models.count_params(model),
-        "num_independent_params": models.count_independent_params(model),
+        "num_params": models.count_params(parts.model),
+        "num_independent_params": models.count_independent_params(parts.model),
     }
-    graph, params, rest = nnx.split(model, nnx.Param, ...)  # type: ignore[misc]
-    state = steps.initial_state(
-        nnx.to_pure_dict(params),
-        nnx.to_pure_dict(rest),
-        optimizer,
-        model.initialize_carry(config.train.batch_size) if task.stateful else None,
-    )
-    train_step = steps.make_train_step(graph, task, optimizer, dropout_key)
+    train_step = steps.make_train_step(graph, task, parts.optimizer, parts.dropout_key)
     eval_step = steps.make_eval_step(graph, task)
     observe = optimizers.make_observe(config.train)
     averaged = optimizers.make_averaged(config.train)
@@ -156,7 +149,7 @@ def train(
                     diagnostics = jax.device_get(diagnose(state.params, state.rest))
                     values = task.metrics(sums) | norms | diagnostics
                     scale = optimizers.plateau_scale(state.opt_state)
-                    values["learning_rate"] = learning_rate(step - 1) * scale
+                    values["learning_rate"] = parts.learning_rate(step - 1) * scale
                     values["seconds"] = seconds()
                     values["examples_per_second"] = (
                         rate and rate * config.train.batch_size
