@@ -46,10 +46,22 @@ def get_config() -> config_dict.ConfigDict:
     config.train.epochs = nullable(None)  # passes over the training data
     config.train.steps_per_epoch = nullable(None)  # for tasks without epochs
     config.train.batch_size = 128  # sequences, digits or streams of text in an update
-    config.train.learning_rate = 1e-3  # of Adam, at its highest
+    config.train.optimizer = "adam"  # or adamw, rmsprop, sgd, lion
+    config.train.momentum = 0.9  # of earlier gradients
+    config.train.learning_rate = 1e-3  # at its highest
     # of the orthogonal part: reflectors, or A of exprnn and scornn; None: the same
     config.train.reflector_learning_rate = nullable(None)
     config.train.unit_reflectors = False  # reflectors have length 1 after an update
+    # of matrices and embeddings, not of vectors: by the learning rate, apart from the
+    # gradient, with adamw and lion; added to the gradient with the others
+    config.train.weight_decay = 0.0
+    # also of reflectors, skew-symmetric matrices and raw singular values: lengths of
+    # reflectors do not matter but set how fast they turn, and the others would be drawn
+    # to W = I and to the center, which no interval asks for
+    config.train.decay_constrained = False
+    # decay an update of a moving average of all parameters, which is what is then
+    # evaluated and kept as the best; None: the parameters themselves
+    config.train.ema = nullable(None)
     config.train.schedule = "constant"  # or exponential, cosine, plateau
     config.train.decay_rate = 0.99  # factor of an epoch
     config.train.warmup_steps = 0  # cosine: steps of linear rise

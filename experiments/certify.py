@@ -3,7 +3,7 @@
     python -m experiments.certify --workdir=DIR
 
 takes a finished run of configs/certificate.py or configs/pixel_mnist.py with a model
-`spectral` or `ornn`, computes the certificate of docs/generalization.md from its final
+`spectral` or `ornn`, computes the certificate of docs/generalization.md from its
 parameters and its training split, and writes `certificate.json` into the workdir; a
 record of the run (experiments.records) then has it too. What is measured on the test
 split is read from the run's result. A run of configs/certificate.py:random_labels is
@@ -17,11 +17,14 @@ from absl import flags
 from experiments import commandline
 
 _WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the run.", required=True)
+_WHICH = flags.DEFINE_enum(
+    "which", "best", ["best", "last"], "Parameters: best on validation data, or final."
+)
 _DELTA = flags.DEFINE_float(
     "delta", 0.05, "The probability with which the bound may fail."
 )
 _DATA_DIR = flags.DEFINE_string(
-    "data_dir", None, "Folder of the data sets, where it is not the run's."
+    "data_dir", None, "Folder of the data sets; default: that of the run's config."
 )
 
 
@@ -34,7 +37,7 @@ def main(words: list[str]) -> None:
 
     try:
         values = certificates.of_run(
-            _WORKDIR.value, delta=_DELTA.value, data_dir=_DATA_DIR.value
+            _WORKDIR.value, _WHICH.value, delta=_DELTA.value, data_dir=_DATA_DIR.value
         )
     except (ValueError, OSError) as error:
         commandline.fail(2, error)

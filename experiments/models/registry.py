@@ -31,7 +31,8 @@ class Entry(NamedTuple):
 MODELS: dict[str, Entry] = {}
 
 # Fields outside the model's part that not every model reads.
-OF_REFLECTORS = ("train.reflector_learning_rate", "train.unit_reflectors")
+OF_SKEW = ("train.reflector_learning_rate", "train.decay_constrained")
+OF_REFLECTORS = (*OF_SKEW, "train.unit_reflectors")
 
 _SEQUENCE = ("hidden", "layers", "dropout", "embedding", "tied")
 _CELL = (*_SEQUENCE, "activation", "leak", "input_scale")
@@ -71,8 +72,8 @@ def _feedforward(name: str, *reads: str, beside: tuple[str, ...] = ()) -> None:
 
 _recurrent("spectral", *_CELL, *_SPECTRAL, "radius", beside=OF_REFLECTORS)
 _recurrent("ornn", *_CELL, *_SPECTRAL, beside=OF_REFLECTORS)
-_recurrent("exprnn", *_CELL, "init", beside=OF_REFLECTORS[:1])
-_recurrent("scornn", *_CELL, "init", "negative_fraction", beside=OF_REFLECTORS[:1])
+_recurrent("exprnn", *_CELL, "init", beside=OF_SKEW)
+_recurrent("scornn", *_CELL, "init", "negative_fraction", beside=OF_SKEW)
 _recurrent("rnn", *_CELL)
 _recurrent("irnn", *_CELL, "init")
 _recurrent("lstm", *_SEQUENCE)

@@ -38,6 +38,9 @@ def _readers(field: str) -> str:
     if field in identity.READ_WITH:
         other, value = identity.READ_WITH[field]
         return f"`{other}={value}`"
+    if field in identity.READ_UNLESS:
+        other, value = identity.READ_UNLESS[field]
+        return f"`{other}` other than `{value}`"
     readers = [name for name, model in models.MODELS.items() if field in model.reads]
     if not readers or len(readers) == len(models.MODELS):
         return "all"

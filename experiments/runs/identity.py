@@ -15,15 +15,24 @@ ABSENT = "(absent)"
 PLACES = ("data_dir",)
 
 # Fields that are read only where another has one value.
-READ_WITH = {
+READ_WITH: dict[str, tuple[str, Any]] = {
     "train.decay_rate": ("train.schedule", "exponential"),
     "train.plateau_factor": ("train.schedule", "plateau"),
     "train.plateau_patience": ("train.schedule", "plateau"),
+    "train.momentum": ("train.optimizer", "sgd"),
     "model.leak": ("model.activation", "leaky_relu"),
 }
 
+# Fields that are read unless another has one value.
+READ_UNLESS: dict[str, tuple[str, Any]] = {
+    "train.decay_constrained": ("train.weight_decay", 0.0)
+}
+
 # Fields that decide which others are read.
-DECIDING = {"task.name", "model.name", *(other for other, _ in READ_WITH.values())}
+DECIDING = {
+    *("task.name", "model.name"),
+    *(other for other, _ in (READ_WITH | READ_UNLESS).values()),
+}
 
 
 def to_dict(config: Any) -> dict:
@@ -42,6 +51,37 @@ def flatten(tree: dict, prefix: str = "") -> dict[str, Any]:
     return flat
 
 
+def to_config(stored: dict, where: str) -> Any:
+    """The config of a run from what its folder keeps of it.
+
+    Fields that it lacks, because they came since or are not read, have the defaults of
+    `configs/common.py`: those mean what the code did before there was the field. One
+    that changes its meaning gets another name.
+
+    Args:
+      stored: the content of a config.json.
+      where: its path, for the error.
+
+    Raises:
+      ValueError: it has a field that is not known any more.
+    """
+    config = common.get_config()
+    flat = flatten(stored)
+    unknown = [
+        field
+        for field in sorted(flat.keys() - flatten(config.to_dict()).keys())
+        if not field.startswith("task.")
+    ]
+    if unknown:
+        raise ValueError(
+            f"{where} must have fields of this version, got config.{unknown[0]}, which"
+            " was removed, or has another name because its meaning changed"
+        )
+    with config.unlocked():
+        config.update_from_flattened_dict(flat)
+    return config
+
+
 # ---- What is read.
 
 
@@ -57,6 +97,11 @@ def unread(config: dict) -> set[str]:
         field
         for field, (other, value) in READ_WITH.items()
         if field in flat and flat.get(other) != value
+    }
+    found |= {
+        field
+        for field, (other, value) in READ_UNLESS.items()
+        if field in flat and flat.get(other) == value
     }
     for field in flat:
         section, _, name = field.partition(".")
@@ -112,6 +157,9 @@ def _reason(field: str, config: Any) -> str:
     if field in READ_WITH:
         other, value = READ_WITH[field]
         deciding = other if flat[other] != value else deciding
+    if field in READ_UNLESS:
+        other, value = READ_UNLESS[field]
+        deciding = other if flat[other] == value else deciding
     return f"with config.{deciding} {flat[deciding]!r}"
 
 

@@ -64,6 +64,12 @@ class Addition(synthetic.SyntheticTask):
         return {"loss": jnp.sum(weights * errors), "count": jnp.sum(weights)}
 
     @override
+    def predictions(
+        self, outputs: jnp.ndarray, batch: base.Batch
+    ) -> dict[str, jnp.ndarray]:
+        return super().predictions(outputs[:, 0], batch)
+
+    @override
     def metrics(self, sums: dict[str, Any]) -> dict[str, float]:
         mse = float(sums["loss"] / sums["count"])
         return {"loss": mse, "mse": mse}

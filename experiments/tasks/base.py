@@ -79,6 +79,14 @@ class Task(abc.ABC):
     def sums(self, outputs: jnp.ndarray, batch: Batch) -> Sums:
         """Weighted sums over a batch: "loss", "count" and what `metrics` needs."""
 
+    def predictions(self, outputs: jnp.ndarray, batch: Batch) -> dict[str, jnp.ndarray]:
+        """What `experiments.predict` keeps: "predictions" beside "targets".
+
+        Arrays (batch, ...), or (batch, time, ...) where the tokens of a text are
+        counted. Of a task that says nothing else: outputs beside the batch's targets.
+        """
+        return {"predictions": outputs, "targets": jnp.asarray(batch["targets"])}
+
     @abc.abstractmethod
     def metrics(self, sums: dict[str, Any]) -> dict[str, float]:
         """Sums over a split, divided once: "loss" and the task's own metric."""

@@ -75,6 +75,12 @@ class Copying(synthetic.SyntheticTask):
         }
 
     @override
+    def predictions(
+        self, outputs: jnp.ndarray, batch: base.Batch
+    ) -> dict[str, jnp.ndarray]:
+        return super().predictions(jnp.argmax(outputs, axis=-1), batch)
+
+    @override
     def metrics(self, sums: dict[str, Any]) -> dict[str, float]:
         return {
             "loss": float(sums["loss"] / sums["count"]),

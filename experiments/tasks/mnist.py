@@ -5,6 +5,7 @@ import math
 from collections.abc import Iterator
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
@@ -99,6 +100,16 @@ class MNIST(base.Task):
             "loss": jnp.sum(weights * losses),
             "count": jnp.sum(weights),
             "correct": jnp.sum(weights * correct),
+        }
+
+    @override
+    def predictions(
+        self, outputs: jnp.ndarray, batch: base.Batch
+    ) -> dict[str, jnp.ndarray]:
+        return {
+            "predictions": jnp.argmax(outputs, axis=-1),
+            "targets": jnp.asarray(batch["labels"]),
+            "log_probabilities": jax.nn.log_softmax(outputs),
         }
 
     @override

@@ -104,6 +104,15 @@ class PennTreebank(base.Task):
         )
         return {"loss": jnp.sum(weights * losses), "count": jnp.sum(weights)}
 
+    @override
+    def predictions(
+        self, outputs: jnp.ndarray, batch: base.Batch
+    ) -> dict[str, jnp.ndarray]:
+        targets = jnp.asarray(batch["targets"])
+        losses = optax.softmax_cross_entropy_with_integer_labels(outputs, targets)
+        chosen = jnp.argmax(outputs, axis=-1)
+        return super().predictions(chosen, batch) | {"log_probabilities": -losses}
+
 
 class PennTreebankWords(PennTreebank):
     """Words, and `<eos>` at every line's end; perplexity exp(loss).

@@ -1,100 +1,76 @@
 """The certificate of generalization of a finished run, from its training split."""
 
 import dataclasses
-import json
 import pathlib
 from typing import Any
 
-import jax
-import jax.numpy as jnp
-from flax import nnx
-from ml_collections import config_dict
-
-from configs import common
-from experiments import tasks
-from experiments.models import build as models
+from experiments.models import recurrent
 from experiments.runs import files
 from experiments.tasks import mnist
-from experiments.training import checkpoints, fields, optimizers, steps
+from experiments.training import loading
 from svdrnn import certification
 
 NAME = "certificate.json"
 
 
 def of_run(
-    workdir: str | pathlib.Path, *, delta: float = 0.05, data_dir: str | None = None
+    workdir: str | pathlib.Path,
+    which: str = "best",
+    *,
+    delta: float = 0.05,
+    data_dir: str | None = None,
 ) -> dict[str, Any]:
-    """Computes the certificate of a run's final parameters and writes it beside them.
+    """Computes the certificate of a finished run and writes it into the workdir.
 
     It takes the training split alone; the test error is the one that the run measured.
 
     Args:
-      workdir: folder of a finished run.
+      workdir: folder of the run.
+      which: "best" on validation data, or "last": the final parameters.
       delta: the probability with which the bound may fail.
-      data_dir: folder of the data, where it is not the run's.
+      data_dir: where the data are, if not at the place that the config names.
 
     Returns:
-      The fields of `svdrnn.generalization.Certificate`; `inputs_bound`; `test_error`.
+      The fields of `svdrnn.generalization.Certificate`; `inputs_bound`, `test_error`,
+      `which` and `step` of the parameters.
 
     Raises:
       ValueError: the workdir holds no finished run, or none that there is a bound for.
     """
-    workdir = pathlib.Path(workdir)
-    if not (workdir / "result.json").exists():
-        raise ValueError(f"{workdir} holds no finished run: there is no result.json")
-    config = common.get_config()
-    config.update(config_dict.ConfigDict(files.read_json(workdir / "config.json")))
-    if data_dir is not None:
-        config.data_dir = data_dir
-    task = tasks.build(config)
+    workdir = pathlib.Path(workdir).expanduser()
+    finished = workdir / "result.json"
+    if not finished.exists():
+        raise ValueError(f"workdir must hold a finished run, got {workdir}")
+    model, task, config, step = loading.load(workdir, which, data_dir=data_dir)
     if not isinstance(task, mnist.MNIST) or task.inputs_bound is None:
         raise ValueError(
             "config.task.name must be a task of classes whose inputs have a bound, got"
             f" {task.name!r}"
         )
-    model = final_model(config, task, workdir)
+    assert isinstance(model, recurrent.SequenceModel)  # the inputs have a time axis
     if len(model.layers) != 1:
         raise ValueError(f"config.model.layers must be 1, got {config.model.layers}")
+    readout: Any = model.readout
     inputs, labels = task.examples("train")
     found = certification.certify(
         model.layers[0],
-        model.readout,
+        readout,
         inputs,
         labels,
         inputs_bound=task.inputs_bound,
         delta=delta,
     )
-    result = json.loads((workdir / "result.json").read_text())
+    result = files.read_json(finished)
+    measured = result["metrics" if which == "last" else "best"]["test"]
     values = {
         **dataclasses.asdict(found),
         "inputs_bound": task.inputs_bound,
-        "test_error": 1 - result["metrics"]["test"]["accuracy"],
+        "test_error": 1 - measured["accuracy"],
+        "which": which,
+        "step": step,
     }
     files.write_json(workdir / NAME, values)
     return values
-
-
-def final_model(config: Any, task: Any, workdir: pathlib.Path) -> Any:
-    """The model of a run with the parameters of its newest checkpoint."""
-    model = models.build(config.model, task, rngs=nnx.Rngs(0))
-    graph, params, rest = nnx.split(model, nnx.Param, ...)  # type: ignore[misc]
-    per_epoch = fields.resolve_epoch(config.train, task)
-    optimizer, _ = optimizers.build(
-        config.train,
-        steps=fields.resolve_steps(config.train, per_epoch),
-        steps_per_epoch=per_epoch,
-    )
-    state = steps.initial_state(
-        nnx.to_pure_dict(params), nnx.to_pure_dict(rest), optimizer
-    )
-    saved = checkpoints.Checkpoints(workdir / "checkpoints")
-    try:
-        found = saved.restore(state, jax.tree.map(jnp.copy, state.params))
-    finally:
-        saved.close()
-    if found is None:
-        raise ValueError(f"{workdir} holds no checkpoint")
-    return nnx.merge(graph, found[0].params, found[0].rest)
 
 
 def text(values: dict[str, Any], workdir: str | pathlib.Path) -> str:
@@ -102,8 +78,8 @@ def text(values: dict[str, Any], workdir: str | pathlib.Path) -> str:
     sure = 1 - values["delta"]
     return "\n".join(
         [
-            f"{workdir}: error at most {values['bound']:.4f} with probability"
-            f" {sure:g} over the {values['examples']:,} training examples",
+            f"{workdir}, step {values['step']}: error at most {values['bound']:.4f} with"
+            f" probability {sure:g} over the {values['examples']:,} training examples",
             f"  measured: training error {values['training_error']:.4f}, test error"
             f" {values['test_error']:.4f}",
             f"  ramp loss {values['ramp_loss']:.4f} at margin {values['gamma']:.3g};"

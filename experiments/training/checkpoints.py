@@ -17,18 +17,22 @@ class Checkpoints:
 
     The record is a small JSON object. Saving is synchronous: the arrays are few,
     and their buffers are donated to the next step. A folder appears under its
-    step's name only when it is complete.
+    step's name only when it is complete. `read_only` leaves the folder as it is: a
+    run may be writing there.
     """
 
-    def __init__(self, directory: str | pathlib.Path):
+    def __init__(self, directory: str | pathlib.Path, *, read_only: bool = False):
         self.directory = pathlib.Path(directory).absolute()
-        _remove_unfinished(self.directory)
+        self._read_only = read_only
+        if not read_only:
+            _remove_unfinished(self.directory)
         self._manager = ocp.CheckpointManager(
             self.directory,
             options=ocp.CheckpointManagerOptions(
-                max_to_keep=KEPT,
+                max_to_keep=None if read_only else KEPT,
                 enable_async_checkpointing=False,
-                cleanup_tmp_directories=True,
+                cleanup_tmp_directories=not read_only,
+                create=not read_only,
             ),
         )
 
@@ -52,7 +56,8 @@ class Checkpoints:
     def restore(self, state: Any, best_params: Any) -> tuple[Any, Any, dict] | None:
         """The newest readable checkpoint, or None where there is none at all.
 
-        A damaged one is passed over for the one before it, and removed.
+        A damaged one is passed over for the one before it, and removed unless this is
+        `read_only`.
 
         Args:
           state: a train state with the structure, shapes and types to restore.
@@ -74,7 +79,7 @@ class Checkpoints:
                 logging.warning("checkpoint %d cannot be read: %s", step, error)
                 damaged[step] = error
                 continue
-            for other in damaged:
+            for other in [] if self._read_only else damaged:
                 self._manager.delete(other)
             return found.state, found.best_params, found.record
         if damaged:

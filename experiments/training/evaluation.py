@@ -1,6 +1,6 @@
 """Metrics of whole splits, and which step is the best."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
@@ -20,23 +20,36 @@ def evaluate(
     A stateful task's batches may differ in size from those of training; its state
     goes from zeros through the split, apart from `state.carry`.
     """
-    carry = None
-    found = []
+    going = go_through(eval_step, task, split, state.params, state.rest, state.carry)
+    return task.metrics(total([sums for _, sums in going]))
+
+
+def go_through(
+    eval_step: Callable, task: base.Task, split: str, params: Any, rest: Any, carry: Any
+) -> Iterator[tuple[base.Batch, Any]]:
+    """(batch, what the step reads of it) over a split.
+
+    Args:
+      carry: of any batch size; only what is in it of shapes and types counts.
+    """
+    sized = None
     for batch in task.eval_batches(split):
-        if carry is None:
+        if sized is None:
             size = len(batch["inputs"])
-            carry = jax.tree.map(
-                lambda h, size=size: jnp.zeros((size, *h.shape[1:]), h.dtype),
-                state.carry,
+            sized = jax.tree.map(
+                lambda h, size=size: jnp.zeros((size, *h.shape[1:]), h.dtype), carry
             )
-        sums, carry = eval_step(state.params, state.rest, carry, batch)
-        found.append(sums)
-    found = jax.device_get(found)
-    totals = {
-        name: np.sum([sums[name] for sums in found], dtype=np.float64)
+        result, sized = eval_step(params, rest, sized, batch)
+        yield batch, result
+
+
+def total(sums: list[base.Sums]) -> dict[str, Any]:
+    """The sums of batches added up in float64."""
+    found = jax.device_get(sums)
+    return {
+        name: np.sum([each[name] for each in found], dtype=np.float64)
         for name in found[0]
     }
-    return task.metrics(totals)
 
 
 def final_metrics(
@@ -44,21 +57,26 @@ def final_metrics(
     task: base.Task,
     state: steps.TrainState,
     best_params: Any,
-    best: dict,
+    record: dict,
 ) -> tuple[dict, dict]:
     """Metrics of both splits for the final and for the best parameters.
 
+    Nothing is evaluated twice: the last validation was that of the final parameters.
+
     Args:
-      best: {"step", "valid"} of the best step.
+      record: {"step", "valid"} of the "best" and of the "last" validation; older
+        checkpoints lack the last one.
 
     Returns:
       {"valid", "test"} of the final parameters; {"step", "valid", "test"} of the
       best.
     """
-    final = {
-        split: storable(evaluate(eval_step, task, state, split))
-        for split in ("valid", "test")
-    }
+    best = record["best"]
+    found = [each for each in (record.get("last"), best) if each is not None]
+    known = [each["valid"] for each in found if each["step"] == int(state.step)]
+    valid = known[0] if known else evaluate(eval_step, task, state, "valid")
+    test = evaluate(eval_step, task, state, "test")
+    final = {"valid": storable(valid), "test": storable(test)}
     if best["step"] == int(state.step):
         return final, {"step": best["step"], **final}
     at_best = state._replace(params=best_params)

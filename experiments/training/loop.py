@@ -12,7 +12,6 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from experiments import tasks
 from experiments.models import build as models
 from experiments.runs import (
     curves,
@@ -25,7 +24,14 @@ from experiments.runs import (
     summary,
 )
 from experiments.tasks import base
-from experiments.training import checkpoints, evaluation, fields, optimizers, steps
+from experiments.training import (
+    assembly,
+    checkpoints,
+    evaluation,
+    fields,
+    optimizers,
+    steps,
+)
 
 
 class NonFiniteLoss(Exception):
@@ -72,30 +78,18 @@ def train(
     if known and finished.exists():
         print(f"{workdir} holds the finished run of this config: nothing to do")
         return json.loads(finished.read_text())
-    task = tasks.build(config)
-    steps_per_epoch = fields.resolve_epoch(config.train, task)
-    count = fields.resolve_steps(config.train, steps_per_epoch)
-    optimizer, learning_rate = optimizers.build(
-        config.train, steps=count, steps_per_epoch=steps_per_epoch
-    )
 
-    # ---- The model and its state.
-    init_key, dropout_key = jax.random.split(jax.random.key(config.seed))
-    model = models.build(config.model, task, rngs=nnx.Rngs(params=init_key))
+    # ---- The data, the model and its state.
+    parts = assembly.assemble(config)
+    task, count, graph, state = parts.task, parts.steps, parts.graph, parts.state
     sizes = {
-        "num_params": models.count_params(model),
-        "num_independent_params": models.count_independent_params(model),
+        "num_params": models.count_params(parts.model),
+        "num_independent_params": models.count_independent_params(parts.model),
     }
-    graph, params, rest = nnx.split(model, nnx.Param, ...)  # type: ignore[misc]
-    state = steps.initial_state(
-        nnx.to_pure_dict(params),
-        nnx.to_pure_dict(rest),
-        optimizer,
-        model.initialize_carry(config.train.batch_size) if task.stateful else None,
-    )
-    train_step = steps.make_train_step(graph, task, optimizer, dropout_key)
+    train_step = steps.make_train_step(graph, task, parts.optimizer, parts.dropout_key)
     eval_step = steps.make_eval_step(graph, task)
     observe = optimizers.make_observe(config.train)
+    averaged = optimizers.make_averaged(config.train)
     diagnose = jax.jit(lambda *state: nnx.merge(graph, *state).diagnostics())
 
     # ---- What the workdir holds of this run.
@@ -155,7 +149,7 @@ def train(
                     diagnostics = jax.device_get(diagnose(state.params, state.rest))
                     values = task.metrics(sums) | norms | diagnostics
                     scale = optimizers.plateau_scale(state.opt_state)
-                    values["learning_rate"] = learning_rate(step - 1) * scale
+                    values["learning_rate"] = parts.learning_rate(step - 1) * scale
                     values["seconds"] = seconds()
                     values["examples_per_second"] = (
                         rate and rate * config.train.batch_size
@@ -164,14 +158,16 @@ def train(
 
             with stopwatch.paused():
                 if eval_now:
-                    metrics = evaluation.evaluate(eval_step, task, state, "valid")
+                    evaluated = averaged(state)
+                    metrics = evaluation.evaluate(eval_step, task, evaluated, "valid")
+                    record["last"] = {"step": step, "valid": metrics}
                     log.write(step, "valid", metrics | {"seconds": seconds()})
                     if not all(map(math.isfinite, metrics.values())):
                         stop(step, "a validation metric")
                     shown.validation(task.primary, metrics[task.primary])
                     if evaluation.better(task, metrics, record["best"]):
                         record["best"] = {"step": step, "valid": metrics}
-                        best_params = jax.tree.map(jnp.copy, state.params)
+                        best_params = jax.tree.map(jnp.copy, evaluated.params)
                     opt_state = observe(state.opt_state, metrics["loss"])
                     state = state._replace(opt_state=opt_state)
                     if on_validation is not None:
@@ -183,10 +179,11 @@ def train(
                 shown.show(step, values["loss"], rate)
 
         # ---- The end: the test split, once for the final and once for the best.
+        evaluated = averaged(state)
         metrics, best = evaluation.final_metrics(
-            eval_step, task, state, best_params, record["best"]
+            eval_step, task, evaluated, best_params, record
         )
-        diagnostics = jax.device_get(diagnose(state.params, state.rest))
+        diagnostics = jax.device_get(diagnose(evaluated.params, state.rest))
         result = {
             "task": task.name,
             "model": config.model.name,

@@ -1,4 +1,4 @@
-"""From `config.train` to an optax optimizer."""
+"""From `config.train` to an optax optimizer, all of whose parts are optax's own."""
 
 import functools
 from collections.abc import Callable
@@ -13,8 +13,22 @@ from svdrnn import projection
 
 SCHEDULES = ("constant", "exponential", "cosine", "plateau")
 
-# Last names in the path of a parameter that an orthogonal matrix is made from.
+# Each scales gradients to steps, before the learning rate.
+OPTIMIZERS: dict[str, Callable[[Any], optax.GradientTransformation]] = {
+    "adam": lambda train: optax.scale_by_adam(),
+    "adamw": lambda train: optax.scale_by_adam(),
+    "rmsprop": lambda train: optax.scale_by_rms(),
+    "sgd": lambda train: optax.trace(train.momentum),
+    "lion": lambda train: optax.scale_by_lion(),
+}
+
+# Those whose weight decay does not go through the scaling of gradients.
+DECOUPLED = ("adamw", "lion")
+
+# Last names in the path of a parameter that an orthogonal matrix is made from, and of
+# all that a constrained one is made from.
 ORTHOGONAL = (*projection.REFLECTORS, "skew_entries")
+CONSTRAINED = (*ORTHOGONAL, "sigma_raw")
 
 
 def check(train: Any) -> None:
@@ -23,7 +37,11 @@ def check(train: Any) -> None:
     A warm-up is for the cosine schedule alone.
     """
     section = checks.Section("config.train", train)
+    section.name("optimizer", tuple(OPTIMIZERS))
     section.number("learning_rate", above=0)
+    section.number("momentum", least=0, below=1)
+    section.number("weight_decay", least=0)
+    section.number("ema", above=0, below=1, optional=True)
     section.number("reflector_learning_rate", above=0, optional=True)
     section.name("schedule", SCHEDULES)
     section.integer("warmup_steps", least=0)
@@ -92,15 +110,34 @@ def labels(params: Any) -> Any:
     return jax.tree_util.tree_map_with_path(label, params)
 
 
+def decays(params: Any, constrained: bool) -> Any:
+    """The tree of `params` with whether weight decay acts on an array.
+
+    It acts on arrays of two axes or more, and not on what constrained matrices are
+    made from unless `constrained`: then on that too, the raw singular values with it.
+    W does not depend on the length of a reflector, which sets how far a step turns it:
+    decay would only raise its learning rate as training goes on.
+    """
+
+    def decay(path: Any, param: Any) -> bool:
+        of_constrained = path[-1].key in CONSTRAINED
+        return constrained if of_constrained else param.ndim > 1
+
+    return jax.tree_util.tree_map_with_path(decay, params)
+
+
 def build(
     train: Any, *, steps: int, steps_per_epoch: int | None
 ) -> tuple[optax.GradientTransformation, optax.Schedule]:
-    """Clipped Adam, with the orthogonal part at a learning rate of its own.
+    """The optimizer, with the orthogonal part at a learning rate of its own.
 
     Clipping is by the norm of all gradients together; `clip_norm` None or 0 means
-    none. `reflector_learning_rate` is that of all that `ORTHOGONAL` names: reflectors
+    none. `weight_decay` is added to the clipped gradient, or with those in `DECOUPLED`
+    to the scaled one, as a multiple of the parameters that `decays` names.
+    `reflector_learning_rate` is that of all that `ORTHOGONAL` names: reflectors
     and the skew-symmetric matrices of exprnn and scornn; None means the same rate for
-    all. `unit_reflectors` scales reflectors to length 1 after every update.
+    all. `unit_reflectors` scales reflectors to length 1 after every update. `ema` keeps
+    an average of what the updates lead to, see `averaged`.
 
     Returns:
       The optimizer and the schedule of the parameters outside the orthogonal part,
@@ -116,9 +153,15 @@ def build(
     if train.reflector_learning_rate is not None:
         orthogonal = from_peak(train.reflector_learning_rate)
     clip = optax.clip_by_global_norm(train.clip_norm) if train.clip_norm else None
+    scaling = [OPTIMIZERS[train.optimizer](train)]
+    if train.weight_decay:
+        mask = functools.partial(decays, constrained=train.decay_constrained)
+        decay = optax.add_decayed_weights(train.weight_decay, mask)
+        scaling.insert(train.optimizer in DECOUPLED, decay)
+    # Checkpoints hold the states of these in this order: one that is off adds none.
     optimizer = optax.chain(
         clip or optax.identity(),
-        optax.scale_by_adam(),
+        *scaling,
         optax.partition(
             {
                 "orthogonal": optax.scale_by_learning_rate(orthogonal),
@@ -128,8 +171,47 @@ def build(
         ),
         *([_scale_on_plateau(train)] if train.schedule == "plateau" else []),
         *([projection.unit_reflectors()] if train.unit_reflectors else []),
+        *([_average(train.ema)] if train.ema else []),
     )
     return optimizer, rest
+
+
+# ---- The average of the parameters, kept in the optimizer's state: a checkpoint has
+# it, and one without an average is as it was before there were any.
+
+
+def make_averaged(train: Any) -> Callable[[Any], Any]:
+    """A function from a train state to the one to be evaluated.
+
+    After k updates that led to parameters p_1 ... p_k, with `ema` = d, its parameters
+    are (1 - d) / (1 - d^k) sum_i d^(k-i) p_i; without `ema` the state is as it was. A
+    constrained matrix of averaged parameters keeps its constraint.
+    """
+    if not train.ema:
+        return lambda state: state
+
+    def averaged(state: Any) -> Any:
+        found = jax.tree.leaves(state.opt_state, is_leaf=_is_average)
+        average = next(filter(_is_average, found))
+        params = optax.tree.bias_correction(average.ema, train.ema, average.count)
+        return state._replace(params=params)
+
+    return averaged
+
+
+def _average(decay: float) -> optax.GradientTransformation:
+    """Leaves updates alone and averages the parameters that they lead to."""
+    average = optax.ema(decay, debias=False)
+
+    def update(updates: Any, state: Any, params: Any = None) -> tuple[Any, Any]:
+        _, state = average.update(optax.apply_updates(params, updates), state)
+        return updates, state
+
+    return optax.GradientTransformation(average.init, update)
+
+
+def _is_average(node: Any) -> bool:
+    return isinstance(node, optax.EmaState)
 
 
 # ---- The decay on a plateau: optax counts evaluations and keeps the scale in the

@@ -106,17 +106,23 @@ def make_train_step(
 
 
 def make_eval_step(
-    graph: Any, task: base.Task
-) -> Callable[[Any, Any, Any, base.Batch], tuple[base.Sums, Any]]:
-    """Sums over one batch, jitted: (params, rest, carry, batch) -> (sums, carry)."""
+    graph: Any,
+    task: base.Task,
+    read: Callable[[jax.Array, base.Batch], Any] | None = None,
+) -> Callable[[Any, Any, Any, base.Batch], tuple[Any, Any]]:
+    """What `read` makes of one batch: (params, rest, carry, batch) -> (that, carry).
+
+    Jitted. `read` takes outputs and batch; None: the task's sums.
+    """
+    read = read or task.sums
 
     @jax.jit
     def eval_step(
         params: Any, rest: Any, carry: Any, batch: base.Batch
-    ) -> tuple[base.Sums, Any]:
+    ) -> tuple[Any, Any]:
         model = nnx.merge(graph, params, rest)
         outputs, carry = model(batch["inputs"], reset(carry, batch))
-        return task.sums(outputs, batch), carry if task.stateful else None
+        return read(outputs, batch), carry if task.stateful else None
 
     return eval_step
 

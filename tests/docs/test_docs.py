@@ -18,7 +18,10 @@ PAGES = sorted(
     for pattern in ("*.md", "docs/**/*.md")
     for path in ROOT.glob(pattern)
 )
-MODULES = ("benchmark", "certify", "figures", "records", "reproduce", "run", "sweep")
+MODULES = (
+    *("benchmark", "certify", "figures", "predict"),
+    *("records", "reproduce", "run", "sweep"),
+)
 
 
 def text(page):

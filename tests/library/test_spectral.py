@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from svdrnn import spectral
 from svdrnn.spectral import SVD
+from tests import oracles
 
 pytestmark = pytest.mark.usefixtures("x64", "strict")
 
@@ -30,21 +31,15 @@ def random_svd(n_out, n_in, m1, m2, seed=0):
     )
 
 
-def dense_product(vectors):
-    m, n = vectors.shape
-    q = np.eye(n)
-    for i in range(m):
-        u = np.where(np.arange(n) >= i, vectors[i], 0)
-        if np.any(u):
-            q = q - 2 * np.outer(q @ u, u) / (u @ u)
-    return q
-
-
 def dense(svd):
     """W by definition: rectangular diagonal between two dense factors."""
     middle = np.zeros(svd.shape)
     np.fill_diagonal(middle, svd.sigma)
-    return dense_product(svd.u_vectors) @ middle @ dense_product(svd.v_vectors).T
+    return (
+        oracles.reflector_product(svd.u_vectors)
+        @ middle
+        @ oracles.reflector_product(svd.v_vectors).T
+    )
 
 
 def finite_difference(f, svd, step=1e-6):
@@ -462,24 +457,6 @@ def test_numpy_float64_parameters_without_x64_become_float32():
     assert w.dtype == jnp.float32
 
 
-def dot_precisions(f, *arguments):
-    found = []
-
-    def visit(jaxpr):
-        for equation in jaxpr.eqns:
-            if equation.primitive.name == "dot_general":
-                found.append(equation.params["precision"])
-            for value in jax.tree.leaves(
-                list(equation.params.values()), is_leaf=lambda a: hasattr(a, "eqns")
-            ):
-                inner = getattr(value, "jaxpr", value)
-                if hasattr(inner, "eqns"):
-                    visit(inner)
-
-    visit(jax.make_jaxpr(f)(*arguments).jaxpr)
-    return found
-
-
 def test_every_matrix_product_runs_at_highest_precision():
     svd, x = random_svd(4, 4, 2, 3), batch(4)
     functions = [
@@ -495,7 +472,7 @@ def test_every_matrix_product_runs_at_highest_precision():
             return sum(jnp.sum(a) for a in jax.tree.leaves(f(svd)))
 
         for program in (f, jax.grad(loss)):
-            precisions = dot_precisions(program, jax.tree.map(jnp.asarray, svd))
+            precisions = oracles.dot_precisions(program, jax.tree.map(jnp.asarray, svd))
             assert precisions
             assert all(p == (highest, highest) for p in precisions)
 

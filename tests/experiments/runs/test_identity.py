@@ -80,8 +80,18 @@ def test_a_leak_is_read_by_the_leaky_relu_alone():
 def test_the_fields_of_another_task_are_not_read():
     assert "task.length" in identity.unread(plain(task__name="mnist"))
     assert identity.unread(plain(task__name="none", model__name="none")) == {
-        *("train.decay_rate", "train.plateau_factor", "train.plateau_patience")
+        *("train.decay_rate", "train.plateau_factor", "train.plateau_patience"),
+        *("train.momentum", "train.decay_constrained"),
     }
+
+
+def test_decay_of_constrained_is_read_with_a_decay_alone():
+    decayed = plain(train__weight_decay=0.1)
+    assert "train.decay_constrained" not in identity.unread(decayed)
+    config = changed(train__decay_constrained=True)
+    message = "config.train.decay_constrained must be .* config.train.weight_decay 0.0"
+    with pytest.raises(ValueError, match=message):
+        identity.check_overrides(config, {"train.decay_constrained": True})
 
 
 def test_every_field_of_a_model_is_read_by_some():

@@ -5,9 +5,10 @@ import math
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 
-from experiments.training import optimizers
+from experiments.training import optimizers, steps
 from tests.experiments import small
 
 
@@ -142,3 +143,84 @@ def test_other_schedules_know_no_plateau():
     for _ in range(4):
         assert observe(state, 1.0) is state
     assert optimizers.plateau_scale(state) == 1
+
+
+# ---- Which optimizer, weight decay, and averaged parameters.
+
+
+@pytest.mark.parametrize(
+    "name,plain",
+    [
+        ("adam", optax.adam(0.1)),
+        ("adamw", optax.adamw(0.1, weight_decay=0)),
+        ("rmsprop", optax.rmsprop(0.1)),
+        ("sgd", optax.sgd(0.1, momentum=0.7)),
+        ("lion", optax.lion(0.1, weight_decay=0)),
+    ],
+)
+def test_optimizers_are_those_of_optax(name, plain):
+    config = train_config(
+        optimizer=name, momentum=0.7, learning_rate=0.1, clip_norm=None
+    )
+    ours, _ = optimizers.build(config, steps=10, steps_per_epoch=None)
+    params = {"kernel": jnp.arange(6.0).reshape(2, 3)}
+    states = [ours.init(params), plain.init(params)]
+    for step in range(3):
+        gradient = {"kernel": jnp.sin(params["kernel"] + step)}
+        found, states[0] = ours.update(gradient, states[0], params)
+        expected, states[1] = plain.update(gradient, states[1], params)
+        np.testing.assert_allclose(found["kernel"], expected["kernel"], rtol=1e-6)
+
+
+def decayed(**changes):
+    """The first update by a gradient of zero: what weight decay alone does."""
+    params = {
+        "layer": {"u_vectors": jnp.ones((2, 3)), "sigma_raw": jnp.ones(3)},
+        "skew": {"skew_entries": jnp.ones(3)},
+        "readout": {"kernel": jnp.ones((3, 1)), "bias": jnp.ones(1)},
+    }
+    config = train_config(learning_rate=0.1, weight_decay=0.5, **changes)
+    optimizer, _ = optimizers.build(config, steps=10, steps_per_epoch=None)
+    zero = jax.tree.map(jnp.zeros_like, params)
+    updates, _ = optimizer.update(zero, optimizer.init(params), params)
+    return jax.tree.map(lambda x: float(x.ravel()[0]), updates)
+
+
+@pytest.mark.parametrize("constrained", [False, True])
+@pytest.mark.parametrize(
+    "name,step",
+    [("adamw", -0.05), ("lion", -0.05), ("sgd", -0.05), ("adam", -0.1)],
+)
+def test_weight_decay_is_for_free_matrices_unless_asked(name, step, constrained):
+    # Adam makes steps of one size of a gradient, which the decay is part of.
+    found = decayed(optimizer=name, decay_constrained=constrained)
+    assert found["readout"]["kernel"] == pytest.approx(step, rel=1e-5)
+    assert found["readout"]["bias"] == 0
+    expected = pytest.approx(step if constrained else 0, rel=1e-5)
+    for name in ("u_vectors", "sigma_raw"):
+        assert found["layer"][name] == expected
+    assert found["skew"]["skew_entries"] == expected
+
+
+def test_averaged_parameters():
+    config = train_config(optimizer="sgd", momentum=0.0, clip_norm=None, ema=0.75)
+    optimizer, _ = optimizers.build(config, steps=10, steps_per_epoch=None)
+    averaged = optimizers.make_averaged(config)
+    state = steps.initial_state({"kernel": jnp.zeros((2, 2))}, {}, optimizer)
+    seen = []
+    for step in range(4):
+        gradient = {"kernel": jnp.full((2, 2), 1.0 + step)}
+        updates, opt_state = optimizer.update(gradient, state.opt_state, state.params)
+        params = optax.apply_updates(state.params, updates)
+        state = state._replace(params=params, opt_state=opt_state)
+        seen.append(np.asarray(params["kernel"]))
+        weights = 0.75 ** np.arange(step, -1, -1)
+        expected = np.tensordot(weights / weights.sum(), seen, 1)
+        np.testing.assert_allclose(averaged(state).params["kernel"], expected, 1e-5)
+    assert optimizers.make_averaged(train_config())(state) is state
+
+
+@pytest.mark.parametrize("name,value", [("optimizer", "adamax"), ("ema", 1.0)])
+def test_choices_that_cannot_be(name, value):
+    with pytest.raises(ValueError, match=f"^config.train.{name} must be .* got "):
+        optimizers.check(train_config(**{name: value}))

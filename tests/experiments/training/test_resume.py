@@ -34,9 +34,10 @@ class Killed(BaseException):
     """Stops a run in this process; nothing catches it."""
 
 
-def make_config():
+def make_config(**train):
     config = addition.get_config()
     config.update_from_flattened_dict(OVERRIDES)
+    config.train.update(train)
     return config
 
 
@@ -62,7 +63,7 @@ def uninterrupted(tmp_path_factory):
     return loop.train(make_config(), tmp_path_factory.mktemp("whole"))
 
 
-def run_until(workdir, step):
+def run_until(workdir, step, **train):
     """Trains in this process and stops when the batch of `step` is asked for."""
     original = task.Addition.train_batch
 
@@ -74,7 +75,7 @@ def run_until(workdir, step):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(task.Addition, "train_batch", train_batch)
         with pytest.raises(Killed):
-            loop.train(make_config(), workdir)
+            loop.train(make_config(**train), workdir)
 
 
 @pytest.fixture(scope="module")
@@ -109,6 +110,27 @@ def test_resume_equals_uninterrupted(workdir, uninterrupted):
     assert trained_steps(workdir)[:9] == [1, 7, 14, 21, 28, 35, 42, 49, 42]
     steps = sorted(int(p.name) for p in (workdir / "checkpoints").iterdir())
     assert steps == [100, 120]
+
+
+def test_averaged_parameters_resume(tmp_path, uninterrupted):
+    own = {"optimizer": "lion", "weight_decay": 0.1, "ema": 0.9}
+    whole = loop.train(make_config(**own), tmp_path / "whole")
+    run_until(tmp_path / "stopped", 50, **own)
+    assert same(loop.train(make_config(**own), tmp_path / "stopped"), whole)
+    assert not same(whole, uninterrupted)
+
+
+def test_the_last_validation_is_not_repeated(tmp_path, monkeypatch):
+    splits = []
+    evaluate = evaluation.evaluate
+
+    def counted(eval_step, task, state, split):
+        splits.append(split)
+        return evaluate(eval_step, task, state, split)
+
+    monkeypatch.setattr(evaluation, "evaluate", counted)
+    result = loop.train(make_config(steps=30, eval_every=30), tmp_path)
+    assert result["best"]["step"] == 30 and splits == ["valid", "test"]
 
 
 def test_a_damaged_checkpoint_is_passed_over(workdir, uninterrupted):

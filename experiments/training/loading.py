@@ -1,0 +1,55 @@
+"""From the workdir of a run to its model, while it goes on or after its end."""
+
+import pathlib
+from typing import Any, NamedTuple
+
+from flax import nnx
+
+from experiments.runs import files, identity
+from experiments.tasks import base
+from experiments.training import assembly, checkpoints, fields, optimizers
+from svdrnn import checks
+
+WHICH = ("best", "last")
+
+
+class Loaded(NamedTuple):
+    """A run's model, its task with the data, its config, and the model's step."""
+
+    model: Any
+    task: base.Task
+    config: Any
+    step: int
+
+
+def load(
+    workdir: str | pathlib.Path, which: str = "best", *, data_dir: str | None = None
+) -> Loaded:
+    """See `experiments.load`; nothing is written."""
+    checks.check_name("which", which, WHICH)
+    workdir = pathlib.Path(workdir).expanduser()
+    path = workdir / "config.json"
+    if not path.exists():
+        raise ValueError(f"workdir must hold a run, got {workdir}: no config.json")
+    config = identity.to_config(files.read_json(path), str(path))
+    if data_dir is not None:
+        config.data_dir = data_dir
+    fields.check(config)
+    parts = assembly.assemble(config)
+    found = None
+    if (workdir / "checkpoints").is_dir():
+        saved = checkpoints.Checkpoints(workdir / "checkpoints", read_only=True)
+        found = saved.restore(parts.state, parts.state.params)
+        saved.close()
+    if found is None:
+        raise ValueError(f"workdir must hold a checkpoint, got {workdir}: none yet")
+    state, params, record = found
+    step = int(state.step)
+    if which == "last":
+        params = optimizers.make_averaged(config.train)(state).params
+    elif record["best"] is None:
+        raise ValueError("which must be 'last' before a first validation, got 'best'")
+    else:
+        step = record["best"]["step"]
+    model = nnx.merge(parts.graph, params, state.rest)
+    return Loaded(model, parts.task, config, step)

@@ -1,0 +1,43 @@
+"""What a model answers on a whole split, beside what it should."""
+
+from typing import Any
+
+import jax
+import numpy as np
+from flax import nnx
+
+from experiments.tasks import base
+from experiments.training import evaluation, steps
+
+
+def predict(
+    model: Any, task: base.Task, split: str
+) -> tuple[dict[str, np.ndarray], dict[str, float]]:
+    """The task's `predictions` of a whole split, and its metrics.
+
+    Returns:
+      Arrays with an entry an example, or a token of a text, in the order of the split
+      and without padding; the metrics of the split, as a run's result has them.
+    """
+    graph, params, rest = nnx.split(model, nnx.Param, ...)  # type: ignore[misc]
+
+    def read(outputs: jax.Array, batch: base.Batch) -> Any:
+        return task.sums(outputs, batch), task.predictions(outputs, batch)
+
+    step = steps.make_eval_step(graph, task, read)
+    carry = model.initialize_carry(1) if task.stateful else None
+    sums, found = [], []
+    for batch, result in evaluation.go_through(step, task, split, params, rest, carry):
+        sums.append(result[0])
+        present = np.asarray(base.weights(batch)) > 0
+        found.append((present, jax.device_get(result[1])))
+    # Windows of streams follow each other in time, other batches example by example.
+    axis = found[0][0].ndim - 1
+    present = np.concatenate([each for each, _ in found], axis)
+    joined = {
+        name: np.concatenate([np.asarray(each[name]) for _, each in found], axis)[
+            present
+        ]
+        for name in found[0][1]
+    }
+    return joined, task.metrics(evaluation.total(sums))
