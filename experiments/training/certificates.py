@@ -75,11 +75,11 @@ def of_run(
 
 def text(values: dict[str, Any], workdir: str | pathlib.Path) -> str:
     """The certificate in a few lines."""
-    sure = 1 - values["delta"]
-    bound = f"error at most {values['bound']:.4f} with probability {sure:g}"
+    bound = f"{values['bound']:.4f} with probability {1 - values['delta']:g}"
     return "\n".join(
         [
-            f"{workdir}, step {values['step']}: {bound} over the {values['examples']:,} training examples",
+            f"{workdir}, step {values['step']}: error at most {bound} over the"
+            f" {values['examples']:,} training examples",
             f"  measured: training error {values['training_error']:.4f}, test error"
             f" {values['test_error']:.4f}",
             f"  ramp loss {values['ramp_loss']:.4f} at margin {values['gamma']:.3g};"
