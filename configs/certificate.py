@@ -3,7 +3,11 @@
     python -m experiments.run --config=configs/certificate.py --workdir=DIR
     python -m experiments.certify --workdir=DIR
 
-PLACEHOLDER
+28 steps of 28 pixels, 712 parameters: 22 s on two CPU cores shared with other work,
+test error 0.060, certificate 0.379. `:784`, a pixel a step, 670 parameters: 6 min, test
+error 0.215, certificate 0.610. `:random_labels`, 28 steps with labels that cannot be
+learned: test error 0.901, certificate 1. All with seed 0; what else was tried is in
+experiments/results/certificate/log.md.
 """
 
 from configs import common
@@ -28,6 +32,13 @@ def get_config(variant=None):
     config.model.init = "identity"
     config.train.epochs = 30
     config.train.learning_rate = 1e-2
+    if variant == "784":
+        config.model.hidden = 32
+        config.model.reflectors = 4
+        config.model.radius = 0.001
+        config.model.input_scale = 0.1  # the state sums up to 784 pixels
+        config.train.epochs = 10
+        config.train.learning_rate = 3e-3
     config.train.schedule = "cosine"
     config.train.eval_every = 429  # once an epoch
     config.train.checkpoint_every = 429
