@@ -6,6 +6,7 @@ kernel, whose other half is its parameters.
 """
 
 import dataclasses
+import functools
 import math
 from collections.abc import Callable, Mapping, Sequence
 
@@ -143,14 +144,25 @@ class Rule:
 
     def matrices(self, parameters: Mapping[str, jax.Array]) -> jax.Array:
         """All matrices of the kernel, (*lead, *stack_shape, n_out, n_in)."""
-        shape = self.layout.matrix_shape
         stack = len(self.lead(parameters)) + len(self.layout.stack_shape)
-        build = _over(lambda each: self.constraint.matrix(each, shape), stack)
-        return build(dict(parameters))
+        shape = self.layout.matrix_shape
+        return _build(self.constraint, shape, stack, dict(parameters))
 
     def kernel(self, parameters: Mapping[str, jax.Array]) -> jax.Array:
         """The kernel, (*lead, *shape)."""
         return self.layout.kernel(self.matrices(parameters))
+
+
+# Compiled also where nothing around it is: one program instead of a hundred small
+# ones, and one trace for all kernels of a shape.
+@functools.partial(jax.jit, static_argnums=(0, 1, 2))
+def _build(constraint, shape, stack, parameters):
+    return _over(lambda each: constraint.matrix(each, shape), stack)(parameters)
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _find(constraint, matrices):
+    return _over(constraint.parameters, matrices.ndim - 2)(matrices)
 
 
 def start(
@@ -195,7 +207,7 @@ def start(
         known = not isinstance(matrices, jax.core.Tracer)
         if known and not bool(jnp.all(jnp.isfinite(matrices))):
             raise ValueError("kernel must be finite, got NaN or infinite entries")
-        named = _over(constraint.parameters, len(stack))(matrices)
+        named = dict(_find(constraint, matrices))
     lead = len(stack) - len(layout.stack_shape)
     ranks = tuple((name, value.ndim - lead) for name, value in named.items())
     rule = Rule(constraint, layout, ranks)
