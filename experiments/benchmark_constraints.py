@@ -4,10 +4,10 @@
 
 One step is loss and gradient of all parameters, float32, compilation excluded, of a
 small transformer, a convolutional net and an LSTM. The contenders of a model run in
-turn, so that ratios hold where times do not: the unconstrained model, and the same with
-its kernels constrained (of the LSTM the recurrent one), each built where it is read (`as
-it is`) or once a call (`baked`). `--peers` adds the same models in PyTorch: plain, under
-`parametrizations.orthogonal`, and with `parametrize.cached()`.
+turn, so that ratios hold where times do not: the unconstrained model, and the same
+with its kernels constrained (of the LSTM the recurrent one), each built where it is
+read (`as it is`) or once a call (`baked`). `--peers` adds the same models in PyTorch:
+plain, under `parametrizations.orthogonal`, and with `parametrize.cached()`.
 """
 
 import dataclasses

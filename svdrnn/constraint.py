@@ -10,11 +10,12 @@ import abc
 import dataclasses
 import math
 from collections.abc import Mapping
-from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.typing import ArrayLike, DTypeLike
+from jaxtyping import Array, Float, Key
 
 from svdrnn import householder, initializers, skew, spectral
 from svdrnn.checks import check_finite, check_name
@@ -37,34 +38,41 @@ class Constraint(abc.ABC):
     methods see one matrix without leading axes; stacks of matrices are mapped over.
     """
 
-    # Names of the parameters that are kept beside the trained ones and never trained.
-    fixed: ClassVar[tuple[str, ...]] = ()
-    # Range of the singular values.
-    interval: ClassVar[tuple[float, float]] = (0.0, math.inf)
+    @property
+    def interval(self) -> tuple[float, float]:
+        """Range of the singular values."""
+        return 0.0, math.inf
+
+    @property
+    def fixed(self) -> tuple[str, ...]:
+        """Names of parameters that are kept beside the trained ones, untrained."""
+        return ()
 
     @abc.abstractmethod
     def matrix(
-        self, parameters: Mapping[str, jax.Array], shape: tuple[int, int]
-    ) -> jax.Array:
+        self, parameters: Mapping[str, Array], shape: tuple[int, int]
+    ) -> Float[Array, "n_out n_in"]:
         """W (n_out, n_in) from its parameters, whatever their values."""
 
     @abc.abstractmethod
-    def parameters(self, w: jax.Array) -> dict[str, jax.Array]:
+    def parameters(self, w: Float[Array, "n_out n_in"]) -> dict[str, Array]:
         """Parameters of w where it is allowed, and else of an allowed matrix near it.
 
         Has to work on traced arrays, so its answer may not depend on values by `if`.
         """
 
-    def random(self, key: jax.Array, shape: tuple[int, int], dtype) -> dict:
+    def random(
+        self, key: Key[Array, ""], shape: tuple[int, int], dtype: DTypeLike
+    ) -> dict[str, Array]:
         """Parameters of a random matrix: here of the one near a LeCun normal W."""
         draw = jax.nn.initializers.lecun_normal(in_axis=1, out_axis=0)
         return self.parameters(draw(key, shape, dtype))
 
-    def identity(self, shape: tuple[int, int], dtype) -> dict:
+    def identity(self, shape: tuple[int, int], dtype: DTypeLike) -> dict[str, Array]:
         """Parameters of the matrix near the one with ones on its diagonal."""
         return self.parameters(jnp.eye(*shape, dtype=dtype))
 
-    def violation(self, w: np.ndarray) -> float:
+    def violation(self, w: ArrayLike) -> float:
         """How far w (n_out, n_in) is from allowed: here its worst singular value."""
         low, high = self.interval
         sigma = np.linalg.svd(np.asarray(w, np.float64), compute_uv=False)
@@ -76,19 +84,21 @@ class Constraint(abc.ABC):
         return None
 
 
-def largest_violation(constraint: Constraint, matrices) -> float:
+def largest_violation(constraint: Constraint, matrices: ArrayLike) -> float:
     """The largest violation of a stack of matrices (..., n_out, n_in).
 
     Measured by numpy in float64, on the matrices themselves and not on parameters.
     """
-    matrices = np.asarray(matrices, np.float64)
-    if not np.all(np.isfinite(matrices)):
+    stack = np.asarray(matrices, np.float64)
+    if not np.all(np.isfinite(stack)):
         return math.inf
-    each = matrices.reshape(-1, *matrices.shape[-2:])
-    return max((constraint.violation(w) for w in each), default=0.0)
+    each = stack.reshape(-1, *stack.shape[-2:])
+    return max((float(constraint.violation(w)) for w in each), default=0.0)
 
 
-def _no_zero_pairs(u_vectors, v_vectors):
+def _no_zero_pairs(
+    u_vectors: Float[Array, "m1 n_out"], v_vectors: Float[Array, "m2 n_in"]
+) -> tuple[Float[Array, "m1 n_out"], Float[Array, "m2 n_in"]]:
     """Rows that are zero in U and in V at once, as e_k in both.
 
     A zero row is the identity and has no gradient. e_k changes the sign of coordinate
@@ -137,7 +147,8 @@ class Spectral(Constraint):
       ValueError: for a radius or center out of range, or both 0; where a matrix is
         asked for, for reflectors that do not fit it.
 
-    Source: Zhang, Lei and Dhillon (2018); SPEC section 1.
+    Source: Zhang, Lei and Dhillon, "Stabilizing Gradients for Deep Neural Networks via
+    Efficient SVD Parameterization", 2018.
     """
 
     radius: float
@@ -249,7 +260,7 @@ class SpectralNorm(Spectral):
       ValueError: for an `at_most` out of range.
     """
 
-    def __init__(self, at_most: float, reflectors=None):
+    def __init__(self, at_most: float, reflectors: int | tuple[int, int] | None = None):
         half = check_finite("at_most", at_most, above=0) / 2
         super().__init__(radius=half, center=half, reflectors=reflectors)
 
@@ -291,10 +302,13 @@ class Orthogonal(Constraint):
 
     map: str = "householder"
 
-    interval = (1.0, 1.0)
-
     def __post_init__(self):
         check_name("map", self.map, ("householder", *skew.MAPS))
+
+    @property
+    def interval(self) -> tuple[float, float]:
+        """[1, 1]."""
+        return 1.0, 1.0
 
     @property
     def fixed(self) -> tuple[str, ...]:
@@ -338,7 +352,7 @@ class Orthogonal(Constraint):
         }
 
 
-def _first_columns(vectors):
+def _first_columns(vectors: Float[Array, "p n"]) -> Float[Array, "n p"]:
     """The first p columns (n, p) of the product of reflectors (p, n)."""
     p, n = vectors.shape
     if p == n:

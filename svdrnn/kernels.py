@@ -6,7 +6,7 @@ checkpoints need not know.
 """
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 import jax
@@ -14,6 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 from flax.nnx import reprlib
+from jax.typing import ArrayLike
 
 from svdrnn.constraint import Constraint, largest_violation
 from svdrnn.layouts import Layout, Rule, layout, start
@@ -138,7 +139,7 @@ def _operator(name: str) -> Callable:
 for _name in ("add", "sub", "mul", "truediv", "pow", "matmul"):
     setattr(Kernel, f"__{_name}__", _operator(f"__{_name}__"))
     setattr(Kernel, f"__r{_name}__", _operator(f"__r{_name}__"))
-Kernel.__neg__ = _operator("__neg__")
+setattr(Kernel, "__neg__", _operator("__neg__"))  # noqa: B010
 
 
 # --- how layers are read ------------------------------------------------------------
@@ -192,7 +193,7 @@ def _conv_transpose(layer):
     return k + 2, (i,), (*range(k), o), 1
 
 
-_KERNELS = {
+_KERNELS: dict[type, tuple[str | None, Callable | None]] = {
     nnx.Linear: ("kernel", _matrix),
     nnx.LinearGeneral: ("kernel", _linear_general),
     nnx.Einsum: ("kernel", _einsum),
@@ -225,12 +226,12 @@ class _Reference(NamedTuple):
         if isinstance(owner, nnx.Pytree):
             setattr(owner, str(key), value)
         elif isinstance(owner, (list, dict)):
-            owner[key] = value
+            owner[key] = value  # type: ignore[index]
         else:
             raise ValueError(f"{self.path} must be in a module, list or dict to change")
 
 
-def _children(node) -> list[tuple[str | int, Any]]:
+def _children(node: Any) -> list[tuple[str | int, Any]]:
     if isinstance(node, nnx.List):
         return list(enumerate(node))
     if isinstance(node, nnx.Pytree):
@@ -242,7 +243,9 @@ def _children(node) -> list[tuple[str | int, Any]]:
     return list(enumerate(node)) if isinstance(node, (list, tuple)) else []
 
 
-def _references(node, parts=(), owners=()) -> Iterator[_Reference]:
+def _references(
+    node: Any, parts: tuple = (), owners: tuple = ()
+) -> Iterator[_Reference]:
     """Every place, shared ones as often as they are reached."""
     if any(node is owner for owner in owners):
         return  # a cycle
@@ -253,7 +256,7 @@ def _references(node, parts=(), owners=()) -> Iterator[_Reference]:
             yield from _references(child, (*parts, key), (*owners, node))
 
 
-def _read(reference: _Reference, axes, blocks) -> Layout | str:
+def _read(reference: _Reference, axes: Any, blocks: int | None) -> Layout | str:
     """The layout of a parameter, or why it has none.
 
     Raises:
@@ -265,10 +268,12 @@ def _read(reference: _Reference, axes, blocks) -> Layout | str:
         return "a scalar" if not shape else "a vector"
     if not jnp.issubdtype(variable.dtype, jnp.floating):
         return f"numbers of dtype {variable.dtype}"
-    kind = next((k for k in _KERNELS if isinstance(owner, k)), None)
-    key, reading = _KERNELS.get(kind, (name, None))
-    if name != key:
-        return f"not the kernel of a {kind.__name__}"
+    reading = None
+    for kind, (key, how) in _KERNELS.items():
+        if isinstance(owner, kind):
+            if name != key:
+                return f"not the kernel of a {kind.__name__}"
+            reading = how
     if axes is not None:
         return layout(shape, axes, 1 if blocks is None else blocks)
     found = reading(owner) if reading else None
@@ -279,10 +284,9 @@ def _read(reference: _Reference, axes, blocks) -> Layout | str:
         )
     rank, inputs, outputs, parts = found
     lead = len(shape) - rank
-    sides = tuple(tuple(lead + i for i in side) for side in (inputs, outputs))
-    if blocks is None:
-        blocks = parts * _gates(reference)
-    return layout(shape, sides, blocks)
+    sides = [[lead + i for i in side] for side in (inputs, outputs)]
+    own = parts * _gates(reference)
+    return layout(shape, sides, own if blocks is None else blocks)
 
 
 def _gates(reference: _Reference) -> int:
@@ -295,7 +299,7 @@ def _gates(reference: _Reference) -> int:
 # --- which places are meant ---------------------------------------------------------
 
 
-def _matcher(where) -> Callable[[_Reference], bool]:
+def _matcher(where: Any) -> Callable[[_Reference], bool]:
     """A predicate of places from what users may say."""
     if isinstance(where, str):
         return lambda r: glob(where.split("/"), r.parts)
@@ -324,7 +328,7 @@ def _matcher(where) -> Callable[[_Reference], bool]:
     return matches
 
 
-def _matching(model, where, kind) -> list[_Reference]:
+def _matching(model: nnx.Module, where: Any, kind: Any) -> list[_Reference]:
     """Places of that kind that `where` matches; ValueError where it matches none."""
     everything = [r for r in _references(model) if isinstance(r.child, kind)]
     matches = _matcher(where)
@@ -343,7 +347,7 @@ class Paths(tuple):
 
     skipped: dict[str, str]
 
-    def __new__(cls, paths, skipped):
+    def __new__(cls, paths: Iterable[str], skipped: dict[str, str]):
         """The paths, and {path: why not}."""
         self = super().__new__(cls, paths)
         self.skipped = skipped
@@ -365,9 +369,9 @@ def _listed(skipped: dict[str, str]) -> str:
 def constrain(
     model: nnx.Module,
     constraint: Constraint,
-    where="**",
+    where: Any = "**",
     *,
-    axes=None,
+    axes: Any = None,
     blocks: int | None = None,
     init: str = "project",
     rngs: nnx.Rngs | None = None,
@@ -408,34 +412,9 @@ def constrain(
     """
     if not isinstance(constraint, Constraint):
         raise ValueError(f"constraint must be a svdrnn.Constraint, got {constraint!r}")
-    layouts, skipped = {}, {}
-    for reference in _matching(model, where, (nnx.Param, Kernel)):
-        if isinstance(reference.child, Kernel):
-            raise ValueError(
-                f"where must match no constrained kernel, got {where!r}, which matches "
-                f"{reference.path} under {reference.child.rule.constraint}"
-            )
-        read = _read(reference, axes, blocks)
-        if isinstance(read, str):
-            skipped[reference.path] = read
-            continue
-        path, other = layouts.setdefault(id(reference.child), (reference.path, read))
-        if other != read:
-            raise ValueError(
-                f"axes must be given for a kernel read in two ways, as {path} and as "
-                f"{reference.path}"
-            )
-    if not layouts:
-        raise ValueError(
-            f"where must match a kernel, got {where!r}, which matches "
-            f"{_listed(skipped)}"
-        )
-    shared = [r for r in _references(model) if id(r.child) in layouts]
-    kernels = {}
-    for reference in shared:
-        if id(reference.child) in kernels:
-            continue
-        variable, (path, read) = reference.child, layouts[id(reference.child)]
+    layouts, skipped = _layouts(model, where, axes, blocks)
+    kernels: dict[int, Kernel] = {}
+    for variable, path, read in layouts.values():
         key = None if rngs is None else rngs.params()
         try:
             matrices = read.matrices(variable[...])
@@ -443,12 +422,49 @@ def constrain(
         except ValueError as error:
             raise ValueError(f"{error} ({path})") from None
         kernels[id(variable)] = Kernel(rule, named, variable)
-    for reference in shared:
-        reference.set(kernels[id(reference.child)])
-    return Paths((r.path for r in shared), skipped)
+    return Paths(_replace(model, kernels), skipped)
 
 
-def unconstrain(model: nnx.Module, where="**") -> Paths:
+def _layouts(
+    model: nnx.Module, where: Any, axes: Any, blocks: int | None
+) -> tuple[dict[int, tuple[nnx.Variable, str, Layout]], dict[str, str]]:
+    """(variable, first path, layout) by identity; what has no layout, and why."""
+    layouts: dict[int, tuple[nnx.Variable, str, Layout]] = {}
+    skipped = {}
+    for reference in _matching(model, where, (nnx.Param, Kernel)):
+        child = reference.child
+        if isinstance(child, Kernel):
+            raise ValueError(
+                f"where must match no constrained kernel, got {where!r}, which matches "
+                f"{reference.path} under {child.rule.constraint}"
+            )
+        read = _read(reference, axes, blocks)
+        if isinstance(read, str):
+            skipped[reference.path] = read
+            continue
+        found = layouts.setdefault(id(child), (child, reference.path, read))
+        if found[2] != read:
+            raise ValueError(
+                f"axes must be given for a kernel read in two ways, as {found[1]} and "
+                f"as {reference.path}"
+            )
+    if not layouts:
+        raise ValueError(
+            f"where must match a kernel, got {where!r}, which matches "
+            f"{_listed(skipped)}"
+        )
+    return layouts, skipped
+
+
+def _replace(model: nnx.Module, others: Mapping[int, Any]) -> list[str]:
+    """Puts others in the places of what is there, by identity; the paths changed."""
+    places = [r for r in _references(model) if id(r.child) in others]
+    for reference in places:
+        reference.set(others[id(reference.child)])
+    return [reference.path for reference in places]
+
+
+def unconstrain(model: nnx.Module, where: Any = "**") -> Paths:
     """Puts plain parameters back, with the matrices of now, in place.
 
     Args:
@@ -461,13 +477,9 @@ def unconstrain(model: nnx.Module, where="**") -> Paths:
     Raises:
       ValueError: where no constrained kernel matches.
     """
-    chosen = {id(r.child) for r in _matching(model, where, Kernel)}
-    places = [r for r in _references(model) if id(r.child) in chosen]
-    plain = {id(r.child): r.child for r in places}
-    plain = {key: kernel.plain() for key, kernel in plain.items()}
-    for reference in places:
-        reference.set(plain[id(reference.child)])
-    return Paths((r.path for r in places), {})
+    kernels = {id(r.child): r.child for r in _matching(model, where, Kernel)}
+    plain = {key: kernel.plain() for key, kernel in kernels.items()}
+    return Paths(_replace(model, plain), {})
 
 
 def bake(model: nnx.Module) -> nnx.Module:
@@ -494,7 +506,7 @@ def bake(model: nnx.Module) -> nnx.Module:
     return baked if traced else nnx.clone(baked, arrays=True)
 
 
-def set_matrix(kernel: Kernel, w, *, init: str = "strict") -> None:
+def set_matrix(kernel: Kernel, w: ArrayLike, *, init: str = "strict") -> None:
     """Gives a constrained kernel another matrix, in place.
 
     Args:
@@ -574,8 +586,8 @@ def constraints(model: nnx.Module) -> Reports:
 
     Cost: the singular values of every kernel in float64, by numpy.
     """
-    kernels = {}
+    kernels: dict[int, tuple[str, Kernel]] = {}
     for reference in _references(model):
         if isinstance(reference.child, Kernel):
-            kernels.setdefault(id(reference.child), reference)
-    return Reports(report(r.path, r.child) for r in kernels.values())
+            kernels.setdefault(id(reference.child), (reference.path, reference.child))
+    return Reports(report(*each) for each in kernels.values())

@@ -9,10 +9,12 @@ import dataclasses
 import functools
 import math
 from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Array, Float
 
 from svdrnn.checks import check_floating, check_integer, check_name
 from svdrnn.constraint import INITS, Constraint, largest_violation
@@ -54,14 +56,18 @@ class Layout:
         n_out = math.prod(self.shape[i] for i in self.outputs)
         return n_out // self.blocks, math.prod(self.shape[i] for i in self.inputs)
 
-    def matrices(self, kernel: jax.Array) -> jax.Array:
+    def matrices(
+        self, kernel: Float[Array, "*kernel"]
+    ) -> Float[Array, "*stack n_out n_in"]:
         """(*lead, *shape) -> (*lead, *stack_shape, n_out, n_in)."""
         lead = kernel.ndim - len(self.shape)
         order = self.stack + self.outputs + self.inputs
         moved = jnp.transpose(kernel, (*range(lead), *(lead + i for i in order)))
         return moved.reshape(kernel.shape[:lead] + self.stack_shape + self.matrix_shape)
 
-    def kernel(self, matrices: jax.Array) -> jax.Array:
+    def kernel(
+        self, matrices: Float[Array, "*stack n_out n_in"]
+    ) -> Float[Array, "*kernel"]:
         """The inverse of `matrices`."""
         lead = matrices.ndim - len(self.stack_shape) - 2
         order = self.stack + self.outputs + self.inputs
@@ -73,12 +79,18 @@ class Layout:
 
 def layout(
     shape: Sequence[int],
-    axes: tuple[Sequence[int] | int, Sequence[int] | int],
+    axes: Any,
     blocks: int = 1,
 ) -> Layout:
-    """The layout of a kernel by its (input axes, output axes).
+    """The layout of a kernel by its axes.
 
-    Leading axes that are neither count whole kernels and are left out of the layout.
+    Leading axes that are neither inputs nor outputs count whole kernels and are left
+    out of the layout.
+
+    Args:
+      shape: of the kernel.
+      axes: (input axes, output axes), each a number or several.
+      blocks: see `Layout`.
 
     Raises:
       ValueError: for axes that are out of range, named twice or missing on a side;
@@ -136,19 +148,21 @@ class Rule:
     layout: Layout
     ranks: tuple[tuple[str, int], ...]
 
-    def lead(self, parameters: Mapping[str, jax.Array]) -> tuple[int, ...]:
+    def lead(self, parameters: Mapping[str, Any]) -> tuple[int, ...]:
         """Shape of the axes that count whole kernels."""
         name, rank = self.ranks[0]
         shape = parameters[name].shape
         return shape[: len(shape) - rank]
 
-    def matrices(self, parameters: Mapping[str, jax.Array]) -> jax.Array:
+    def matrices(
+        self, parameters: Mapping[str, Array]
+    ) -> Float[Array, "*stack n_out n_in"]:
         """All matrices of the kernel, (*lead, *stack_shape, n_out, n_in)."""
         stack = len(self.lead(parameters)) + len(self.layout.stack_shape)
         shape = self.layout.matrix_shape
         return _build(self.constraint, shape, stack, dict(parameters))
 
-    def kernel(self, parameters: Mapping[str, jax.Array]) -> jax.Array:
+    def kernel(self, parameters: Mapping[str, Array]) -> Float[Array, "*kernel"]:
         """The kernel, (*lead, *shape)."""
         return self.layout.kernel(self.matrices(parameters))
 
@@ -168,11 +182,11 @@ def _find(constraint, matrices):
 def start(
     constraint: Constraint,
     layout: Layout,
-    matrices: jax.Array,
+    matrices: Float[Array, "*stack n_out n_in"],
     *,
     init: str,
     key: jax.Array | None = None,
-) -> tuple[Rule, dict[str, jax.Array]]:
+) -> tuple[Rule, dict[str, Array]]:
     """The rule of a kernel and its first parameters.
 
     Args:
@@ -191,11 +205,20 @@ def start(
     """
     check_name("init", init, INITS)
     check_floating("kernel", matrices)
+    try:
+        hash(constraint)
+    except TypeError:
+        raise ValueError(
+            f"constraint must be hashable, as a frozen dataclass is, got {constraint!r}"
+        ) from None
     shape, dtype = layout.matrix_shape, matrices.dtype
     stack = matrices.shape[:-2]
     if init == "random":
         if key is None:
-            raise ValueError("rngs must be given with init 'random', got None")
+            raise ValueError(
+                "init must be project, strict or identity without a source of random "
+                "numbers (rngs or key), got 'random'"
+            )
         keys = jax.random.split(key, stack)
         named = _over(lambda k: constraint.random(k, shape, dtype), len(stack))(keys)
     elif init == "identity":
@@ -216,7 +239,7 @@ def start(
     return rule, named
 
 
-def _check_unchanged(rule, matrices, named):
+def _check_unchanged(rule: Rule, matrices: Array, named: dict[str, Array]) -> None:
     given = np.asarray(matrices, np.float64)
     change = np.max(np.abs(np.asarray(rule.matrices(named), np.float64) - given))
     size = max(1.0, float(np.max(np.abs(given))))

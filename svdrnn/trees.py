@@ -6,7 +6,9 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Array
 
 from svdrnn.constraint import Constraint
 from svdrnn.layouts import Rule, layout, start
@@ -40,7 +42,7 @@ class Dense:
       rules: for each leaf (path, rule) or None.
     """
 
-    fixed: tuple[dict[str, jax.Array], ...]
+    fixed: tuple[dict[str, Array], ...]
     treedef: Any = dataclasses.field(metadata={"static": True})
     rules: tuple[tuple[str, Rule] | None, ...] = dataclasses.field(
         metadata={"static": True}
@@ -51,7 +53,7 @@ class Dense:
         """Leaves under the constraint."""
         return tuple(rule[0] for rule in self.rules if rule is not None)
 
-    def __call__(self, raw):
+    def __call__(self, raw: Any) -> Any:
         """The tree of parameters, each constrained leaf built from its own."""
         leaves = self.treedef.flatten_up_to(raw)
         built = [
@@ -61,20 +63,26 @@ class Dense:
         return self.treedef.unflatten(built)
 
 
-def _path(keys) -> str:
+def _path(keys: Any) -> str:
     return jax.tree_util.keystr(keys, simple=True, separator="/")
 
 
+def _matches(where: str | Callable[[str, Any], bool], path: str, leaf: Any) -> bool:
+    if isinstance(where, str):
+        return glob(where.split("/"), path.split("/"))
+    return bool(where(path, leaf))
+
+
 def constrain_tree(
-    params,
+    params: Any,
     where: str | Callable[[str, Any], bool],
     constraint: Constraint,
     *,
-    axes=None,
+    axes: Any = None,
     blocks: int = 1,
     init: str = "project",
     key: jax.Array | None = None,
-):
+) -> tuple[Any, Dense]:
     """Free parameters for leaves of a tree that are to stay under a constraint.
 
     Train `raw`, with the loss taken at `dense(raw)`:
@@ -103,16 +111,14 @@ def constrain_tree(
     """
     if not isinstance(constraint, Constraint):
         raise ValueError(f"constraint must be a svdrnn.Constraint, got {constraint!r}")
-    matches = where
-    if isinstance(where, str):
-        pattern = where.split("/")
-        matches = lambda path, leaf: glob(pattern, path.split("/"))  # noqa: E731
-    with_paths, treedef = jax.tree_util.tree_flatten_with_path(params)
-    raw, fixed, rules = [], [], []
+    with_paths, structure = jax.tree_util.tree_flatten_with_path(params)
+    treedef: Any = structure
+    raw: list[Any] = []
+    fixed: list[dict[str, Array]] = []
+    rules: list[tuple[str, Rule] | None] = []
     for keys, leaf in with_paths:
         path = _path(keys)
-        match = matches(path, leaf)
-        if not match or np.ndim(leaf) < 2:
+        if not _matches(where, path, leaf) or np.ndim(leaf) < 2:
             raw.append(leaf)
             fixed.append({})
             rules.append(None)
@@ -124,7 +130,8 @@ def constrain_tree(
             )
         read = layout(leaf.shape, ((0,), (1,)) if axes is None else axes, blocks)
         own = None if key is None else jax.random.fold_in(key, len(raw))
-        rule, named = start(constraint, read, read.matrices(leaf), init=init, key=own)
+        matrices = read.matrices(jnp.asarray(leaf))
+        rule, named = start(constraint, read, matrices, init=init, key=own)
         fixed.append({name: named.pop(name) for name in constraint.fixed})
         raw.append(named)
         rules.append((path, rule))

@@ -11,6 +11,16 @@ import svdrnn
 from svdrnn import constraint, layouts
 from tests.helpers import reflector_product, svd_matrix
 
+
+@pytest.fixture(autouse=True, scope="module")
+def quick_compilation():
+    name = "jax_disable_most_optimizations"
+    before = jax.config.read(name)
+    jax.config.update(name, True)
+    yield
+    jax.config.update(name, before)
+
+
 SHAPES = [(4, 4), (3, 5), (4, 1)]
 NEGATIVE = svdrnn.Spectral(radius=0.3, center=-1.0)
 CASES = [
@@ -105,8 +115,9 @@ def test_the_identity_can_move(x64, case, start):
     moving = [k for k in gradient if k not in case.fixed]
     if case == NEGATIVE and start == "eye":
         # I = -U V^T with U or V the identity, whatever the signs: the other moves.
-        moving = [k for k in moving if np.any(np.asarray(p[k]))]
-        assert set(moving) > {"sigma_raw"}
+        stuck = [k for k in moving if k != "sigma_raw" and not np.any(p[k])]
+        assert len(stuck) == 1
+        moving.remove(*stuck)
     for name in moving:
         assert np.max(np.abs(gradient[name])) > 1e-3, name
         if name.endswith("vectors"):  # The last row turns nothing.
@@ -311,7 +322,7 @@ def test_tree_errors():
         svdrnn.constrain_tree(params, "b", svdrnn.Spectral(0.1))
     with pytest.raises(ValueError, match="constraint must be a svdrnn.Constraint"):
         svdrnn.constrain_tree(params, "w", 0.1)
-    with pytest.raises(ValueError, match="must be given with init 'random', got None"):
+    with pytest.raises(ValueError, match="without a source of random"):
         svdrnn.constrain_tree(params, "w", svdrnn.Spectral(0.1), init="random")
     with pytest.raises(ValueError, match="init must be one of project"):
         svdrnn.constrain_tree(params, "w", svdrnn.Spectral(0.1), init="zeros")
