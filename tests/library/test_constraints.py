@@ -124,7 +124,7 @@ def test_the_identity_can_move(x64, case, start):
             assert np.min(np.linalg.norm(gradient[name], axis=1)[:-1]) > 1e-3, name
 
 
-def test_identity_is_the_nearest_multiple():
+def test_identity_is_the_nearest_multiple(x64):
     eye = np.eye(3, 5)
     for case, factor in [
         (svdrnn.Spectral(radius=0.2), 1.0),
@@ -135,8 +135,8 @@ def test_identity_is_the_nearest_multiple():
         (svdrnn.Orthogonal(), 1.0),
         (svdrnn.Orthogonal("cayley"), 1.0),
     ]:
-        w = case.matrix(case.identity((3, 5), jnp.float32), (3, 5))
-        np.testing.assert_allclose(w, factor * eye, atol=1e-6, err_msg=str(case))
+        w = case.matrix(case.identity((3, 5), jnp.float64), (3, 5))
+        np.testing.assert_allclose(w, factor * eye, atol=1e-10, err_msg=str(case))
 
 
 @pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float16])
@@ -150,16 +150,12 @@ def test_narrow_dtypes(dtype):
         assert case.violation(built) < 0.03
 
 
-def test_traced_starts():
-    w = jnp.asarray(random_matrix((3, 4)), jnp.float32)
-    for case in CASES:
-        plain = case.matrix(case.parameters(w), (3, 4))
-
-        def start(w, case=case):
-            return case.matrix(case.parameters(w), (3, 4))
-
-        np.testing.assert_allclose(jax.jit(start)(w), plain, atol=1e-5)
-        np.testing.assert_allclose(jax.vmap(start)(w[None])[0], plain, atol=1e-5)
+@pytest.mark.parametrize("case", [CASES[0], CASES[-1]], ids=str)
+def test_traced_starts(x64, case):
+    w = jnp.asarray(random_matrix((3, 5)))
+    plain = case.matrix(case.parameters(w), (3, 5))
+    start = jax.vmap(lambda w: case.matrix(case.parameters(w), (3, 5)))
+    np.testing.assert_allclose(jax.jit(start)(w[None])[0], plain, atol=1e-10)
 
 
 def test_constraints_are_values():
@@ -270,7 +266,7 @@ def test_tree_of_linen_parameters(x64):
     class Net(linen.Module):
         @linen.compact
         def __call__(self, x):
-            x = jnp.tanh(linen.Dense(6, param_dtype=jnp.float64)(x))
+            x = jnp.tanh(linen.Dense(3, param_dtype=jnp.float64)(x))
             return linen.Dense(3, param_dtype=jnp.float64)(x)
 
     net, x = Net(), jnp.asarray(random_matrix((5, 4)))
