@@ -18,8 +18,9 @@ from jax.typing import ArrayLike, DTypeLike
 from jaxtyping import Array, Float, Key
 
 from svdrnn import householder, initializers, skew, spectral
+from svdrnn._types import Number
 from svdrnn.checks import check_finite, check_name
-from svdrnn.matrices import reflector_counts
+from svdrnn.matrices import Reflectors, reflector_counts
 
 INITS = ("project", "strict", "random", "identity")
 
@@ -140,6 +141,8 @@ class Spectral(Constraint):
       center: sigma*.
       reflectors: a number, a pair (m1, m2), or None for as many as reach every matrix;
         see `reflector_counts`. Fewer cannot start from a matrix.
+      custom_backward: False allows forward mode (`jax.jvp`), as for
+        `householder.orthogonal_matrix`.
 
     Cost: that of `spectral.materialize`.
 
@@ -151,9 +154,10 @@ class Spectral(Constraint):
     Efficient SVD Parameterization", 2018.
     """
 
-    radius: float
-    center: float = 1.0
-    reflectors: int | tuple[int, int] | None = None
+    radius: Number
+    center: Number = 1.0
+    reflectors: Reflectors = None
+    custom_backward: bool = dataclasses.field(default=True, repr=False, kw_only=True)
 
     def __post_init__(self):
         radius = check_finite("radius", self.radius, least=0)
@@ -168,8 +172,8 @@ class Spectral(Constraint):
     @property
     def interval(self) -> tuple[float, float]:
         """[max(0, |center| - radius), |center| + radius]."""
-        size = abs(self.center)
-        return max(0.0, size - self.radius), size + self.radius
+        radius, size = float(self.radius), abs(float(self.center))
+        return max(0.0, size - radius), size + radius
 
     def reflectors_of(self, shape):
         """(m1, m2)."""
@@ -184,7 +188,9 @@ class Spectral(Constraint):
             sigma = spectral.bounded_singular_values(
                 parameters["sigma_raw"], radius=self.radius, center=self.center
             )
-        return spectral.materialize(spectral.SVD(u, v, sigma))
+        return spectral.materialize(
+            spectral.SVD(u, v, sigma), custom_backward=self.custom_backward
+        )
 
     def parameters(self, w):
         """Of w with its singular values moved into the interval."""
@@ -254,15 +260,21 @@ class SpectralNorm(Spectral):
 
     Args:
       at_most: c > 0.
-      reflectors: see `Spectral`.
+      reflectors, custom_backward: see `Spectral`.
 
     Raises:
       ValueError: for an `at_most` out of range.
     """
 
-    def __init__(self, at_most: float, reflectors: int | tuple[int, int] | None = None):
+    def __init__(
+        self,
+        at_most: Number,
+        reflectors: Reflectors = None,
+        *,
+        custom_backward: bool = True,
+    ):
         half = check_finite("at_most", at_most, above=0) / 2
-        super().__init__(radius=half, center=half, reflectors=reflectors)
+        super().__init__(half, half, reflectors, custom_backward=custom_backward)
 
     def __repr__(self):
         at_most = 2 * self.radius
@@ -290,6 +302,7 @@ class Orthogonal(Constraint):
 
     Args:
       map: `"householder"`, `"exponential"` or `"cayley"`.
+      custom_backward: see `Spectral`; of householder only.
 
     Cost: householder 4 p^2 n flops or so; the maps n^3, also where p is small.
 
@@ -301,6 +314,7 @@ class Orthogonal(Constraint):
     """
 
     map: str = "householder"
+    custom_backward: bool = dataclasses.field(default=True, repr=False, kw_only=True)
 
     def __post_init__(self):
         check_name("map", self.map, ("householder", *skew.MAPS))
@@ -326,7 +340,7 @@ class Orthogonal(Constraint):
         """W (n_out, n_in) with W^T W = I or W W^T = I."""
         p = min(shape)
         if self.map == "householder":
-            tall = -_first_columns(parameters["vectors"])
+            tall = -_first_columns(parameters["vectors"], self.custom_backward)
         else:
             base, entries = parameters["base"], parameters["skew_entries"]
             n = base.shape[0]
@@ -352,10 +366,12 @@ class Orthogonal(Constraint):
         }
 
 
-def _first_columns(vectors: Float[Array, "p n"]) -> Float[Array, "n p"]:
+def _first_columns(
+    vectors: Float[Array, "p n"], custom_backward: bool
+) -> Float[Array, "n p"]:
     """The first p columns (n, p) of the product of reflectors (p, n)."""
     p, n = vectors.shape
     if p == n:
-        return householder.orthogonal_matrix(vectors)
+        return householder.orthogonal_matrix(vectors, custom_backward=custom_backward)
     eye = jnp.eye(p, n, dtype=vectors.dtype)
     return householder.apply_reflectors(vectors, eye).T

@@ -16,10 +16,10 @@ from flax import nnx
 from flax.nnx import reprlib
 from jax.typing import ArrayLike
 
+from svdrnn.cells import TransitionCell
 from svdrnn.constraint import Constraint, largest_violation
 from svdrnn.layouts import Layout, Rule, layout, start
 from svdrnn.matrices import DenseMatrix, OrthogonalMatrix, SpectralMatrix
-from svdrnn.rnn import TransitionCell
 from svdrnn.trees import glob
 
 
@@ -32,7 +32,8 @@ class Kernel(nnx.Module):
 
     It answers `[...]`, `shape`, `dtype`, `ndim`, `__jax_array__` and arithmetic as the
     array would. Made by `constrain`; its parameters are of the variable type of what it
-    replaces, under the names that the constraint gives them.
+    replaces, under the names that the constraint gives them; what the constraint keeps
+    fixed is a `Fixed` variable.
     """
 
     def __init__(self, rule: Rule, parameters: dict, replaced: nnx.Variable):
@@ -529,8 +530,7 @@ def set_matrix(kernel: Kernel, w: ArrayLike, *, init: str = "strict") -> None:
     w = jnp.asarray(w, kernel.dtype)
     _, named = start(rule.constraint, rule.layout, w, init=init)
     for name, value in named.items():
-        variable = getattr(kernel, name)
-        variable[...] = value.astype(variable.dtype)
+        getattr(kernel, name)[...] = value
 
 
 class Report(NamedTuple):

@@ -165,6 +165,7 @@ def singular_values(path, kernel):
     return np.concatenate([np.linalg.svd(w, compute_uv=False) for w in matrices])
 
 
+@pytest.mark.slow
 def test_the_kernels_by_hand(x64):
     before = nnx.clone(made()[0])
     zoo, paths = constrained()
@@ -188,6 +189,7 @@ def test_the_kernels_by_hand(x64):
             )
 
 
+@pytest.mark.slow
 def test_layers_compute_with_the_kernel(x64):
     zoo, paths = constrained()
     plain = nnx.clone(made()[0])
@@ -198,9 +200,10 @@ def test_layers_compute_with_the_kernel(x64):
     np.testing.assert_allclose(call(svdrnn.bake(zoo)), call(plain), rtol=1e-12)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "constraint",
-    [SPECTRAL, pytest.param(svdrnn.Orthogonal(), marks=pytest.mark.slow)],
+    [SPECTRAL, svdrnn.Orthogonal()],
     ids=str,
 )
 def test_a_hundred_steps_stay_inside(x64, constraint):
@@ -225,6 +228,7 @@ def test_a_hundred_steps_stay_inside(x64, constraint):
     assert max(r.violation for r in reports) < 1e-9
 
 
+@pytest.mark.slow
 def test_gradients_and_bake(x64):
     """Against finite differences, for every parameter; baked, to 1e-9."""
     gradient, params, _ = compiled(SPECTRAL)

@@ -9,7 +9,7 @@ import pytest
 
 import svdrnn
 from svdrnn import constraint, layouts
-from tests.helpers import reflector_product, svd_matrix
+from tests.oracles import reflector_product, svd_matrix
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -156,6 +156,29 @@ def test_traced_starts(x64, case):
     plain = case.matrix(case.parameters(w), (3, 5))
     start = jax.vmap(lambda w: case.matrix(case.parameters(w), (3, 5)))
     np.testing.assert_allclose(jax.jit(start)(w[None])[0], plain, atol=1e-10)
+
+
+@pytest.mark.parametrize(
+    "make", [lambda **k: svdrnn.Spectral(0.2, **k), lambda **k: svdrnn.Orthogonal(**k)]
+)
+def test_forward_mode(x64, make):
+    w = jnp.asarray(random_matrix((4, 4)))
+    p = make().parameters(w)
+    tangent = jax.tree.map(lambda v: 1.0 * (v != 0), p)  # not into rows of zeros
+
+    def slope(case):
+        return jax.jvp(lambda p: case.matrix(p, (4, 4)), (p,), (tangent,))[1]
+
+    with pytest.raises(TypeError, match="custom_backward must be False"):
+        slope(make())
+    step = 1e-6
+    ends = [
+        make().matrix(jax.tree.map(lambda v, t, s=s: v + s * t, p, tangent), (4, 4))
+        for s in (-step, step)
+    ]
+    expected = (ends[1] - ends[0]) / (2 * step)
+    slopes = slope(make(custom_backward=False))
+    np.testing.assert_allclose(slopes, expected, atol=1e-7)
 
 
 def test_constraints_are_values():
@@ -310,6 +333,15 @@ def test_tree_stacks_and_axes():
     # The leading axis may be taken away again by a map over the parameters.
     one = jax.vmap(dense)(raw)["w"]
     np.testing.assert_allclose(one, dense(raw)["w"], atol=1e-6)
+
+
+def test_unhashable_constraints():
+    @dataclasses.dataclass
+    class Loose(svdrnn.Constraint):
+        matrix = parameters = None
+
+    with pytest.raises(ValueError, match="constraint must be hashable, as a frozen"):
+        svdrnn.constrain_tree({"w": jnp.ones((2, 2))}, "w", Loose())
 
 
 def test_tree_errors():
