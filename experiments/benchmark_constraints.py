@@ -15,14 +15,16 @@ import importlib.util
 import json
 import pathlib
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
-from absl import app, flags
+from absl import flags
 from flax import nnx
 
 import svdrnn
-from experiments import timing
+from experiments import commandline
+from experiments.benchmark import timing
 
 _OUT = flags.DEFINE_string("out", None, "JSON file of the results.")
 _PEERS = flags.DEFINE_bool("peers", False, "Also PyTorch, if it is installed.")
@@ -111,7 +113,11 @@ class LSTM(nnx.Module):
         return jax.random.normal(jax.random.key(0), (BATCH, STEPS, 1))
 
 
-MODELS = {"transformer": Transformer, "convolutions": Convolutions, "lstm": LSTM}
+MODELS: dict[str, Any] = {
+    "transformer": Transformer,
+    "convolutions": Convolutions,
+    "lstm": LSTM,
+}
 # The input kernel of the LSTM is a column: the recurrent one is what matters.
 WHERE = {"lstm": "rnn/cell/dense_h"}
 
@@ -121,8 +127,8 @@ def step(name: str, constraint=None, *, bake: bool = False) -> Callable:
     model = MODELS[name](nnx.Rngs(0))
     if constraint is not None:
         svdrnn.constrain(model, constraint, where=WHERE.get(name, "**"))
-    graph, params, rest = nnx.split(model, nnx.Param, ...)
-    x = model.inputs()
+    graph, params, rest = nnx.split(model, nnx.Param, ...)  # type: ignore[misc]
+    x = MODELS[name].inputs()
 
     def loss(params, x):
         model = nnx.merge(graph, params, rest)
@@ -269,10 +275,10 @@ def table(results: dict[str, dict[str, timing.Timing]]) -> str:
     return "\n".join(lines)
 
 
-def main(argv):
+def main(words: list[str]) -> None:
     """Times the models asked for, prints the table and writes the results."""
-    del argv
-    results = {}
+    commandline.no_words(words)
+    results: dict[str, dict[str, timing.Timing]] = {}
     for name in _MODELS.value:
         results[name] = timing.in_turn(calls(name), seconds=_SECONDS.value)
         if _PEERS.value:
@@ -291,4 +297,4 @@ def main(argv):
 
 
 if __name__ == "__main__":
-    app.run(main)
+    commandline.run(main)
