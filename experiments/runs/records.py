@@ -1,8 +1,8 @@
 """Records: small JSON files of finished runs, from which tables and figures are made.
 
-A record has config, result, code revision, machine in general terms and the points of
-the curves. That of a run that diverged has no result, but the step and what was not
-finite.
+A record has config, result, code revision, machine in general terms, the points of the
+curves, and the certificate where `experiments.certify` has made one. That of a run that
+diverged has no result, but the step and what was not finite.
 """
 
 import json
@@ -92,6 +92,9 @@ def record(
         "revision": origin["revision"],
         "machine": origin["machine"],
     }
+    certificate = workdir / "certificate.json"
+    if certificate.exists():
+        content["certificate"] = files.read_json(certificate)
     if place == stand_in.NAME:
         content["data"] = place
     if not result.exists():

@@ -37,6 +37,8 @@ class Task(abc.ABC):
       stateful: whether the hidden state is carried from batch to batch; all
         training batches then have one size.
       baseline: loss of the model that knows nothing, or None.
+      inputs_bound: the least B with ||x_t||_2 <= B for every input of one time step
+        that there can be, known without the data; None where there is none.
     """
 
     name: str
@@ -49,6 +51,7 @@ class Task(abc.ABC):
     readout: str
     stateful: bool = False
     baseline: float | None = None
+    inputs_bound: float | None = None
 
     @abc.abstractmethod
     def steps_per_epoch(self, batch_size: int) -> int | None:

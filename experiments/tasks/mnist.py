@@ -68,6 +68,11 @@ class MNIST(base.Task):
         scaled = pixels[rows].astype(np.float32) / np.float32(255)
         return {"inputs": self._inputs(scaled), "labels": labels[rows]}
 
+    def examples(self, split: str) -> tuple[np.ndarray, np.ndarray]:
+        """All inputs and labels of "train", "valid" or "test", in order."""
+        batch = self._batch(split, slice(None))
+        return batch["inputs"], batch["labels"]
+
     @override
     def steps_per_epoch(self, batch_size: int) -> int:
         return len(self._splits["train"][1]) // batch_size

@@ -1,5 +1,6 @@
 """MNIST read pixel by pixel, or several pixels a step, as a sequence."""
 
+import math
 from typing import Any
 
 import numpy as np
@@ -40,6 +41,7 @@ class PixelMNIST(mnist.MNIST):
         super().__init__(data, seed=seed, batch_size=batch_size)
         self.steps = steps
         self.in_features = mnist.PIXELS // steps
+        self.inputs_bound = math.sqrt(self.in_features)  # pixels lie in [0, 1]
         if permuted:
             order = permutation()
             self._splits = {

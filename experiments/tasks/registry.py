@@ -45,6 +45,9 @@ register("addition", "experiments.tasks.addition:build", ("length",))
 register("copying", "experiments.tasks.copying:build", ("length",))
 register("mnist", "experiments.tasks.mnist:build")
 register("pixel_mnist", "experiments.tasks.pixel_mnist:build", ("steps", "permuted"))
+register(
+    "random_labels", "experiments.tasks.random_labels:build", ("steps", "permuted")
+)
 register("ptb_word", "experiments.tasks.penn_treebank:words", ("window",))
 register("ptb_char", "experiments.tasks.penn_treebank:characters", ("window",))
 

@@ -19,8 +19,10 @@ PAGES = sorted(
     for path in ROOT.glob(pattern)
 )
 MODULES = (
-    *("benchmark", "benchmark_constraints", "figures", "predict", "records"),
+MODULES = (
+    *("benchmark", "benchmark_constraints", "certify", "figures", "predict", "records"),
     *("reproduce", "run", "sweep"),
+)
 )
 
 

@@ -1,0 +1,48 @@
+"""A bound on the error of a trained classifier, beside what was measured.
+
+    python -m experiments.certify --workdir=DIR
+
+takes a finished run of configs/certificate.py or configs/pixel_mnist.py with a model
+`spectral` or `ornn`, computes the certificate of docs/generalization.md from its
+parameters and its training split, and writes `certificate.json` into the workdir; a
+record of the run (experiments.records) then has it too. What is measured on the test
+split is read from the run's result. A run of configs/certificate.py:random_labels is
+the control: its labels cannot be learned, and its certificate may not be below 0.9.
+
+Exit codes: 0 done, 1 wrong flags, 2 a workdir or data that do not fit.
+"""
+
+from absl import flags
+
+from experiments import commandline
+
+_WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the run.", required=True)
+_WHICH = flags.DEFINE_enum(
+    "which", "best", ["best", "last"], "Parameters: best on validation data, or final."
+)
+_DELTA = flags.DEFINE_float(
+    "delta", 0.05, "The probability with which the bound may fail."
+)
+_DATA_DIR = flags.DEFINE_string(
+    "data_dir", None, "Folder of the data sets; default: that of the run's config."
+)
+
+
+def main(words: list[str]) -> None:
+    """Computes, writes and prints the certificate; what is wrong is one line."""
+    commandline.no_words(words)
+    commandline.quiet()
+
+    from experiments.training import certificates  # --help is quick
+
+    try:
+        values = certificates.of_run(
+            _WORKDIR.value, _WHICH.value, delta=_DELTA.value, data_dir=_DATA_DIR.value
+        )
+    except (ValueError, OSError) as error:
+        commandline.fail(2, error)
+    print(certificates.text(values, _WORKDIR.value))
+
+
+if __name__ == "__main__":
+    commandline.run(main)

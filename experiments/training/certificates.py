@@ -1,0 +1,93 @@
+"""The certificate of generalization of a finished run, from its training split."""
+
+import dataclasses
+import pathlib
+from typing import Any
+
+from experiments.models import recurrent
+from experiments.runs import files
+from experiments.tasks import mnist
+from experiments.training import loading
+from svdrnn import certification
+
+NAME = "certificate.json"
+
+
+def of_run(
+    workdir: str | pathlib.Path,
+    which: str = "best",
+    *,
+    delta: float = 0.05,
+    data_dir: str | None = None,
+) -> dict[str, Any]:
+    """Computes the certificate of a finished run and writes it into the workdir.
+
+    It takes the training split alone; the test error is the one that the run measured.
+
+    Args:
+      workdir: folder of the run.
+      which: "best" on validation data, or "last": the final parameters.
+      delta: the probability with which the bound may fail.
+      data_dir: where the data are, if not at the place that the config names.
+
+    Returns:
+      The fields of `svdrnn.generalization.Certificate`; `inputs_bound`, `test_error`,
+      `which` and `step` of the parameters.
+
+    Raises:
+      ValueError: the workdir holds no finished run, or none that there is a bound for.
+    """
+    workdir = pathlib.Path(workdir).expanduser()
+    finished = workdir / "result.json"
+    if not finished.exists():
+        raise ValueError(f"workdir must hold a finished run, got {workdir}")
+    model, task, config, step = loading.load(workdir, which, data_dir=data_dir)
+    if not isinstance(task, mnist.MNIST) or task.inputs_bound is None:
+        raise ValueError(
+            "config.task.name must be a task of classes whose inputs have a bound, got"
+            f" {task.name!r}"
+        )
+    assert isinstance(model, recurrent.SequenceModel)  # the inputs have a time axis
+    if len(model.layers) != 1:
+        raise ValueError(f"config.model.layers must be 1, got {config.model.layers}")
+    readout: Any = model.readout
+    inputs, labels = task.examples("train")
+    found = certification.certify(
+        model.layers[0],
+        readout,
+        inputs,
+        labels,
+        inputs_bound=task.inputs_bound,
+        delta=delta,
+    )
+    result = files.read_json(finished)
+    measured = result["metrics" if which == "last" else "best"]["test"]
+    values = {
+        **dataclasses.asdict(found),
+        "inputs_bound": task.inputs_bound,
+        "test_error": 1 - measured["accuracy"],
+        "which": which,
+        "step": step,
+    }
+    files.write_json(workdir / NAME, values)
+    return values
+
+
+def text(values: dict[str, Any], workdir: str | pathlib.Path) -> str:
+    """The certificate in a few lines."""
+    bound = f"{values['bound']:.4f} with probability {1 - values['delta']:g}"
+    return "\n".join(
+        [
+            f"{workdir}, step {values['step']}: error at most {bound} over the"
+            f" {values['examples']:,} training examples",
+            f"  measured: training error {values['training_error']:.4f}, test error"
+            f" {values['test_error']:.4f}",
+            f"  ramp loss {values['ramp_loss']:.4f} at margin {values['gamma']:.3g};"
+            f" inputs at most {values['inputs_bound']:.3g} long, an assumption",
+            f"  {values['dimensions']:,} parameters, ln N {values['log_cover']:,.0f} at"
+            f" eta {values['eta']:.2g} (slack {values['slack']:.2g}), choices"
+            f" {values['log_choices']:.1f}",
+            "  norms at most "
+            + ", ".join(f"{name} {v:.3g}" for name, v in values["norms"].items()),
+        ]
+    )
