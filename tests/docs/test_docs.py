@@ -19,10 +19,8 @@ PAGES = sorted(
     for path in ROOT.glob(pattern)
 )
 MODULES = (
-MODULES = (
     *("benchmark", "benchmark_constraints", "certify", "figures", "predict", "records"),
     *("reproduce", "run", "sweep"),
-)
 )
 
 
