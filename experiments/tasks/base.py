@@ -37,6 +37,8 @@ class Task(abc.ABC):
       stateful: whether the hidden state is carried from batch to batch; all
         training batches then have one size.
       baseline: loss of the model that knows nothing, or None.
+      unit: what a rate of progress counts, "examples" or "tokens".
+      from_files: whether the data are read from `config.data_dir`.
     """
 
     name: str
@@ -49,6 +51,16 @@ class Task(abc.ABC):
     readout: str
     stateful: bool = False
     baseline: float | None = None
+    unit: str = "examples"
+    from_files: bool = False
+
+    def describe(self) -> str:
+        """The data in a few words, for the first lines of a run."""
+        return "data of the task's own"
+
+    def units(self, batch_size: int) -> int:
+        """How many of `unit` are in a training batch."""
+        return batch_size
 
     @abc.abstractmethod
     def steps_per_epoch(self, batch_size: int) -> int | None:
