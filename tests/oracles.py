@@ -22,7 +22,8 @@ def reflector_product(vectors):
     for i, row in enumerate(vectors):
         u = np.where(np.arange(row.size) < i, 0.0, row)
         if np.any(u):
-            q = q @ (np.eye(u.size) - 2 * np.outer(u, u) / (u @ u))
+            u = u / np.max(np.abs(u))  # its square may not be a float64
+            q = q - 2 * np.outer(q @ u, u) / (u @ u)
     return q
 
 
@@ -82,3 +83,22 @@ def finite_difference(f, x, step=1e-6):
         change[index] = step
         gradient[index] = (f(x + change) - f(x - change)) / (2 * step)
     return gradient
+
+
+def dot_precisions(f, *arguments):
+    """Precision of every matrix product in the program of f."""
+    found = []
+
+    def visit(jaxpr):
+        for equation in jaxpr.eqns:
+            if equation.primitive.name == "dot_general":
+                found.append(equation.params["precision"])
+            for value in jax.tree.leaves(
+                list(equation.params.values()), is_leaf=lambda a: hasattr(a, "eqns")
+            ):
+                inner = getattr(value, "jaxpr", value)
+                if hasattr(inner, "eqns"):
+                    visit(inner)
+
+    visit(jax.make_jaxpr(f)(*arguments).jaxpr)
+    return found

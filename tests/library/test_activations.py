@@ -38,6 +38,7 @@ def test_values(activation):
     np.testing.assert_allclose(actual, expected, rtol=1e-15)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("activation", CASES, ids=str)
 def test_pull_back_is_the_derivative(activation):
     g = np.random.default_rng(0).normal(size=Z.shape)
@@ -98,6 +99,7 @@ def test_modrelu_with_a_positive_offset_jumps_at_zero():
     np.testing.assert_allclose(activation(z, offset), [-0.5, 0, 0.5], atol=1e-8)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float32, jnp.float64])
 def test_dtype_is_kept(dtype):
     z = jnp.asarray(Z, dtype)

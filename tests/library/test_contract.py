@@ -87,6 +87,7 @@ def two_devices():
         pytest.skip("needs two devices: JAX was started before the tests' settings")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("last_only", [False, True])
 @pytest.mark.parametrize("form", ["nnx.RNN", *FORMS])
 @pytest.mark.usefixtures("two_devices")
@@ -103,6 +104,7 @@ def test_explicit_mesh(form, last_only):
         close(step(shared, *split), expected)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("form", [name for name in FORMS if name != "autodiff"])
 @pytest.mark.usefixtures("two_devices")
 def test_explicit_mesh_without_a_first_carry(form):
@@ -115,6 +117,7 @@ def test_explicit_mesh_without_a_first_carry(form):
         close(step(shared, split), step(params, x))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("last_only", [False, True])
 @pytest.mark.parametrize("form", ["nnx.RNN", *FORMS])
 @pytest.mark.usefixtures("two_devices")
@@ -140,6 +143,7 @@ def test_shard_map(form, last_only):
 # ---- Transformations.
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("form", ["nnx.RNN", "low_rank", "dense", "wy"])
 def test_vmap_scan_and_remat_of_modules(form):
     def build(rngs):
@@ -164,6 +168,7 @@ def test_vmap_scan_and_remat_of_modules(form):
     np.testing.assert_allclose(through(x, layers), expected, atol=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("form", ["low_rank", "dense", "wy", "chunk"])
 def test_vmap_over_inputs(form):
     model = make(form)
@@ -197,6 +202,7 @@ def test_creation_from_a_matrix_under_transformations(kind):
 # ---- Lengths.
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("form", ["nnx.RNN", *FORMS])
 def test_traced_lengths_beyond_the_end_mean_the_last_state(form):
     model = make(form)
@@ -249,6 +255,7 @@ def test_nan_stays_nan(form):
     assert np.isnan(states[:, 2:]).all() and np.isfinite(states[:, :2]).all()
 
 
+@pytest.mark.slow
 def test_nan_through_relu():
     x = np.where(np.arange(STEPS)[:, None] == 2, np.nan, X).astype(np.float32)
     for form in ({"method": "dense"}, {"method": "dense", "custom_backward": False}):
@@ -258,6 +265,7 @@ def test_nan_through_relu():
         assert any(np.isnan(leaf).any() for leaf in grads)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("form", FORMS)
 def test_strict_promotion(form):
     with jax.numpy_dtype_promotion("strict"), jax.numpy_rank_promotion("raise"):
@@ -330,6 +338,7 @@ def linear(**options):
     return SpectralLinear(FEATURES, 3, radius=0.1, rngs=nnx.Rngs(0), **options)
 
 
+@pytest.mark.slow
 def test_numbers_are_numbers():
     model = spectral(
         leak=np.float32(0.25),
@@ -355,6 +364,7 @@ def tangent(model):
     return jax.jvp(loss, (params,), (params,))[1]
 
 
+@pytest.mark.slow
 def test_forward_mode_works_or_says_what_to_pass():
     assert np.isfinite(tangent(spectral(custom_backward=False)))
     dense = spectral(reflectors=None, method="dense", custom_backward=False)
@@ -372,6 +382,7 @@ def test_forward_mode_works_or_says_what_to_pass():
         jax.jvp(penalty, (state,), (state,))
 
 
+@pytest.mark.slow
 def test_hessian_through_the_hand_written_pass(x64):
     def loss(raw, custom_backward):
         model = spectral(custom_backward=custom_backward, param_dtype=jnp.float64)
@@ -390,6 +401,7 @@ def swish(z):
     return z * jax.nn.sigmoid(z)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("options", [{}, {"chunk": 2}, {"method": "dense"}])
 def test_any_callable_is_an_activation(options, x64):
     x = X.astype(np.float64)
@@ -425,6 +437,7 @@ def test_an_activation_acts_on_every_entry_alone():
 # ---- One step at a time.
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("form", FORMS)
 @pytest.mark.parametrize("batch", [(), (BATCH,), (2, 2)])
 def test_prepared_steps_equal_the_sequence(form, batch):

@@ -17,36 +17,14 @@ from svdrnn.householder import (
     reflectors_from_orthogonal,
     wy_factors,
 )
+from tests import oracles
+from tests.oracles import finite_difference, reflector_product
 
 pytestmark = pytest.mark.usefixtures("x64", "strict")
 
 METHODS = ("scan", "wy")
 HARD = ("scan", "wy_in_blocks")
 OPTIONS = ("method", "transpose", "custom_backward")
-
-
-def dense_product(vectors):
-    """H_0 H_1 ... H_{m-1} by definition: one dense reflector after another."""
-    vectors = np.asarray(vectors, np.float64)
-    m, n = vectors.shape
-    q = np.eye(n)
-    for i in range(m):
-        u = vectors[i].copy()
-        u[:i] = 0
-        if np.any(u):
-            u = u / np.max(np.abs(u))
-            q = q - 2 * np.outer(q @ u, u) / (u @ u)
-    return q
-
-
-def finite_difference(f, x, step=1e-6):
-    """Gradient of a scalar numpy function by central differences."""
-    gradient = np.zeros_like(x)
-    for index in np.ndindex(x.shape):
-        change = np.zeros_like(x)
-        change[index] = step
-        gradient[index] = (f(x + change) - f(x - change)) / (2 * step)
-    return gradient
 
 
 def random_vectors(m, n, seed=0):
@@ -93,12 +71,13 @@ def every_value(vectors, x):
 # Values.
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("block", [1, 2, 64])
 @pytest.mark.parametrize("shape", [(0, 3), (1, 1), (3, 3), (4, 6), (5, 5)])
 def test_values_against_dense_product(shape, block, monkeypatch):
     monkeypatch.setattr(householder, "_MIN_BLOCK", block)
     vectors, x = random_vectors(*shape), random_vectors(2, shape[1], seed=1)
-    q = dense_product(vectors)
+    q = reflector_product(vectors)
     check = functools.partial(np.testing.assert_allclose, rtol=0, atol=1e-13)
     for matrix, forward, transposed in compiled(every_value, block)(vectors, x):
         check(matrix, q)
@@ -120,7 +99,7 @@ def test_auto_is_the_default_and_equals_wy():
 def test_values_at_several_blocks_and_odd_sizes(shape):
     vectors = random_vectors(*shape)
     x = random_vectors(3, shape[1], seed=1)
-    q = dense_product(vectors)
+    q = reflector_product(vectors)
     check = functools.partial(np.testing.assert_allclose, rtol=0, atol=1e-12)
     check(compiled(orthogonal_matrix)(vectors), q)
     check(compiled(apply_reflectors)(vectors, x), x @ q.T)
@@ -160,7 +139,7 @@ def test_wy_factors_give_the_product():
         np.testing.assert_array_equal(rows, np.triu(rows))
         np.testing.assert_allclose(np.sum(np.square(rows), axis=1), 1, atol=1e-14)
         actual = np.eye(n) - rows.T @ t @ rows
-        np.testing.assert_allclose(actual, dense_product(vectors), atol=1e-13)
+        np.testing.assert_allclose(actual, reflector_product(vectors), atol=1e-13)
 
 
 def test_wy_triangular_factor_stays_small_for_nearly_equal_rows():
@@ -169,7 +148,7 @@ def test_wy_triangular_factor_stays_small_for_nearly_equal_rows():
     rows, t = map(np.asarray, compiled(wy_factors)(vectors))
     assert np.max(np.abs(t)) <= 4 + 1e-10
     actual = np.eye(200) - rows.T @ t @ rows
-    np.testing.assert_allclose(actual, dense_product(vectors), atol=1e-12)
+    np.testing.assert_allclose(actual, reflector_product(vectors), atol=1e-12)
 
 
 @given(st.data())
@@ -192,7 +171,7 @@ def test_orthogonal_with_known_determinant_at_any_shape(data):
     nonzero = np.count_nonzero(np.any(np.triu(vectors) != 0, axis=1))
     x = random_vectors(2, n, seed=1)
 
-    expected = dense_product(vectors)
+    expected = reflector_product(vectors)
     for q, y, z in compiled(every_value)(vectors, x):
         np.testing.assert_allclose(q, expected, rtol=0, atol=1e-12)
         np.testing.assert_allclose(q.T @ q, np.eye(n), rtol=0, atol=1e-12)
@@ -207,7 +186,7 @@ def test_float32_stays_orthogonal_at_a_large_size():
     assert q.dtype == jnp.float32
     q = np.asarray(q, np.float64)
     assert np.max(np.abs(q.T @ q - np.eye(512))) < 3e-6
-    assert np.max(np.abs(q - dense_product(vectors))) < 3e-6
+    assert np.max(np.abs(q - reflector_product(vectors))) < 3e-6
 
 
 # What does not matter, and degenerate rows.
@@ -235,6 +214,7 @@ def test_values_below_the_trapezoid_do_not_matter(method):
     assert np.all(np.triu(gradient)[np.triu_indices(5)] != 0)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", HARD, indirect=True)
 def test_zero_row_is_identity_with_zero_gradients_of_any_order(method):
     row = np.array([0, 2])
@@ -253,7 +233,7 @@ def test_zero_row_is_identity_with_zero_gradients_of_any_order(method):
 
     compute = jax.jit(lambda v: (jax.grad(loss)(v), jax.hessian(loss)(v), reverse(v)))
     gradient, hessian, second = compute(vectors)
-    expected = dense_product(vectors)
+    expected = reflector_product(vectors)
     actual = jax.jit(functools.partial(orthogonal_matrix, method=method))(vectors)
     np.testing.assert_allclose(actual, expected, atol=1e-14)
     assert all(np.all(np.isfinite(a)) for a in (gradient, hessian, second))
@@ -310,6 +290,7 @@ def test_nan_is_not_hidden():
 # Derivatives.
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("shape", [(2, 5), (4, 4)])
 def test_gradients_against_finite_differences(method, shape):
     vectors, n = random_vectors(*shape), shape[1]
@@ -336,11 +317,11 @@ def test_gradients_against_finite_differences(method, shape):
         )
 
     forward, transposed, custom, plain = compute(vectors, x)
-    q = dense_product(vectors)
+    q = reflector_product(vectors)
     check = functools.partial(np.testing.assert_allclose, rtol=1e-6, atol=1e-8)
     for (to_vectors, to_x), matrix in [
-        (forward, lambda v: dense_product(v).T),
-        (transposed, dense_product),
+        (forward, lambda v: reflector_product(v).T),
+        (transposed, reflector_product),
     ]:
 
         def loss(v):
@@ -348,13 +329,16 @@ def test_gradients_against_finite_differences(method, shape):
 
         check(to_vectors, finite_difference(loss, vectors))
         np.testing.assert_allclose(to_x, weights @ matrix(vectors).T, atol=1e-13)
-    expected = finite_difference(lambda v: np.sum(dense_product(v) * square), vectors)
+    expected = finite_difference(
+        lambda v: np.sum(reflector_product(v) * square), vectors
+    )
     check(custom, expected)
     check(plain, expected)
     np.testing.assert_allclose(custom, plain, rtol=0, atol=1e-12)
     assert q.shape == (n, n)
 
 
+@pytest.mark.slow
 def test_gradient_of_several_real_blocks_equals_the_scan():
     vectors, weights = random_vectors(130, 140), random_vectors(140, 140, seed=1)
 
@@ -379,7 +363,7 @@ def test_gradient_to_a_reflector_ends_in_plus_4ab_u():
     expected = -2 * a * g - 2 * b * h + 4 * a * b * u
 
     def loss(u):
-        return g @ (dense_product(u[None]) @ h)
+        return g @ (reflector_product(u[None]) @ h)
 
     np.testing.assert_allclose(finite_difference(loss, u), expected, atol=1e-8)
     for method in ("scan", "wy"):
@@ -391,6 +375,7 @@ def test_gradient_to_a_reflector_ends_in_plus_4ab_u():
         np.testing.assert_allclose(actual, expected, rtol=0, atol=1e-12)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", HARD, indirect=True)
 def test_gradient_of_gradient_and_forward_mode(method):
     vectors, weights = random_vectors(3, 3), random_vectors(3, 3, seed=1)
@@ -420,6 +405,7 @@ def test_gradient_of_gradient_and_forward_mode(method):
     np.testing.assert_allclose(second, product, rtol=0, atol=1e-11)
 
 
+@pytest.mark.slow
 def test_third_derivative_through_the_custom_backward_pass():
     vectors, direction = random_vectors(2, 3), random_vectors(2, 3, seed=2)
 
@@ -443,6 +429,7 @@ def test_forward_mode_needs_the_plain_backward_pass():
         jax.jvp(orthogonal_matrix, (vectors,), (vectors,))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", HARD, indirect=True)
 def test_apply_has_forward_mode_and_hessian(method):
     vectors, x = random_vectors(3, 3), random_vectors(1, 3, seed=1)
@@ -477,6 +464,7 @@ def test_batch_equals_per_item(method):
     assert empty.shape == (0, 6, 5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", HARD, indirect=True)
 def test_vmap_over_vectors_equals_a_loop(method):
     vectors = random_vectors(6, 4).reshape(2, 3, 4)
@@ -496,6 +484,7 @@ def test_vmap_over_vectors_equals_a_loop(method):
             np.testing.assert_allclose(actual[i], item, rtol=0, atol=1e-13)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", METHODS)
 def test_jit_equals_eager(method):
     vectors, x = random_vectors(3, 5), random_vectors(2, 5, seed=1)
@@ -514,6 +503,7 @@ def test_jit_equals_eager_for_the_inverse():
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "method, dtype, tolerance",
     [
@@ -537,7 +527,7 @@ def test_dtypes_are_kept_and_computed_in_float32_at_least(method, dtype, toleran
     q, y, gradient, factors = compute(vectors, x)
     assert q.dtype == y.dtype == gradient.dtype == dtype
     wide, x = np.asarray(vectors, np.float64), np.asarray(x, np.float64)
-    expected = dense_product(wide)
+    expected = reflector_product(wide)
     # One rounding, whatever the number of reflectors.
     np.testing.assert_allclose(
         np.asarray(q, np.float64), expected, rtol=tolerance, atol=1e-6
@@ -546,25 +536,6 @@ def test_dtypes_are_kept_and_computed_in_float32_at_least(method, dtype, toleran
         np.asarray(y, np.float64), x @ expected.T, rtol=tolerance, atol=5e-6
     )
     assert all(a.dtype == jnp.float32 for a in factors)
-
-
-def dot_precisions(f, *arguments):
-    """Precision of every matrix product in the program of f."""
-    found = []
-
-    def visit(jaxpr):
-        for equation in jaxpr.eqns:
-            if equation.primitive.name == "dot_general":
-                found.append(equation.params["precision"])
-            for value in jax.tree.leaves(
-                list(equation.params.values()), is_leaf=lambda a: hasattr(a, "eqns")
-            ):
-                inner = getattr(value, "jaxpr", value)
-                if hasattr(inner, "eqns"):
-                    visit(inner)
-
-    visit(jax.make_jaxpr(f)(*arguments).jaxpr)
-    return found
 
 
 def test_every_matrix_product_runs_at_highest_precision(method):
@@ -587,7 +558,7 @@ def test_every_matrix_product_runs_at_highest_precision(method):
     ]
     highest = jax.lax.Precision.HIGHEST
     for program in programs:
-        precisions = dot_precisions(*program)
+        precisions = oracles.dot_precisions(*program)
         assert precisions
         assert all(p == (highest, highest) for p in precisions)
 
@@ -623,7 +594,7 @@ def test_reflectors_from_orthogonal_is_the_inverse(name, columns):
     vectors = compiled(reflectors_from_orthogonal)(q)
     assert vectors.shape == (p, n) and vectors.dtype == jnp.float64
     # T1: n reflectors reach every orthogonal matrix.
-    rebuilt = dense_product(vectors)
+    rebuilt = reflector_product(vectors)
     np.testing.assert_allclose(rebuilt[:, :p], q, rtol=0, atol=1e-12)
     rebuilt = compiled(orthogonal_matrix)(vectors)
     np.testing.assert_allclose(rebuilt[:, :p], q, rtol=0, atol=1e-12)
@@ -648,14 +619,14 @@ def test_inverse_at_a_larger_size():
     vectors = random_vectors(60, 60)
     q = compiled(orthogonal_matrix)(vectors)
     again = compiled(reflectors_from_orthogonal)(q)
-    np.testing.assert_allclose(dense_product(again), q, rtol=0, atol=1e-12)
+    np.testing.assert_allclose(reflector_product(again), q, rtol=0, atol=1e-12)
 
 
 def test_inverse_returns_the_directions():
     # The signs are free.
     rows = np.triu(random_vectors(5, 9))
     rows /= np.linalg.norm(rows, axis=1, keepdims=True)
-    again = compiled(reflectors_from_orthogonal)(dense_product(rows)[:, :5])
+    again = compiled(reflectors_from_orthogonal)(reflector_product(rows)[:, :5])
     cosines = np.abs(np.sum(np.asarray(again) * rows, axis=1))
     np.testing.assert_allclose(cosines, 1, rtol=0, atol=1e-12)
 
@@ -681,12 +652,12 @@ def test_two_factors_with_n_reflectors_together_cover_the_group(m1, determinant)
     q = random_orthogonal(n, determinant)
     inverse = compiled(reflectors_from_orthogonal)
     u_vectors = np.asarray(inverse(q))[:m1]
-    rest = (q.T @ dense_product(u_vectors))[m1:, m1:]
+    rest = (q.T @ reflector_product(u_vectors))[m1:, m1:]
     v_vectors = np.zeros((n - m1, n))
     if m1 < n:
         v_vectors[:, m1:] = inverse(rest)
     assert u_vectors.shape[0] + v_vectors.shape[0] == n
-    w = dense_product(u_vectors) @ dense_product(v_vectors).T
+    w = reflector_product(u_vectors) @ reflector_product(v_vectors).T
     np.testing.assert_allclose(w, q, rtol=0, atol=1e-12)
 
 

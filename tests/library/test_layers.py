@@ -52,6 +52,7 @@ def draw_inputs(*shape):
     return np.random.default_rng(2).normal(size=shape)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("shape", [(4, 6), (6, 4), (5, 5)])
 def test_values_of_every_method(shape):
     inputs = draw_inputs(2, 3, shape[0])

@@ -139,6 +139,7 @@ def test_random_init():
     np.testing.assert_array_equal(weight.sigma(), np.ones(200))
 
 
+@pytest.mark.slow
 def test_matrix_is_u_sigma_v_transposed(x64):
     for n_in, n_out in ((4, 7), (7, 4)):
         weight = spectral_matrix(n_in, n_out, param_dtype=jnp.float64)
@@ -153,6 +154,7 @@ def test_matrix_is_u_sigma_v_transposed(x64):
         assert np.all(np.abs(values - 1) < 0.25)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("center", "reflectors"), [(1.0, 8), (-0.5, None), (1.0, (5, 5))]
 )
@@ -171,6 +173,7 @@ def test_identity_init(center, reflectors):
     assert u_vectors.unsafe_buffer_pointer() != v_vectors.unsafe_buffer_pointer()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("shape", "reflectors", "sigma", "options"),
     [
@@ -258,6 +261,7 @@ def test_dense_inits():
     np.testing.assert_array_equal(build(given, 3), given)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float64])
 def test_param_dtype(x64, dtype):
     for init in ("random", "identity"):
@@ -276,6 +280,7 @@ def drawn_angles(init, n, rngs_draws, seed=0):
     return initializers.rotation_angles(rngs.params(), n, init, jnp.float64)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("init", "n", "center"), [("henaff", 6, 1.0), ("cayley", 5, -0.5), ("henaff", 1, 1)]
 )
@@ -494,6 +499,7 @@ def test_numpy_integers_are_integers():
     assert matrix.u_vectors.shape == (2, 4)
 
 
+@pytest.mark.slow
 def test_radius_zero_takes_an_orthogonal_matrix_of_any_size():
     q = jax.nn.initializers.orthogonal()(jax.random.key(0), (512, 512))
     matrix = SpectralMatrix(

@@ -156,6 +156,7 @@ close_to_differences = functools.partial(assert_trees_close, rtol=1e-6, atol=1e-
 # Values and gradients.
 
 
+@pytest.mark.slow
 @FAST_FORMS
 @pytest.mark.parametrize("activation", NAMES)
 def test_against_numpy_and_finite_differences(form, activation):
@@ -166,6 +167,7 @@ def test_against_numpy_and_finite_differences(form, activation):
     close_to_differences(grads, differences(params, activation, LENGTHS))
 
 
+@pytest.mark.slow
 def test_every_form_of_one_svd():
     # Three input features: M x_t + b is one product before the loop.
     params = draw_params("svd", features=3)
@@ -191,6 +193,7 @@ def test_without_bias(features):
 
 
 # modReLU depends on every argument there is.
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("form", "options"),
     [
@@ -211,6 +214,7 @@ def test_options(form, options):
     check_options(draw_params(form), options)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "options",
     [
@@ -274,6 +278,7 @@ def test_empty_batch():
 # Derivatives of other kinds.
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("form", ["scan", "wy", "low_rank", "dense"])
 def test_forward_mode_without_the_custom_backward_pass(form):
     params, tangents = draw_params("svd"), draw_params("svd", seed=3)
@@ -300,6 +305,7 @@ def test_the_custom_backward_pass_refuses_forward_mode(form):
         jax.jvp(lambda params: run(params, "tanh")[1], (params,), (params,))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("form", "chunk"), [("low_rank", None), ("dense", 3)])
 def test_gradient_of_gradient(form, chunk):
     # tanh has a second derivative.
@@ -424,6 +430,7 @@ def test_the_bounds_are_reached():
     np.testing.assert_allclose(values[-1], (1 - radius) ** steps, rtol=1e-12)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("form", "custom_backward"), [("dense", True), ("low_rank", False)]
 )

@@ -192,6 +192,7 @@ def arguments(options, batch=(BATCH,)):
     return inputs, options
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("options", CONTRACT.values(), ids=CONTRACT)
 def test_equals_nnx_rnn(x64, options):
     layer = spectral_rnn()
@@ -200,6 +201,7 @@ def test_equals_nnx_rnn(x64, options):
     assert_same(*call((layer, nnx.RNN(layer.cell)), inputs, **options))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("batch", [(), (2, 3)], ids=str)
 def test_equals_nnx_rnn_with_other_batch_axes(x64, batch):
     layer = spectral_rnn()
@@ -228,6 +230,7 @@ def test_defaults_given_at_construction(x64):
     assert_same(outputs[:, 0], states_of(layer, inputs[:, 0]))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("reverse", [False, True])
 def test_lengths_of_several_batch_axes_and_of_zero(x64, reverse):
     layer = spectral_rnn()
@@ -280,6 +283,7 @@ def by_hand(forward, backward, inputs):
     ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["layer", "cell"])
 def test_bidirectional(x64, kind):
     forward, backward = spectral_rnn(), spectral_rnn(seed=3)
@@ -301,6 +305,7 @@ def test_bidirectional(x64, kind):
         assert_same(carries[1][j], states[0, N:])
 
 
+@pytest.mark.slow
 def test_dense_rnn_equals_nnx_simple_cell(x64):
     layer = randomize(
         DenseRNN(FEATURES, N, leak=0.1, param_dtype=jnp.float64, rngs=nnx.Rngs(0))
@@ -339,6 +344,7 @@ def orthogonal_rnn(activation="modrelu", **options):
     return randomize(OrthogonalRNN(FEATURES, N, rngs=nnx.Rngs(0), **options))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "make",
     [
@@ -426,6 +432,7 @@ def test_perturbations(x64, method):
         assert_same(other, actual)
 
 
+@pytest.mark.slow
 def test_nnx_transforms(x64):
     layer = spectral_rnn()
     inputs = draw_inputs()
@@ -443,6 +450,7 @@ def test_nnx_transforms(x64):
     assert set(nnx.to_pure_dict(params)["cell"]) == {"bias", "input_weights", "weight"}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", ["low_rank", "dense"])
 def test_forward_mode_without_the_custom_backward_pass(x64, method):
     layer = spectral_rnn(method=method, activation="tanh", custom_backward=False)
@@ -515,6 +523,7 @@ def train(wrap, *, dtype, n=32, updates=50, **options):
     return losses, nnx.to_pure_dict(params)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("dtype", "activation", "method", "atol"),
     [
@@ -535,6 +544,7 @@ def test_training_matches_the_papers_algorithm(x64, dtype, activation, method, a
     assert np.mean(losses[-10:]) < 0.5 * np.mean(losses[:10])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("activation", ["leaky_relu", "modrelu"])
 def test_every_parameter_changes_under_training(x64, activation):
     layer = spectral_rnn(reflectors=(3, 5), activation=activation)
@@ -735,6 +745,7 @@ def test_the_dense_layer_has_one_method():
 # What once went wrong.
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", [np.uint8, np.int8, np.int32])
 @pytest.mark.parametrize("chunk", [None, 20])
 def test_narrow_integer_lengths_do_not_wrap_around(dtype, chunk):
@@ -753,6 +764,7 @@ def test_complex_inputs_are_refused():
         layer(jnp.ones((2, 3, FEATURES), jnp.complex64))
 
 
+@pytest.mark.slow
 def test_perturbations_take_the_dtype_of_the_computation():
     layer = spectral_rnn(param_dtype=jnp.float32, dtype=jnp.bfloat16)
     inputs = jnp.ones((2, 3, FEATURES))
@@ -773,6 +785,7 @@ def test_a_number_that_is_none_is_named(name, value):
         spectral_rnn(**{name: value}, param_dtype=jnp.float32)
 
 
+@pytest.mark.slow
 def test_gradients_under_strict_dtype_promotion(x64):
     layer = spectral_rnn(dtype=jnp.float64)
     inputs = jnp.asarray(draw_inputs())
@@ -786,6 +799,7 @@ def test_gradients_under_strict_dtype_promotion(x64):
     assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(gradient))
 
 
+@pytest.mark.slow
 def test_chunks_keep_a_step_of_ten_thousand_under_128_mib():
     # Compiled and not run; the states alone would take 625 MiB.
     layer = SpectralRNN(1, 128, reflectors=16, radius=0.1, chunk=100, rngs=nnx.Rngs(0))

@@ -45,6 +45,7 @@ def numpy_blocks(angles, n):
 # The matrix and its entries.
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("n", [1, 2, 3, 6])
 def test_skew_matrix_and_its_entries(x64, n):
     entries = draw_entries(n)
@@ -53,6 +54,7 @@ def test_skew_matrix_and_its_entries(x64, n):
     np.testing.assert_array_equal(skew.skew_entries(a), entries)
 
 
+@pytest.mark.slow
 def test_gradient_of_the_entries(x64):
     g = np.random.default_rng(1).normal(size=(5, 5))
     gradient = jax.grad(lambda e: jnp.sum(g * skew.skew_matrix(e)))(draw_entries(5))
@@ -62,6 +64,7 @@ def test_gradient_of_the_entries(x64):
 # The maps.
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("map", skew.MAPS)
 @pytest.mark.parametrize(("n", "scale"), [(1, 1.0), (9, 0.1), (9, 5.0)])
 def test_rotation_against_eigenvalues(x64, map, n, scale):
@@ -73,6 +76,7 @@ def test_rotation_against_eigenvalues(x64, map, n, scale):
     assert np.linalg.det(w) == pytest.approx(1)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("map", skew.MAPS)
 def test_rotation_in_float32(map):
     entries = draw_entries(64, 0.3, dtype=np.float32)
@@ -84,6 +88,7 @@ def test_rotation_in_float32(map):
     np.testing.assert_allclose(w, expected, atol=2e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("map", skew.MAPS)
 def test_bfloat16_is_computed_in_float32(map):
     a = skew.skew_matrix(draw_entries(6)).astype(jnp.bfloat16)
@@ -93,6 +98,7 @@ def test_bfloat16_is_computed_in_float32(map):
     np.testing.assert_array_equal(w, expected)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("map", skew.MAPS)
 def test_gradients_against_finite_differences(x64, strict, map):
     entries = draw_entries(4)
@@ -113,6 +119,7 @@ def test_gradients_against_finite_differences(x64, strict, map):
     np.testing.assert_allclose(change, expected @ direction, atol=1e-8)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("map", "factor"), [("exponential", 1), ("cayley", -2)])
 def test_gradient_at_zero(x64, map, factor):
     # dW = dA for the exponential and -2 dA for the Cayley map.
@@ -129,6 +136,7 @@ def test_gradient_at_zero(x64, map, factor):
 # Block rotations.
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("n", [1, 7, 8])
 def test_block_rotation(x64, n):
     angles = np.random.default_rng(0).uniform(-np.pi, np.pi, n // 2)

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from svdrnn import spectral
 from svdrnn.spectral import SVD
+from tests import oracles
 
 pytestmark = pytest.mark.usefixtures("x64", "strict")
 
@@ -30,21 +31,15 @@ def random_svd(n_out, n_in, m1, m2, seed=0):
     )
 
 
-def dense_product(vectors):
-    m, n = vectors.shape
-    q = np.eye(n)
-    for i in range(m):
-        u = np.where(np.arange(n) >= i, vectors[i], 0)
-        if np.any(u):
-            q = q - 2 * np.outer(q @ u, u) / (u @ u)
-    return q
-
-
 def dense(svd):
     """W by definition: rectangular diagonal between two dense factors."""
     middle = np.zeros(svd.shape)
     np.fill_diagonal(middle, svd.sigma)
-    return dense_product(svd.u_vectors) @ middle @ dense_product(svd.v_vectors).T
+    return (
+        oracles.reflector_product(svd.u_vectors)
+        @ middle
+        @ oracles.reflector_product(svd.v_vectors).T
+    )
 
 
 def finite_difference(f, svd, step=1e-6):
@@ -147,6 +142,7 @@ def test_raw_values_must_be_floating():
 # Values.
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize("shape", SHAPES)
 def test_values_against_the_dense_matrix(shape, method):
@@ -171,6 +167,7 @@ def test_values_against_the_dense_matrix(shape, method):
     check(pseudo, y @ np.linalg.pinv(w).T)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("shape", SQUARE)
 def test_square_values_against_numpy(shape):
     svd = random_svd(*shape)
@@ -217,6 +214,7 @@ def test_zero_reflectors_do_not_count_in_the_determinant():
         assert sign == np.round(np.linalg.slogdet(dense(svd))[0])
 
 
+@pytest.mark.slow
 def test_zero_sigma_in_slogdet_and_pseudo_inverse():
     svd = random_svd(5, 5, 2, 3)
     svd.sigma[2] = 0
@@ -248,6 +246,7 @@ def low_rank_matrix(n_out, n_in, rank, seed):
     return random.normal(size=(n_out, rank)) @ random.normal(size=(rank, n_in))
 
 
+@pytest.mark.slow
 @given(
     shape=st.sampled_from([(1, 1), (4, 4), (2, 4), (4, 2), (1, 3), (3, 1)]),
     rank=st.integers(0, 4),
@@ -288,6 +287,7 @@ def test_from_matrix_outside_of_jit_and_at_float32():
 # Derivatives.
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("shape", [(3, 3, 2, 3), (2, 3, 2, 2), (3, 2, 1, 2)])
 def test_gradients_against_finite_differences(shape):
     svd, x, y = random_svd(*shape), batch(shape[1])[0], batch(shape[0])[0]
@@ -319,6 +319,7 @@ def test_gradients_against_finite_differences(shape):
         check_gradients(gradient, expected)
 
 
+@pytest.mark.slow
 def test_gradients_of_square_functions_against_finite_differences():
     svd, y = random_svd(4, 4, 3, 2), batch(4)[0]
     weights = np.random.default_rng(5).normal(size=(4, 4))
@@ -350,6 +351,7 @@ def test_gradients_of_square_functions_against_finite_differences():
         check_gradients(gradient, expected)
 
 
+@pytest.mark.slow
 def test_hessian_and_gradient_of_gradient():
     svd = random_svd(2, 3, 2, 1)
 
@@ -386,6 +388,7 @@ def test_svd_is_a_pytree():
         svd.sigma = None
 
 
+@pytest.mark.slow
 def test_jit_equals_eager():
     svd, x = random_svd(5, 3, 2, 3), batch(3)
     check(compiled(spectral.apply)(svd, x), spectral.apply(svd, x))
@@ -400,6 +403,7 @@ def test_batch_equals_per_item():
         check(batched[i, j], apply(svd, x[i, j]))
 
 
+@pytest.mark.slow
 def test_vmap_over_parameters_equals_a_loop():
     items = [random_svd(4, 4, 2, 3, seed=seed) for seed in range(2)]
     stacked = jax.tree.map(lambda *leaves: np.stack(leaves), *items)
@@ -422,6 +426,7 @@ def test_vmap_over_parameters_equals_a_loop():
             check(actual[i], leaf)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "dtype, tolerance", [(jnp.bfloat16, 8e-3), (jnp.float32, 3e-6)]
 )
@@ -452,24 +457,6 @@ def test_numpy_float64_parameters_without_x64_become_float32():
     assert w.dtype == jnp.float32
 
 
-def dot_precisions(f, *arguments):
-    found = []
-
-    def visit(jaxpr):
-        for equation in jaxpr.eqns:
-            if equation.primitive.name == "dot_general":
-                found.append(equation.params["precision"])
-            for value in jax.tree.leaves(
-                list(equation.params.values()), is_leaf=lambda a: hasattr(a, "eqns")
-            ):
-                inner = getattr(value, "jaxpr", value)
-                if hasattr(inner, "eqns"):
-                    visit(inner)
-
-    visit(jax.make_jaxpr(f)(*arguments).jaxpr)
-    return found
-
-
 def test_every_matrix_product_runs_at_highest_precision():
     svd, x = random_svd(4, 4, 2, 3), batch(4)
     functions = [
@@ -485,7 +472,7 @@ def test_every_matrix_product_runs_at_highest_precision():
             return sum(jnp.sum(a) for a in jax.tree.leaves(f(svd)))
 
         for program in (f, jax.grad(loss)):
-            precisions = dot_precisions(program, jax.tree.map(jnp.asarray, svd))
+            precisions = oracles.dot_precisions(program, jax.tree.map(jnp.asarray, svd))
             assert precisions
             assert all(p == (highest, highest) for p in precisions)
 
