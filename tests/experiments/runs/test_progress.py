@@ -3,7 +3,6 @@
 import contextlib
 import fcntl
 import itertools
-import os
 import pty
 import struct
 import termios
