@@ -18,7 +18,10 @@ PAGES = sorted(
     for pattern in ("*.md", "docs/**/*.md")
     for path in ROOT.glob(pattern)
 )
-MODULES = ("benchmark", "figures", "predict", "records", "reproduce", "run", "sweep")
+MODULES = (
+    *("benchmark", "benchmark_constraints", "figures", "predict", "records"),
+    *("reproduce", "run", "sweep"),
+)
 
 
 def text(page):
