@@ -48,7 +48,7 @@ class Adder(nnx.Module):
         self.head = nnx.Linear(HIDDEN, 1, rngs=rngs)
 
     def __call__(self, x, perturbations=None):
-        """Of the last state; perturbations (batch, time, hidden) are added to states."""
+        """Of the last state; perturbations (batch, time, hidden) move the states."""
         states = self.rnn(x, perturbations=perturbations)
         return self.head(states[:, -1])[:, 0]
 
