@@ -21,8 +21,8 @@ def get_config() -> config_dict.ConfigDict:
     config.task.name = ""  # the task, whose own fields stand beside it
 
     config.model = config_dict.ConfigDict()
-    # of sequences: spectral, ornn, exprnn, scornn, rnn, irnn, lstm, gru; of vectors:
-    # mlp, resnet, spectral_mlp, spectral_resnet
+    # of sequences: spectral, ornn, exprnn, scornn, rnn, irnn, spectral_lstm,
+    # spectral_gru, lstm, gru; of vectors: mlp, resnet, spectral_mlp, spectral_resnet
     config.model.name = "spectral"
     config.model.hidden = 128  # units of a layer
     config.model.reflectors = nullable(16)  # a number, a pair for (U, V), None: all

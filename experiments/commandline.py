@@ -2,6 +2,8 @@
 
 import ast
 import contextlib
+import itertools
+import pathlib
 import sys
 from collections.abc import Callable
 from typing import Any, NoReturn
@@ -26,15 +28,32 @@ def run(main: Callable[[list[str]], None], *, usage: int = 1) -> None:
 def parse_flags(argv: list[str], usage: int = 1) -> list[str]:
     """Parses flags; whatever is wrong with them or the config file is one line."""
     try:
+        _check_config_file(argv)
         return flags.FLAGS(argv)
     except SystemExit:  # after the help
         sys.exit(0)
     except flags.Error as error:
-        fail(usage, " ".join(str(error).split()))
+        head, traceback, rest = str(error).partition(": Error whilst parsing config")
+        if traceback:  # of a config file: the last line says what it was
+            fail(usage, f"{head}: {rest.splitlines()[-1]}")
+        fail(usage, " ".join(head.split()))
     except (AttributeError, KeyError) as error:
         fail(usage, f"the config has no field {_unquoted(str(error.args[0]))}")
     except (TypeError, ValueError, OSError) as error:
         fail(usage, error)
+
+
+def _check_config_file(argv: list[str]) -> None:
+    """Raises ValueError where --config names no file."""
+    for word, following in itertools.pairwise([*argv, ""]):
+        name, _, value = word.partition("=")
+        if name in ("--config", "-config"):
+            value = value or following
+            path = value.partition(":")[0]
+            if path and not pathlib.Path(path).is_file():
+                raise ValueError(
+                    f"--config must be a Python file with get_config(), got {path!r}"
+                )
 
 
 def _unquoted(text: str) -> str:

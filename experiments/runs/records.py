@@ -18,7 +18,7 @@ from experiments.runs import files, logs
 RESULTS = pathlib.Path(__file__).parents[1] / "results"
 
 # Columns of metrics.jsonl that are no metrics of the model.
-BOOKKEEPING = ("split", "seconds", "examples_per_second")
+BOOKKEEPING = ("split", "seconds", "examples_per_second", "tokens_per_second")
 
 # Of the training lines at most this many, evenly spread, the first and the last too.
 MOST_TRAIN_POINTS = 80

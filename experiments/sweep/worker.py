@@ -168,7 +168,7 @@ def _train(sweep: setup.Sweep, trial: optuna.Trial) -> float:
         if trial.should_prune():
             raise optuna.TrialPruned(f"at step {step}")
 
-    folder = sweep.workdir / "runs" / f"{trial.user_attrs['run']:04d}"
+    folder = summary.run_folder(sweep.workdir, trial.user_attrs["run"])
     folder.parent.mkdir(exist_ok=True)
     with _held(folder.with_suffix(".lock")), _log(folder.with_suffix(".log")):
         result = loop.train(config, folder, on_validation)

@@ -39,6 +39,8 @@ class Task(abc.ABC):
       baseline: loss of the model that knows nothing, or None.
       inputs_bound: the least B with ||x_t||_2 <= B for every input of one time step
         that there can be, known without the data; None where there is none.
+      unit: what a rate of progress counts, "examples" or "tokens".
+      from_files: whether the data are read from `config.data_dir`.
     """
 
     name: str
@@ -52,6 +54,16 @@ class Task(abc.ABC):
     stateful: bool = False
     baseline: float | None = None
     inputs_bound: float | None = None
+    unit: str = "examples"
+    from_files: bool = False
+
+    def describe(self) -> str:
+        """The data in a few words, for the first lines of a run."""
+        return "data of the task's own"
+
+    def units(self, batch_size: int) -> int:
+        """How many of `unit` are in a training batch."""
+        return batch_size
 
     @abc.abstractmethod
     def steps_per_epoch(self, batch_size: int) -> int | None:

@@ -42,6 +42,7 @@ class MNIST(base.Task):
     in_features = PIXELS
     out_features = CLASSES
     baseline = math.log(CLASSES)
+    from_files = True
 
     def __init__(self, data: Any, *, seed: int, batch_size: int):
         checks.check_integer("config.seed", seed, 0)
@@ -54,6 +55,13 @@ class MNIST(base.Task):
             for split in ("train", "valid", "test")
         }
         self._order = functools.lru_cache(maxsize=1)(self._draw_order)
+
+    @override
+    def describe(self) -> str:
+        sizes = ", ".join(
+            f"{len(labels)} {split}" for split, (_, labels) in self._splits.items()
+        )
+        return f"images: {sizes}"
 
     def _draw_order(self, epoch: int) -> np.ndarray:
         generator = base.generator(self.seed, "train", epoch)

@@ -43,6 +43,8 @@ class PennTreebank(base.Task):
     higher_is_better = False
     readout = "all"
     stateful = True
+    unit = "tokens"
+    from_files = True
     boundary: str  # the token that ends a line, and stands before the first one
 
     def __init__(self, corpus: Any, *, window: int, batch_size: int):
@@ -60,6 +62,17 @@ class PennTreebank(base.Task):
         }
         tokens = len(self._tokens["train"])
         base.check_batch_size(batch_size, tokens, "training tokens")
+
+    @override
+    def describe(self) -> str:
+        sizes = ", ".join(
+            f"{len(tokens)} {split}" for split, tokens in self._tokens.items()
+        )
+        return f"tokens: {sizes}; {self.vocabulary} different ones"
+
+    @override
+    def units(self, batch_size: int) -> int:
+        return batch_size * self.window
 
     def _windows(self, split: str, streams: int) -> int:
         """Batches that cover a split."""

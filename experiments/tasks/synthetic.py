@@ -24,6 +24,13 @@ class SyntheticTask(base.Task):
         self.seed = seed
         self.batch_size = batch_size
 
+    @override
+    def describe(self) -> str:
+        return (
+            f"length {self.length}, fresh random sequences;"
+            f" {base.EVAL_SEQUENCES} for validation and test each"
+        )
+
     @abc.abstractmethod
     def draw(self, generator: np.random.Generator, count: int) -> base.Batch:
         """`count` examples, as `train_batch` describes them."""

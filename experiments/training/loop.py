@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
+from experiments.data import stand_in
 from experiments.models import build as models
 from experiments.runs import (
     curves,
@@ -61,7 +62,7 @@ def train(
       checkpoints they were taken up from: set-up, compilation, training and
       evaluation); metrics {"valid": {...}, "test": {...}} of the final parameters;
       best, the same for the step that was best on validation data, with that
-      "step"; diagnostics of the final model; baseline.
+      "step"; diagnostics of the final model; baseline; data, where it is stand-in.
 
     Raises:
       ValueError: a field or the data do not fit, or the workdir is not this run's.
@@ -105,12 +106,16 @@ def train(
     start = int(state.step)
     seconds_before = record["seconds"]
     log = logs.MetricLog(workdir, start if known else None)
+    print(summary.beginning(config, task, sizes, (count, parts.steps_per_epoch)))
     if start == 0:
         log.event(0, "started", **_description(config, task))
     if known:
         print(f"resumed from step {start} of {count}")
         log.event(start, "resumed_from", **_origin())
-    shown = progress.Progress(count, config.train.batch_size)
+    per_step = task.units(config.train.batch_size)
+    shown = progress.Progress(count, per_step, task.unit)
+    if start < count:
+        print("compiling the first step ...", flush=True)
 
     def seconds() -> float:
         return seconds_before + time.monotonic() - began
@@ -151,9 +156,7 @@ def train(
                     scale = optimizers.plateau_scale(state.opt_state)
                     values["learning_rate"] = parts.learning_rate(step - 1) * scale
                     values["seconds"] = seconds()
-                    values["examples_per_second"] = (
-                        rate and rate * config.train.batch_size
-                    )
+                    values[f"{task.unit}_per_second"] = rate and rate * per_step
                     log.write(step, "train", values)
 
             with stopwatch.paused():
@@ -197,6 +200,8 @@ def train(
             "diagnostics": evaluation.storable(diagnostics),
             "baseline": task.baseline,
         }
+        if summary.stands_in(config, task):
+            result["data"] = stand_in.NAME
         log.event(count, "finished")
         curves.learning_curve(workdir / "metrics.jsonl", workdir / "learning_curve.png")
         files.write_json(finished, result)
