@@ -19,6 +19,7 @@ READ_WITH = {
     "train.decay_rate": ("train.schedule", "exponential"),
     "train.plateau_factor": ("train.schedule", "plateau"),
     "train.plateau_patience": ("train.schedule", "plateau"),
+    "train.restores": ("train.on_nonfinite", "restore"),
     "model.leak": ("model.activation", "leaky_relu"),
 }
 
@@ -147,6 +148,8 @@ def unflatten(flat: dict[str, Any]) -> dict:
         *sections, name = field.split(".")
         part = tree
         for section in sections:
-            part = part.setdefault(section, {})
+            if not isinstance(part.get(section), dict):  # of a config that is damaged
+                part[section] = {}
+            part = part[section]
         part[name] = value
     return tree

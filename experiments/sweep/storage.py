@@ -6,12 +6,13 @@ Optuna with the run's number among its user attributes, and besides it:
   seed         the config's seed, where it is swept
   worker       host and process, once the attempt has begun
   error        what ended a run for a cause
-  interrupted  ended by Ctrl-C
+  interrupted  ended by a signal or a disk that is full
   surplus      ended before it began: another attempt holds or has settled the run
 """
 
 import pathlib
 import time
+import urllib.parse
 from typing import Any
 
 import optuna
@@ -73,7 +74,9 @@ def connect(
     """
     arguments: dict[str, Any] = {"pool_pre_ping": True}
     if url is None:
-        url = f"sqlite:///{workdir / 'sweep.sqlite'}"
+        # As a URI, so that no character of the path has a meaning of its own.
+        path = urllib.parse.quote(str((workdir / "sweep.sqlite").absolute()))
+        url = f"sqlite:///file:{path}?uri=true"
     parsed = _parse(url)
     if parsed.get_backend_name() == "sqlite":
         arguments["connect_args"] = {"timeout": _WAIT}

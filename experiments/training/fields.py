@@ -32,6 +32,8 @@ def _check_lengths(train: Any) -> None:
     section = checks.Section("config.train", train)
     section.integer("steps", "epochs", "steps_per_epoch", optional=True)
     section.integer("batch_size", "log_every", "eval_every", "checkpoint_every")
+    section.name("on_nonfinite", ("stop", "restore"))
+    section.integer("restores")
 
 
 def resolve_epoch(train: Any, task: base.Task) -> int | None:

@@ -6,6 +6,7 @@ from typing import Any
 
 import jax
 import optax
+from ml_collections import config_dict
 from optax import contrib
 
 from experiments import checks
@@ -36,6 +37,15 @@ def check(train: Any) -> None:
     section.number("plateau_factor", above=0, below=1)
     section.integer("plateau_patience")
     section.number("clip_norm", least=0, optional=True)
+
+
+def slowed(train: Any, times: int) -> Any:
+    """`config.train` with the learning rates halved so many times."""
+    values = train.to_dict()
+    for name in ("learning_rate", "reflector_learning_rate"):
+        if values[name] is not None:
+            values[name] *= 0.5**times
+    return config_dict.ConfigDict(values) if times else train
 
 
 def schedule(
