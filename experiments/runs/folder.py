@@ -113,12 +113,12 @@ def held(workdir: pathlib.Path) -> Iterator[None]:
     """
     path = workdir / LOCK
     lock = filelock.FileLock(path)
-    try:
-        with files.writing(workdir):
+    with files.writing(workdir):
+        try:
             lock.acquire(blocking=False)
-    except filelock.Timeout:
-        holder = path.read_text().strip() or "another process"
-        raise ValueError(f"--workdir {workdir} is in use by {holder}") from None
+        except filelock.Timeout:  # a kind of OSError
+            holder = path.read_text().strip() or "another process"
+            raise ValueError(f"--workdir {workdir} is in use by {holder}") from None
     try:
         with files.writing(path):
             path.write_text(f"process {os.getpid()} on {socket.gethostname()}\n")

@@ -38,7 +38,7 @@ class MetricLog:
         with files.writing(self._path):
             # Without the thread of a SummaryWriter, whose errors nobody would see.
             self._events = event_file_writer.EventsWriter(
-                str(workdir.absolute() / "events"), f".{os.getpid()}"
+                str(workdir.absolute() / "events"), f".{time.time_ns()}"
             )
         self._open(resumed_from)
 

@@ -80,7 +80,8 @@ def test_a_leak_is_read_by_the_leaky_relu_alone():
 def test_the_fields_of_another_task_are_not_read():
     assert "task.length" in identity.unread(plain(task__name="mnist"))
     assert identity.unread(plain(task__name="none", model__name="none")) == {
-        *("train.decay_rate", "train.plateau_factor", "train.plateau_patience")
+        *("train.decay_rate", "train.plateau_factor", "train.plateau_patience"),
+        "train.restores",
     }
 
 
