@@ -17,6 +17,9 @@ def get_config() -> config_dict.ConfigDict:
     # stand-in: a few random digits or words; not part of what a run is
     config.data_dir = os.environ.get("SVDRNN_DATA", "")
 
+    # takes files that are not the published ones, by their digests
+    config.allow_other_data = False
+
     config.task = config_dict.ConfigDict()
     config.task.name = ""  # the task, whose own fields stand beside it
 

@@ -10,9 +10,10 @@ Optuna with the run's number among its user attributes, and besides it:
   surplus      ended before it began: another attempt holds or has settled the run
 """
 
+import functools
 import pathlib
+import sqlite3
 import time
-import urllib.parse
 from typing import Any
 
 import optuna
@@ -74,11 +75,16 @@ def connect(
     """
     arguments: dict[str, Any] = {"pool_pre_ping": True}
     if url is None:
-        # As a URI, so that no character of the path has a meaning of its own.
-        path = urllib.parse.quote(str((workdir / "sweep.sqlite").absolute()))
-        url = f"sqlite:///file:{path}?uri=true"
+        # Opened by hand: in a URL some characters of a path have meanings of their own.
+        arguments["creator"] = functools.partial(
+            sqlite3.connect,
+            (workdir / "sweep.sqlite").absolute(),
+            timeout=_WAIT,
+            check_same_thread=False,
+        )
+        url = "sqlite:///sweep.sqlite"
     parsed = _parse(url)
-    if parsed.get_backend_name() == "sqlite":
+    if parsed.get_backend_name() == "sqlite" and "creator" not in arguments:
         arguments["connect_args"] = {"timeout": _WAIT}
     for last in (False, False, True):  # two processes may both make the tables
         try:

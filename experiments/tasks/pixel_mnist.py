@@ -38,7 +38,7 @@ class PixelMNIST(mnist.MNIST):
     ):
         check_steps(steps)
         super().__init__(data, seed=seed, batch_size=batch_size)
-        self.steps = steps
+        self.steps = self.time_steps = steps
         self.in_features = mnist.PIXELS // steps
         if permuted:
             order = permutation()
@@ -66,7 +66,7 @@ def build(config: Any) -> PixelMNIST:
     """The task of a config."""
     check_steps(config.task.steps)  # before the data are read
     return PixelMNIST(
-        data_set.load(config.data_dir),
+        data_set.load(config.data_dir, config.allow_other_data),
         steps=config.task.steps,
         permuted=config.task.permuted,
         seed=config.seed,

@@ -16,6 +16,7 @@ from absl import logging
 from experiments.runs import files
 
 KEPT = 2
+OVERHEAD = 2**18  # bytes of a checkpoint besides its arrays, generously
 ITEMS = ("state", "best_params", "record")
 FIRST_RECORD: dict[str, Any] = {"best": None, "seconds": 0.0, "restores": 0}
 
@@ -64,6 +65,7 @@ class Checkpoints:
         """
         if step in self._manager.all_steps():
             return
+        self._check_space(step, state, best_params)
         args = ocp.args.Composite(
             state=ocp.args.StandardSave(state),
             best_params=ocp.args.StandardSave(best_params),
@@ -75,6 +77,16 @@ class Checkpoints:
             cause = getattr(error, "strerror", None) or str(error)
             cause = cause.split("\n")[0].split(" [")[0]
             raise files.unwritable(self.directory / str(step), cause) from error
+
+    def _check_space(self, step: int, *trees: Any) -> None:
+        """Refuses what does not fit, before orbax's threads fail one by one."""
+        path = self.directory / str(step)
+        needed = sum(leaf.nbytes for leaf in jax.tree.leaves(trees)) + OVERHEAD
+        with files.writing(path):
+            free = shutil.disk_usage(self.directory).free
+        if free < needed:
+            cause = f"No space left on device ({needed} bytes needed, {free} free)"
+            raise files.unwritable(path, cause)
 
     def latest(self) -> int | None:
         """The step of the newest checkpoint, or None."""

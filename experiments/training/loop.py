@@ -26,7 +26,14 @@ from experiments.runs import (
     summary,
 )
 from experiments.tasks import base
-from experiments.training import checkpoints, evaluation, fields, optimizers, steps
+from experiments.training import (
+    checkpoints,
+    evaluation,
+    fields,
+    memory,
+    optimizers,
+    steps,
+)
 
 
 class NonFiniteLoss(Exception):
@@ -93,6 +100,8 @@ def _train(
         return optimizers.build(train, steps=count, steps_per_epoch=steps_per_epoch)
 
     optimizer, learning_rate = make_optimizer(0)
+
+    memory.check(config, task)
 
     # ---- The model and its state.
     init_key, dropout_key = jax.random.split(jax.random.key(config.seed))

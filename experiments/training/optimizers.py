@@ -40,12 +40,12 @@ def check(train: Any) -> None:
 
 
 def slowed(train: Any, times: int) -> Any:
-    """`config.train` with the learning rates halved so many times."""
+    """`config.train` with the learning rates, as floats, halved so many times."""
     values = train.to_dict()
     for name in ("learning_rate", "reflector_learning_rate"):
         if values[name] is not None:
-            values[name] *= 0.5**times
-    return config_dict.ConfigDict(values) if times else train
+            values[name] = float(values[name]) * 0.5**times
+    return config_dict.ConfigDict(values)
 
 
 def schedule(
@@ -125,7 +125,9 @@ def build(
     rest = orthogonal = from_peak(train.learning_rate)
     if train.reflector_learning_rate is not None:
         orthogonal = from_peak(train.reflector_learning_rate)
-    clip = optax.clip_by_global_norm(train.clip_norm) if train.clip_norm else None
+    clip = (
+        optax.clip_by_global_norm(float(train.clip_norm)) if train.clip_norm else None
+    )
     optimizer = optax.chain(
         clip or optax.identity(),
         optax.scale_by_adam(),

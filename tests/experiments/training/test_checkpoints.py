@@ -149,6 +149,17 @@ def test_a_link_among_the_checkpoints_is_not_followed(tmp_path):
     assert (other / "thesis.tex").read_text() == "draft"
 
 
+def test_a_disk_without_space_is_left_alone(tmp_path, monkeypatch):
+    save(tmp_path, 1)
+    full = shutil.disk_usage(tmp_path)._replace(free=1000)
+    saved = checkpoints.Checkpoints(tmp_path)
+    monkeypatch.setattr(checkpoints.shutil, "disk_usage", lambda path: full)
+    with pytest.raises(files.Unwritable, match="/2 cannot .*No space .*1000 free"):
+        saved.save(2, state(2), best(2), record(2))
+    saved.close()
+    assert os.listdir(tmp_path) == ["1"]
+
+
 def test_a_save_that_fails_is_one_line_and_leaves_the_others(tmp_path, monkeypatch):
     save(tmp_path, 1)
     saved = checkpoints.Checkpoints(tmp_path)
