@@ -10,19 +10,31 @@ from typing import Any, NoReturn
 
 from absl import app, flags, logging
 
+from experiments.runs import files, signals
 
-def run(main: Callable[[list[str]], None], *, usage: int = 1) -> None:
+
+def run(
+    main: Callable[[list[str]], None], *, usage: int = 1, resumes: bool = False
+) -> None:
     """Parses the flags and calls `main` with the words beside them.
+
+    A signal ends the process with one line and the exit code 128 + its number.
 
     Args:
       main: takes the words of the command line that are no flags.
       usage: exit code of a command line that is wrong.
+      resumes: whether the same command goes on with what was done.
     """
+    signals.raise_at_once()
 
     def parse(argv: list[str]) -> list[str]:
         return parse_flags(argv, usage)
 
-    app.run(lambda argv: main(argv[1:]), flags_parser=parse)
+    try:
+        app.run(lambda argv: main(argv[1:]), flags_parser=parse)
+    except signals.Stopped as stopped:
+        goes_on = "; the same command goes on" if resumes else ""
+        fail(stopped.code, f"{stopped}{goes_on}")
 
 
 def parse_flags(argv: list[str], usage: int = 1) -> list[str]:
@@ -69,6 +81,18 @@ def quiet() -> None:
         logging.set_verbosity(logging.WARNING)
 
 
+def folder(text: str) -> pathlib.Path:
+    """A path of the command line, with ~ for the home folder.
+
+    Raises:
+      ValueError: a home folder that is not known.
+    """
+    try:
+        return pathlib.Path(text).expanduser()
+    except RuntimeError:
+        raise ValueError(f"--workdir must be a path, got {text!r}") from None
+
+
 def no_words(words: list[str]) -> None:
     """Ends the process where words stand beside the flags of a command without any."""
     if words:
@@ -80,6 +104,11 @@ def fail(code: int, error: Any) -> NoReturn:
     logging.debug("traceback", exc_info=True)
     print(f"error: {error}", file=sys.stderr, flush=True)
     sys.exit(code)
+
+
+def refuse(error: ValueError | OSError) -> NoReturn:
+    """As `fail`: 4 where a workdir cannot be written, 2 where a value is wrong."""
+    fail(4 if isinstance(error, files.Unwritable) else 2, error)
 
 
 def overrides() -> dict[str, Any]:

@@ -18,6 +18,8 @@ from experiments.models import recurrent, registry
 from experiments.tasks import base
 from svdrnn import kernels, projection
 
+MOST_LAYERS = 200  # of a recurrent network; ten times as many of a feed-forward one
+
 # What the library calls a field, where the names differ.
 _FIELDS = {"hidden_features": "hidden"}
 
@@ -32,7 +34,10 @@ def check(config: Any) -> None:
     named.name("name", tuple(registry.MODELS))
     read = registry.MODELS[config.name].fields()
     section = checks.Section("config.model", config, read)
-    section.integer("hidden", "layers")
+    section.integer("hidden")
+    # Recurrent layers are compiled one by one: more than so many take minutes.
+    most = MOST_LAYERS if registry.MODELS[config.name].sequential else 10 * MOST_LAYERS
+    section.integer("layers", most=most)
     section.number("center", least=0)
     section.number("input_scale", above=0)
     section.number("dropout", least=0, below=1)

@@ -7,7 +7,7 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 
-from svdrnn import checks
+from experiments import checks
 
 Batch = dict[str, np.ndarray]
 Sums = dict[str, jnp.ndarray]
@@ -27,6 +27,8 @@ class Task(abc.ABC):
       primary: the metric that chooses the best step on validation data.
       higher_is_better: direction of `primary`.
       sequential: whether the inputs have a time axis.
+      time_steps: those of a training sequence, where they are known: whether the run
+        fits into memory is told from them.
       in_features: features of one time step of the inputs, or of the whole input of
         a task without a time axis; not read where the inputs are tokens.
       vocabulary: number of tokens where the inputs are tokens, which the model
@@ -47,6 +49,7 @@ class Task(abc.ABC):
     primary: str
     higher_is_better: bool
     sequential: bool = True
+    time_steps: int = 1
     in_features: int
     vocabulary: int | None = None
     out_features: int

@@ -153,7 +153,7 @@ def _flat_split(part: Any, split: str) -> tuple[np.ndarray, np.ndarray]:
 def build(config: Any) -> MNIST:
     """The task of a config."""
     return MNIST(
-        mnist.load(config.data_dir),
+        mnist.load(config.data_dir, config.allow_other_data),
         seed=config.seed,
         batch_size=config.train.batch_size,
     )
