@@ -17,12 +17,15 @@ def get_config() -> config_dict.ConfigDict:
     # stand-in: a few random digits or words; not part of what a run is
     config.data_dir = os.environ.get("SVDRNN_DATA", "")
 
+    # takes files that are not the published ones, by their digests
+    config.allow_other_data = False
+
     config.task = config_dict.ConfigDict()
     config.task.name = ""  # the task, whose own fields stand beside it
 
     config.model = config_dict.ConfigDict()
-    # of sequences: spectral, ornn, exprnn, scornn, rnn, irnn, lstm, gru; of vectors:
-    # mlp, resnet, spectral_mlp, spectral_resnet
+    # of sequences: spectral, ornn, exprnn, scornn, rnn, irnn, spectral_lstm,
+    # spectral_gru, lstm, gru; of vectors: mlp, resnet, spectral_mlp, spectral_resnet
     config.model.name = "spectral"
     config.model.hidden = 128  # units of a layer
     config.model.reflectors = nullable(16)  # a number, a pair for (U, V), None: all
@@ -71,6 +74,10 @@ def get_config() -> config_dict.ConfigDict:
     config.train.log_every = 50  # steps between lines of training metrics
     config.train.eval_every = 250  # steps between evaluations on validation data
     config.train.checkpoint_every = 250  # steps between checkpoints
+    # or restore: what a loss that is not finite does; restore goes back to the last
+    # checkpoint with the learning rates halved
+    config.train.on_nonfinite = "stop"
+    config.train.restores = 3  # times at most, each with rates halved again
     return config
 
 

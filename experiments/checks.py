@@ -5,6 +5,18 @@ from typing import Any
 
 from svdrnn import checks
 
+# Counts are int32 and numbers float32 on a device.
+MOST_INTEGER = 2**31 - 1
+MOST_NUMBER = 3.4e38
+
+
+def check_integer(
+    name: str, value: Any, least: int = 1, most: int = MOST_INTEGER
+) -> None:
+    """Raises ValueError unless the value is an integer within the bounds."""
+    if checks.check_integer(name, value, least) > most:
+        raise ValueError(f"{name} must be at most {most}, got {value}")
+
 
 class Section:
     """Checks of the fields of one part of a config.
@@ -20,17 +32,24 @@ class Section:
         self._values = values
         self._read = read
 
-    def integer(self, *names: str, least: int = 1, optional: bool = False) -> None:
+    def integer(
+        self,
+        *names: str,
+        least: int = 1,
+        most: int = MOST_INTEGER,
+        optional: bool = False,
+    ) -> None:
         """Raises ValueError unless each is an integer, or None where `optional`."""
         for name in names:
             if self._counts(name, optional):
-                checks.check_integer(self.path(name), self._values[name], least)
+                check_integer(self.path(name), self._values[name], least, most)
 
     def number(self, *names: str, optional: bool = False, **bounds: float) -> None:
         """Raises ValueError unless each is a finite number within the bounds.
 
         `bounds` are those of `svdrnn.checks.check_finite`.
         """
+        bounds.setdefault("below" if "below" in bounds else "most", MOST_NUMBER)
         for name in names:
             if self._counts(name, optional):
                 checks.check_finite(self.path(name), self._values[name], **bounds)

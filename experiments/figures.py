@@ -7,8 +7,6 @@ draws the paper's figures anew from experiments/results, or `learning_curve.png`
 workdir. Exit codes: 0 done, 1 a log or record that cannot be read, 2 wrong arguments.
 """
 
-import pathlib
-
 from experiments import commandline
 from experiments.reproduce import figures
 from experiments.runs import curves
@@ -20,7 +18,7 @@ def main(words: list[str]) -> None:
         if not words:
             for path in figures.redraw():
                 print(path)
-        for workdir in map(pathlib.Path, words):
+        for workdir in map(commandline.folder, words):
             output = workdir / "learning_curve.png"
             print(curves.learning_curve(workdir / "metrics.jsonl", output))
     except (ValueError, OSError) as error:

@@ -16,8 +16,9 @@ def main(words: list[str]) -> None:
     """Records the run of a workdir under a name."""
     if len(words) != 2:
         commandline.fail(2, f"WORKDIR and NAME must be given, got {words}")
-    workdir, name = words
+    text, name = words
     try:
+        workdir = commandline.folder(text)
         print(records.record(workdir, name))
     except (ValueError, OSError) as error:
         commandline.fail(1, error)

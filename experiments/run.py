@@ -10,7 +10,9 @@ colon in --config goes to the file's get_config, as that in
 
 The same command on the same workdir goes on from the last checkpoint. Exit codes:
 0 done, 1 wrong flags, 2 a config, data or workdir that does not fit, 3 a loss that
-is not finite. --verbosity=1 shows where an error was raised.
+is not finite, 4 a workdir that cannot be written, 128 + N stopped by the signal N
+(SIGHUP 129, SIGINT 130, SIGUSR1 138, SIGTERM 143), with the step saved.
+--verbosity=1 shows where an error was raised.
 """
 
 from absl import flags
@@ -44,16 +46,12 @@ def main(words: list[str]) -> None:
         overrides = commandline.overrides()
         commandline.choose_length(config.train, overrides)
         identity.check_overrides(config, overrides)
-        loop.train(config, _WORKDIR.value)
+        loop.train(config, commandline.folder(_WORKDIR.value))
     except loop.NonFiniteLoss as error:
         commandline.fail(3, error)
     except (ValueError, OSError) as error:
-        commandline.fail(2, error)
-    except KeyboardInterrupt:
-        commandline.fail(
-            130, "interrupted; the same command goes on from the last checkpoint"
-        )
+        commandline.refuse(error)
 
 
 if __name__ == "__main__":
-    commandline.run(main)
+    commandline.run(main, resumes=True)

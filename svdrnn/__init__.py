@@ -5,11 +5,14 @@ from svdrnn import (
     cells,
     certification,
     checks,
+    constraint,
     diagnostics,
     generalization,
     householder,
     initializers,
+    kernels,
     layers,
+    layouts,
     matrices,
     projection,
     recurrence,
@@ -17,6 +20,7 @@ from svdrnn import (
     skew,
     spectral,
     transitions,
+    trees,
 )
 from svdrnn._version import __version__
 from svdrnn.cells import (
@@ -25,38 +29,55 @@ from svdrnn.cells import (
     SpectralRNNCell,
     TransitionCell,
 )
+from svdrnn.constraint import Constraint, Orthogonal, Spectral, SpectralNorm
+from svdrnn.kernels import bake, constrain, constraints, set_matrix, unconstrain
 from svdrnn.layers import SpectralLinear
 from svdrnn.matrices import DenseMatrix, OrthogonalMatrix, SpectralMatrix
 from svdrnn.rnn import DenseRNN, OrthogonalRNN, SpectralRNN, TransitionRNN
+from svdrnn.trees import constrain_tree
 
 __all__ = [
+    "Constraint",
     "DenseMatrix",
     "DenseRNN",
     "DenseRNNCell",
+    "Orthogonal",
     "OrthogonalMatrix",
     "OrthogonalRNN",
     "OrthogonalRNNCell",
+    "Spectral",
     "SpectralLinear",
     "SpectralMatrix",
+    "SpectralNorm",
     "SpectralRNN",
     "SpectralRNNCell",
     "TransitionCell",
     "TransitionRNN",
     "__version__",
     "activations",
+    "bake",
     "cells",
     "certification",
     "checks",
+    "constrain",
+    "constrain_tree",
+    "constraint",
+    "constraints",
     "diagnostics",
     "generalization",
     "householder",
     "initializers",
+    "kernels",
     "layers",
+    "layouts",
     "matrices",
     "projection",
     "recurrence",
     "rnn",
+    "set_matrix",
     "skew",
     "spectral",
     "transitions",
+    "trees",
+    "unconstrain",
 ]

@@ -5,7 +5,7 @@
 
 A field of the config takes a list of values, or, in random and TPE search, a range:
 {"low": 1e-4, "high": 1e-2, "log": True}, for whole numbers with "int": True. Seeds
-are listed under "seed".
+are listed under "seed". Values that depend on another field: see docs/sweeps.md.
 """
 
 

@@ -6,8 +6,14 @@ the function that gives the data, so that it is built alike from a download and
 from local files. Data sets are kept in TFDS_DATA_DIR or ~/tensorflow_datasets.
 """
 
+import contextlib
+import pathlib
+
 import numpy as np
 import tensorflow_datasets as tfds
+from tensorflow_datasets.core.utils import file_utils
+
+from experiments.data import files
 
 
 class MnistDigits(tfds.core.GeneratorBasedBuilder):
@@ -99,6 +105,38 @@ def prepared(make_builder):
     return make_builder()
 
 
+@contextlib.contextmanager
+def undamaged(folder):
+    """A context in which whatever goes wrong is the fault of what lies in a folder.
+
+    Raises:
+      files.Damaged: names the folder.
+    """
+    try:
+        yield
+    except Exception as error:  # protobuf, Riegeli and JSON have many kinds
+        cause = " ".join(str(error).split())[:200]
+        raise files.Damaged(
+            f"{folder} is damaged; remove the folder, and the data set is made again"
+            f" ({type(error).__name__}: {cause})"
+        ) from error
+
+
+def _parts(kind, read, tfds_dir, of_builder):
+    """Returns what `of_builder` takes from a data set, and the data set's folder."""
+    root = pathlib.Path(tfds_dir or file_utils.get_default_data_dir())
+    folder = root / kind.name / str(kind.VERSION)
+
+    def make_builder():
+        return kind(read=read, data_dir=tfds_dir)
+
+    # What lies there already can be damaged; what is made now can fail otherwise.
+    with undamaged(folder) if folder.exists() else contextlib.nullcontext():
+        builder = prepared(make_builder)
+    with undamaged(folder):
+        return of_builder(builder), builder.data_dir
+
+
 def mnist_parts(read, tfds_dir=None):
     """Returns MNIST through its builder, in the order of the IDX files.
 
@@ -112,9 +150,11 @@ def mnist_parts(read, tfds_dir=None):
 
     Cost: about 4 s to build and 4 s to read the 70,000 digits.
     """
-    builder = prepared(lambda: MnistDigits(read=read, data_dir=tfds_dir))
-    parts = {part: _digits(builder, part) for part in builder.info.splits}
-    return parts, builder.data_dir
+
+    def parts(builder):
+        return {part: _digits(builder, part) for part in builder.info.splits}
+
+    return _parts(MnistDigits, read, tfds_dir, parts)
 
 
 def _digits(builder, part):
@@ -137,9 +177,11 @@ def ptb_parts(read, tfds_dir=None):
     Returns:
       ({"train" | "valid" | "test": bytes}, the data set's folder).
     """
-    builder = prepared(lambda: PtbText(read=read, data_dir=tfds_dir))
-    parts = {
-        part: builder.as_data_source(split=part)[0]["text"]
-        for part in builder.info.splits
-    }
-    return parts, builder.data_dir
+
+    def parts(builder):
+        return {
+            part: builder.as_data_source(split=part)[0]["text"]
+            for part in builder.info.splits
+        }
+
+    return _parts(PtbText, read, tfds_dir, parts)

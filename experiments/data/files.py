@@ -9,6 +9,10 @@ import zlib
 VARIABLE = "SVDRNN_DATA"
 
 
+class Damaged(ValueError):
+    """A data set that was kept is no longer what was downloaded."""
+
+
 def data_root(data_dir):
     """Returns the user's data folder as a path, or None where none is named.
 
@@ -52,6 +56,8 @@ def local_folder(data_dir, dataset, names):
     if root is None:
         return None
     folder = root / dataset
+    if folder.exists() and not folder.is_dir():
+        raise ValueError(f"{folder} must be a folder, got a file")
     missing = [name for name in names if find(folder, name) is None]
     if len(missing) == len(names):
         return None
@@ -76,6 +82,8 @@ def remote_or_explain(remote, data_dir, dataset, names):
     """
     try:
         return remote()
+    except Damaged:
+        raise
     except (OSError, ValueError, ImportError) as error:
         root = data_root(data_dir)
         raise FileNotFoundError(
@@ -95,17 +103,20 @@ def gunzip(data, name):
         raise ValueError(f"{name}: damaged gzip data ({error})") from error
 
 
+OTHER = "; --config.allow_other_data takes other data"
+
+
 def read_bytes(path):
     """Returns a file's bytes, uncompressed where its name ends in ".gz"."""
     data = path.read_bytes()
     return gunzip(data, path) if path.suffix == ".gz" else data
 
 
-def check_md5(data, expected, name):
+def check_md5(data, expected, name, advice=""):
     """Raises a ValueError naming the file unless MD5(data) is the expected one."""
     found = hashlib.md5(data, usedforsecurity=False).hexdigest()
     if found != expected:
         raise ValueError(
             f"{name}: cut or altered: MD5 of the uncompressed content is {found}, "
-            f"expected {expected} ({len(data)} bytes found)"
+            f"expected {expected} ({len(data)} bytes found){advice}"
         )

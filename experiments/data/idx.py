@@ -56,6 +56,12 @@ def _check_length(data, expected, name):
         )
 
 
+def content(values):
+    """Returns the bytes of the file that holds `values`, the opposite of `parse`."""
+    sizes = (UNSIGNED_BYTE << 8 | values.ndim, *values.shape)
+    return struct.pack(f">{len(sizes)}I", *sizes) + values.tobytes()
+
+
 def read(path, item_shape):
     """Reads an IDX file, plain or ".gz"; see `parse`.
 

@@ -1,5 +1,6 @@
 """MNIST as numpy arrays, with the validation part cut from the training set."""
 
+import functools
 from typing import NamedTuple
 
 import numpy as np
@@ -41,7 +42,7 @@ class Mnist(NamedTuple):
     test: Split
 
 
-def load(data_dir=None):
+def load(data_dir=None, allow_other=False):
     """Returns MNIST: from local IDX files, else downloaded once and kept.
 
     Train is the first 55,000 training images, valid the last 5,000, test the
@@ -54,29 +55,30 @@ def load(data_dir=None):
     Args:
       data_dir: data folder; None stands for the environment variable SVDRNN_DATA,
         "stand-in" for the few random digits of `stand_in`.
+      allow_other: whether files with other digests are taken, so that a set of one's
+        own in the same format and size can be used.
 
     Returns:
       An `Mnist` of uint8 arrays, which may be read-only.
 
     Raises:
       ValueError: a file is damaged, cut, too long, of another format or count,
-        or holds a label above 9; the text names the file.
+        holds a label above 9, or has another digest; the text names the file.
       FileNotFoundError: some of the four files are missing, or all are and the
         download failed; the text says what to put where.
-
-    Not checked: the digests of local files, so that a set of one's own in the same
-    format and size can be used. Downloaded files are checked against them.
     """
     if data_dir == stand_in.NAME:
         parts = stand_in.digits()
         return Mnist(**{part: Split(*arrays) for part, arrays in parts.items()})
-    return _load(data_dir, COUNTS, VALID_COUNT, _from_builder)
+    remote = functools.partial(_from_builder, digests=DIGESTS)
+    digests = None if allow_other else DIGESTS
+    return _load(data_dir, COUNTS, VALID_COUNT, remote, digests)
 
 
-def _load(data_dir, counts, valid_count, remote):
+def _load(data_dir, counts, valid_count, remote, digests=None):
     folder = files.local_folder(data_dir, "mnist", NAMES)
     if folder is not None:
-        parts = read_folder(folder, counts)
+        parts = read_folder(folder, counts, digests)
     else:
         parts = files.remote_or_explain(remote, data_dir, "mnist", NAMES)
     images, labels = parts["train"]
@@ -87,8 +89,10 @@ def _load(data_dir, counts, valid_count, remote):
     )
 
 
-def read_folder(folder, counts=COUNTS):
+def read_folder(folder, counts=COUNTS, digests=None):
     """Returns {"train" | "test": (images, labels)} from a folder of IDX files.
+
+    Where `digests` are given, {name: MD5}, they are checked.
 
     Raises:
       ValueError: see `load`.
@@ -99,6 +103,12 @@ def read_folder(folder, counts=COUNTS):
         images = idx.read(image_path, (28, 28))
         labels = idx.read(label_path, ())
         _check(images, labels, counts[part], image_path, label_path)
+        for name, values, path in zip(
+            names, (images, labels), (image_path, label_path), strict=True
+        ):
+            if digests is not None:
+                data = idx.content(values)
+                files.check_md5(data, digests[name], path, files.OTHER)
         parts[part] = images, labels
     return parts
 
@@ -123,13 +133,18 @@ def download_parts(mirrors=MIRRORS, digests=DIGESTS, counts=COUNTS):
     return parts
 
 
-def _from_builder(read=download_parts, counts=COUNTS, tfds_dir=None):
+def _from_builder(read=download_parts, counts=COUNTS, tfds_dir=None, digests=None):
     from experiments.data import builders  # slow to import, rarely needed
 
     parts, folder = builders.mnist_parts(read, tfds_dir)
-    for part, (images, labels) in parts.items():
+    for part in FILES:
         where = f"{part} part of {folder}"
-        _check(images, labels, counts[part], where, where)
+        with builders.undamaged(folder):
+            images, labels = parts[part]
+            _check(images, labels, counts[part], where, where)
+            for name, values in zip(FILES[part], (images, labels), strict=True):
+                if digests is not None:
+                    files.check_md5(idx.content(values), digests[name], where)
     return parts
 
 

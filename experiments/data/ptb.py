@@ -41,7 +41,7 @@ class Corpus(NamedTuple):
     vocabulary: tuple
 
 
-def load_words(data_dir=None):
+def load_words(data_dir=None, allow_other=False):
     """Returns the words: 929,589 / 73,760 / 82,430 tokens, 10,000 word types.
 
     A line's words are followed by one `<eos>`. The vocabulary comes from the
@@ -53,6 +53,7 @@ def load_words(data_dir=None):
     Args:
       data_dir: data folder; None stands for the environment variable SVDRNN_DATA,
         "stand-in" for the small random text of `stand_in`.
+      allow_other: whether files with other digests are taken.
 
     Returns:
       A `Corpus`.
@@ -63,16 +64,16 @@ def load_words(data_dir=None):
       FileNotFoundError: some of the three files are missing, or all are and the
         download failed; the text says what to put where.
     """
-    return _load_words(data_dir, DIGESTS, _from_builder)
+    return _load_words(data_dir, None if allow_other else DIGESTS, _from_builder)
 
 
-def load_characters(data_dir=None):
+def load_characters(data_dir=None, allow_other=False):
     """Returns the characters: 5,059,550 / 396,412 / 446,184 of 50 symbols.
 
     Each line loses its leading space and keeps its newline. Files, arguments and
     errors are those of `load_words`.
     """
-    return _load_characters(data_dir, DIGESTS, _from_builder)
+    return _load_characters(data_dir, None if allow_other else DIGESTS, _from_builder)
 
 
 def _load_words(data_dir, digests, remote):
@@ -105,11 +106,16 @@ def _texts(data_dir, digests, remote):
         parts = read_folder(folder, digests)
     else:
         parts = files.remote_or_explain(remote, data_dir, "ptb", NAMES)
-    return {part: parts[part].decode("utf-8") for part in PARTS}
+    try:
+        return {part: parts[part].decode("utf-8") for part in PARTS}
+    except UnicodeDecodeError as error:  # only of data that are not the published
+        raise ValueError(f"{folder}: a text must be UTF-8: {error}") from None
 
 
 def read_folder(folder, digests=DIGESTS):
     """Returns {"train" | "valid" | "test": bytes} from a folder of PTB files.
+
+    Digests that are None are not checked.
 
     Raises:
       ValueError: a file is damaged, cut or altered.
@@ -118,7 +124,8 @@ def read_folder(folder, digests=DIGESTS):
     for part, name in zip(PARTS, NAMES, strict=True):
         path = files.find(folder, name)
         parts[part] = files.read_bytes(path)
-        files.check_md5(parts[part], digests[part], path)
+        if digests is not None:
+            files.check_md5(parts[part], digests[part], path, files.OTHER)
     return parts
 
 
@@ -138,8 +145,9 @@ def _from_builder(read=download_parts, digests=DIGESTS, tfds_dir=None):
     from experiments.data import builders  # slow to import, rarely needed
 
     parts, folder = builders.ptb_parts(read, tfds_dir)
-    for part, text in parts.items():
-        files.check_md5(text, digests[part], f"{part} part of {folder}")
+    for part in PARTS:
+        with builders.undamaged(folder):
+            files.check_md5(parts[part], digests[part], f"{part} part of {folder}")
     return parts
 
 

@@ -4,6 +4,7 @@ import contextlib
 import functools
 import importlib
 import json
+import math
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -15,6 +16,9 @@ import svdrnn
 from experiments import checks
 from experiments.models import recurrent, registry
 from experiments.tasks import base
+from svdrnn import kernels, projection
+
+MOST_LAYERS = 200  # of a recurrent network; ten times as many of a feed-forward one
 
 # What the library calls a field, where the names differ.
 _FIELDS = {"hidden_features": "hidden"}
@@ -30,7 +34,10 @@ def check(config: Any) -> None:
     named.name("name", tuple(registry.MODELS))
     read = registry.MODELS[config.name].fields()
     section = checks.Section("config.model", config, read)
-    section.integer("hidden", "layers")
+    section.integer("hidden")
+    # Recurrent layers are compiled one by one: more than so many take minutes.
+    most = MOST_LAYERS if registry.MODELS[config.name].sequential else 10 * MOST_LAYERS
+    section.integer("layers", most=most)
     section.number("center", least=0)
     section.number("input_scale", above=0)
     section.number("dropout", least=0, below=1)
@@ -134,9 +141,23 @@ def count_params(model: nnx.Module) -> int:
 
 def count_independent_params(model: nnx.Module) -> int:
     """Parameters that results depend on: stored ones less those below trapezoids."""
+    modules = [module for _, module in nnx.iter_modules(model)]
     redundant = sum(
         module.num_redundant
-        for _, module in nnx.iter_modules(model)
+        for module in modules
         if isinstance(module, svdrnn.SpectralMatrix)
     )
+    redundant += sum(
+        _below_trapezoid(getattr(module, name)[...].shape)
+        for module in modules
+        if isinstance(module, kernels.Kernel)
+        for name, _ in module.rule.ranks
+        if name in projection.REFLECTORS
+    )
     return count_params(model) - redundant
+
+
+def _below_trapezoid(shape: tuple[int, ...]) -> int:
+    """Entries that reflectors (..., m, n) do not read, m <= n."""
+    *stack, m, _ = shape
+    return math.prod(stack) * m * (m - 1) // 2

@@ -12,7 +12,8 @@ import jax.numpy as jnp
 from flax import nnx
 
 import svdrnn
-from svdrnn import checks, diagnostics
+from svdrnn import checks, diagnostics, kernels
+from svdrnn import spectral as spectral_form
 
 Carry = list[Any]
 
@@ -93,9 +94,8 @@ class SequenceModel(nnx.Module):
 
     def diagnostics(self) -> dict[str, jax.Array]:
         """`spectral_margin`: max_i |sigma_i - 1| over all transitions, if any."""
-        ours = [each for each in self.layers if isinstance(each, svdrnn.TransitionRNN)]
-        weights: list[Any] = [layer.cell.weight for layer in ours]
-        margins = [diagnostics.spectral_margin(w.singular_values()) for w in weights]
+        found = [_singular_values(layer) for layer in self.layers]
+        margins = [diagnostics.spectral_margin(s) for s in found if s is not None]
         return {"spectral_margin": jnp.max(jnp.stack(margins))} if margins else {}
 
 
@@ -113,6 +113,24 @@ class TiedReadout(nnx.Module):
     def __call__(self, x: jax.Array) -> jax.Array:
         """Outputs (..., tokens) of states (..., features)."""
         return self.embedding.attend(x) + self.bias
+
+
+def _singular_values(layer: Any) -> jax.Array | None:
+    """Those of W, of every gate's own in one array; None of flax's free cells."""
+    if isinstance(layer, svdrnn.TransitionRNN):
+        weight: Any = layer.cell.weight
+        return weight.singular_values()
+    found = getattr(getattr(layer.cell, "dense_h", None), "kernel", None)
+    if not isinstance(found, kernels.Kernel):
+        return None
+    kernel: Any = found
+    constraint = kernel.rule.constraint
+    if constraint.radius == 0:
+        return jnp.array([abs(constraint.center)])
+    sigma = spectral_form.bounded_singular_values(
+        kernel.sigma_raw[...], radius=constraint.radius, center=constraint.center
+    )
+    return jnp.abs(sigma).ravel()
 
 
 def _run(layer: Any, x: jax.Array, carry: Any, last: bool) -> tuple[jax.Array, Any]:
@@ -168,6 +186,16 @@ def irnn(config: Any, features: int, *, rngs: nnx.Rngs) -> nnx.Module:
     return svdrnn.DenseRNN(features, config.hidden, init=init, rngs=rngs, **cell)
 
 
+def spectral_lstm(config: Any, features: int, *, rngs: nnx.Rngs) -> nnx.Module:
+    """Flax's own, each gate's recurrent matrix as that of `spectral`."""
+    return _gates(config, nnx.OptimizedLSTMCell, features, rngs)
+
+
+def spectral_gru(config: Any, features: int, *, rngs: nnx.Rngs) -> nnx.Module:
+    """Flax's own, each gate's recurrent matrix as that of `spectral`."""
+    return _gates(config, nnx.GRUCell, features, rngs)
+
+
 def lstm(config: Any, features: int, *, rngs: nnx.Rngs) -> nnx.Module:
     """Flax's own."""
     cell = nnx.OptimizedLSTMCell(features, config.hidden, rngs=rngs)
@@ -186,6 +214,21 @@ def _cell(config: Any) -> dict[str, Any]:
         "leak": config.leak,
         "input_scale": config.input_scale,
     }
+
+
+def _gates(
+    config: Any, kind: Callable[..., nnx.Module], features: int, rngs: nnx.Rngs
+) -> nnx.RNN:
+    """A cell of flax with its recurrent kernel constrained gate by gate."""
+    checks.check_name("init", config.init, ("random", "identity"))
+    reflectors = config.reflectors
+    if not isinstance(reflectors, int | None):
+        reflectors = tuple(reflectors)
+    constraint = svdrnn.Spectral(config.radius, config.center, reflectors)
+    cell: Any = kind(features, config.hidden, rngs=rngs)
+    where = "dense_h/kernel"
+    svdrnn.constrain(cell, constraint, where, init=config.init, rngs=rngs)
+    return nnx.RNN(cell, rngs=False)
 
 
 def _spectral(

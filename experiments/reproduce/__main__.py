@@ -65,9 +65,7 @@ def main(words: list[str]) -> None:
         else:
             execution.reproduce(request)
     except (ValueError, OSError) as error:
-        commandline.fail(2, error)
-    except KeyboardInterrupt:
-        commandline.fail(130, "interrupted; the same command goes on where it stopped")
+        commandline.refuse(error)
 
 
 def _request(words: list[str]) -> plan.Request:
@@ -84,7 +82,7 @@ def _request(words: list[str]) -> plan.Request:
             raise ValueError(f"--seeds must be at least 1, got {_SEEDS.value}")
     except ValueError as error:
         commandline.fail(1, error)
-    workdir = pathlib.Path(_WORKDIR.value)
+    workdir = commandline.folder(_WORKDIR.value)
     smoke = workdir / "smoke_results"
     results = smoke if _SCALE.value == "smoke" else records.RESULTS
     return plan.Request(
@@ -104,4 +102,4 @@ def _readme() -> None:
 
 
 if __name__ == "__main__":
-    commandline.run(main)
+    commandline.run(main, resumes=True)

@@ -1,9 +1,23 @@
-"""The folder of a run, and whether it is that of a config."""
+"""The folder of a run: whether it is that of a config, and who works in it."""
 
+import contextlib
 import os
 import pathlib
+import socket
+from collections.abc import Iterator
+from typing import Any
+
+import filelock
 
 from experiments.runs import files, identity
+
+LOCK = "run.lock"
+
+# What a command that was killed at once leaves.
+_OWN = {"config.json.tmp", LOCK}
+
+# What a run writes; a link there may lead to what is none of its own.
+_WRITTEN = ("config.json", "metrics.jsonl", "result.json", "checkpoints", LOCK)
 
 
 def check(workdir: pathlib.Path, config: dict) -> bool:
@@ -11,25 +25,103 @@ def check(workdir: pathlib.Path, config: dict) -> bool:
 
     Raises:
       ValueError: it is a file, holds a run of another config (each difference is
-        named), or files that are not of a run.
+        named), files that are not of a run, or links where a run writes.
     """
     if not workdir.exists():
         return False
     if not workdir.is_dir():
         raise ValueError(f"--workdir must be a directory, got the file {workdir}")
+    _refuse_links(workdir)
     path = workdir / "config.json"
     if not path.exists():
-        foreign = sorted(set(os.listdir(workdir)) - {"config.json.tmp"})
+        foreign = sorted(set(os.listdir(workdir)) - _OWN)
         if foreign:
             raise ValueError(
                 f"--workdir {workdir} holds no config.json but other files"
                 f" ({', '.join(foreign[:5])}); name a new or an empty folder"
             )
         return False
-    changed = identity.differences(files.read_json(path), config)
+    changed = identity.differences(files.read_object(path), config)
     if changed:
         raise ValueError(
             f"--workdir {workdir} holds a run of another config; name another folder"
             " or go back to these values (old -> new):\n  " + "\n  ".join(changed)
         )
     return True
+
+
+def _refuse_links(workdir: pathlib.Path) -> None:
+    """Raises ValueError where writing or removing would reach out of the folder."""
+    written = [workdir / name for name in _WRITTEN]
+    checkpoints = workdir / "checkpoints"
+    if checkpoints.is_dir() and not checkpoints.is_symlink():
+        written += checkpoints.iterdir()
+    for path in written:
+        if path.is_symlink():
+            raise ValueError(
+                f"{path} must be the run's own, got a link to {os.readlink(path)}"
+            )
+
+
+def result(workdir: pathlib.Path, config: dict) -> dict | None:
+    """The result that `workdir` holds, or None where there is none.
+
+    Args:
+      workdir: folder of a run of `config`.
+      config: as plain values.
+
+    Raises:
+      ValueError: result.json is damaged, or that of another run.
+    """
+    path = workdir / "result.json"
+    if not path.exists():
+        return None
+    found = files.read_object(path)
+    steps = config["train"]["steps"]
+    expected: dict[str, Any] = {
+        "task": config["task"]["name"],
+        "model": config["model"]["name"],
+        "seed": config["seed"],
+    } | ({} if steps is None else {"steps": steps})
+    for name, value in expected.items():
+        if found.get(name) != value:
+            raise _no_result(path, f"{name} must be {value!r}, got {found.get(name)!r}")
+    for part in ("metrics", "best"):
+        splits = found.get(part)
+        if not isinstance(splits, dict) or not all(
+            isinstance(splits.get(split), dict) for split in ("valid", "test")
+        ):
+            raise _no_result(path, f"{part} must have valid and test metrics")
+    return found
+
+
+def _no_result(path: pathlib.Path, why: str) -> ValueError:
+    return ValueError(
+        f"{path} is not the result of this config: {why}; remove the file, and the same"
+        " command makes it again from the last checkpoint"
+    )
+
+
+@contextlib.contextmanager
+def held(workdir: pathlib.Path) -> Iterator[None]:
+    """Keeps other processes out of the folder for the length of a context.
+
+    The lock is the operating system's: that of a process that died is free.
+
+    Raises:
+      ValueError: another process works there; the text names it.
+    """
+    path = workdir / LOCK
+    lock = filelock.FileLock(path)
+    with files.writing(workdir):
+        try:
+            lock.acquire(blocking=False)
+        except filelock.Timeout:  # a kind of OSError
+            holder = path.read_text().strip() or "another process"
+            raise ValueError(f"--workdir {workdir} is in use by {holder}") from None
+    try:
+        with files.writing(path):
+            path.write_text(f"process {os.getpid()} on {socket.gethostname()}\n")
+        yield
+    finally:
+        lock.release()

@@ -20,6 +20,7 @@ READ_WITH: dict[str, tuple[str, Any]] = {
     "train.plateau_factor": ("train.schedule", "plateau"),
     "train.plateau_patience": ("train.schedule", "plateau"),
     "train.momentum": ("train.optimizer", "sgd"),
+    "train.restores": ("train.on_nonfinite", "restore"),
     "model.leak": ("model.activation", "leaky_relu"),
 }
 
@@ -195,6 +196,8 @@ def unflatten(flat: dict[str, Any]) -> dict:
         *sections, name = field.split(".")
         part = tree
         for section in sections:
-            part = part.setdefault(section, {})
+            if not isinstance(part.get(section), dict):  # of a config that is damaged
+                part[section] = {}
+            part = part[section]
         part[name] = value
     return tree

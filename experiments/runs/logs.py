@@ -1,12 +1,17 @@
 """metrics.jsonl: the lines that a run writes while it goes, and how they are read."""
 
+import contextlib
 import json
 import math
 import os
 import pathlib
+import time
 from typing import Any
 
-import tensorboardX
+from tensorboardX import event_file_writer, summary
+from tensorboardX.proto import event_pb2, summary_pb2
+
+from experiments.runs import files
 
 Curves = dict[str, list[dict]]
 
@@ -16,52 +21,94 @@ class MetricLog:
 
     Every line is one JSON object with "step" and "split" ("train", "valid" or
     "event"), flushed at once. JSON has no NaN and no infinity: null stands for
-    both. What a killed run left of a last line is cut off. Steps repeated after a
-    resume appear twice; the last line of a split and step counts.
+    both. A run that is resumed computes what lies behind its checkpoint again, so that
+    those lines are cut off, and what a kill left of a last one.
+
+    Args:
+      workdir: folder of the run.
+      resumed_from: step of the checkpoint, 0 where a run begins again; None: a new run.
+
+    Raises:
+      files.Unwritable: here and in `write`: the files cannot be written, or are no
+        longer in the folder.
     """
 
     def __init__(self, workdir: pathlib.Path, resumed_from: int | None):
-        path = workdir / "metrics.jsonl"
-        if path.exists():
-            _cut_last_line(path)
-        self._file = path.open("a")
-        purge = None if resumed_from is None else resumed_from + 1
-        self._events = tensorboardX.SummaryWriter(str(workdir), purge_step=purge)
+        self._path = workdir / "metrics.jsonl"
+        with files.writing(self._path):
+            # Without the thread of a SummaryWriter, whose errors nobody would see.
+            self._events = event_file_writer.EventsWriter(
+                str(workdir.absolute() / "events"), f".{time.time_ns()}"
+            )
+        self._open(resumed_from)
+
+    def _open(self, resumed_from: int | None) -> None:
+        if resumed_from is not None:
+            _cut(self._path, resumed_from)
+            start = event_pb2.SessionLog(status=event_pb2.SessionLog.START)
+            self._add_event(resumed_from + 1, session_log=start)
+        with files.writing(self._path):
+            self._file = self._path.open("a")
+
+    def go_back(self, step: int) -> None:
+        """Cuts off what lies behind a step, since it is computed again."""
+        self._file.close()
+        self._open(step)
+
+    def check(self) -> None:
+        """Raises `files.Unwritable` where the file is no longer in its folder."""
+        with files.writing(self._path):
+            if not os.path.samestat(os.stat(self._path), os.fstat(self._file.fileno())):
+                raise OSError("it was replaced")
 
     def write(self, step: int, split: str, values: dict[str, Any]) -> None:
         """Appends one line; `values` maps names to numbers or, for events, text."""
+        self.check()
         line = {"step": step, "split": split}
         line |= {name: finite(value) for name, value in values.items()}
-        self._file.write(json.dumps(line, allow_nan=False) + "\n")
-        self._file.flush()
+        with files.writing(self._path):
+            self._file.write(json.dumps(line, allow_nan=False) + "\n")
+            self._file.flush()
         if split != "event":
-            for name, value in line.items():
-                if name != "step" and isinstance(value, (int, float)):
-                    self._events.add_scalar(f"{split}/{name}", value, step)
-            self._events.flush()
+            numbers = {
+                f"{split}/{name}": value
+                for name, value in line.items()
+                if name != "step" and isinstance(value, (int, float))
+            }
+            scalars = [summary.scalar(*each).value[0] for each in numbers.items()]
+            self._add_event(step, summary=summary_pb2.Summary(value=scalars))
 
     def event(self, step: int, event: str, **values: Any) -> None:
         """Appends a line of split "event"."""
         self.write(step, "event", {"event": event, **values})
 
     def close(self) -> None:
-        """Closes both files."""
-        self._file.close()
-        self._events.close()
+        """Closes both files; what could not be written was an error before."""
+        with contextlib.suppress(OSError):
+            self._file.close()
+        with contextlib.suppress(OSError):
+            self._events.close()
+
+    def _add_event(self, step: int, **content: Any) -> None:
+        event = event_pb2.Event(step=step, wall_time=time.time(), **content)
+        with files.writing(self._path.parent):
+            self._events.write_event(event)
+            self._events.flush()
 
 
 def read_metrics(path: str | pathlib.Path) -> tuple[Curves, list[dict]]:
     """The lines of a metrics.jsonl: {split: lines, steps ascending}, and the events.
 
-    Of several lines of one split and step the last counts: a resumed run repeats
-    some. The unfinished last line of a run that is going on is left out.
+    Of several lines of one split and step the last counts: runs of before 2026-11-26
+    repeat some after a resume. The unfinished last line of a run that is going on is
+    left out.
 
     Raises:
       ValueError: a line that is not a JSON object with "step" and "split".
     """
     curves: dict[str, dict[int, dict]] = {}
     events = []
-    complete = pathlib.Path(path).read_text().split("\n")[:-1]
+    complete = pathlib.Path(path).read_text(errors="replace").split("\n")[:-1]
     for number, text in enumerate(complete, 1):
         try:
             line = json.loads(text)
@@ -87,9 +134,20 @@ def finite(value: Any) -> Any:
     return number if math.isfinite(number) else None
 
 
-def _cut_last_line(path: pathlib.Path) -> None:
-    """Cuts what follows the last line end."""
-    content = path.read_bytes()
-    end = content.rfind(b"\n") + 1
-    if end < len(content):
-        os.truncate(path, end)
+def _cut(path: pathlib.Path, step: int) -> None:
+    """Cuts the lines behind a step, all where it is 0, and an unfinished last one."""
+    if not path.exists():
+        return
+    content = path.read_text(errors="surrogateescape")
+    lines = content.split("\n")[:-1]
+    kept = "".join(f"{line}\n" for line in lines if step and _step(line) <= step)
+    if kept != content:
+        files.write(path, kept)
+
+
+def _step(line: str) -> int:
+    """The step of a line; 0 of one that is none."""
+    try:
+        return int(json.loads(line)["step"])
+    except (ValueError, KeyError, TypeError, OverflowError, RecursionError):
+        return 0

@@ -7,28 +7,39 @@ import time
 from collections.abc import Iterator
 from typing import TextIO
 
+import tqdm
+
 LINE_INTERVAL = 10.0  # seconds between progress lines where none can be rewritten
 
 
 class Progress:
     """One line: step of steps, loss, validation metric, rate, time left.
 
-    A terminal's line is rewritten; elsewhere a new one is printed at most every
-    `LINE_INTERVAL` seconds, and the last one always.
+    A terminal's line is rewritten and never wider than it; elsewhere a new one is
+    printed at most every `LINE_INTERVAL` seconds, and the last one always.
+
+    Args:
+      steps: of the whole run.
+      per_step: what the rate counts of each step, as many `unit`.
+      unit: "examples" or "tokens".
+      stream: standard output where None.
     """
 
-    def __init__(self, steps: int, batch_size: int, stream: TextIO | None = None):
+    def __init__(
+        self, steps: int, per_step: int, unit: str, stream: TextIO | None = None
+    ):
         self._steps = steps
-        self._batch_size = batch_size
+        self._per_step = per_step
+        self._unit = unit
         self._stream = stream or sys.stdout
+        self._bar: tqdm.tqdm | None = None
         self._rewrites = self._stream.isatty()
         self._printed = -math.inf
-        self._width = 0
-        self._validation = ""
+        self._metric: tuple[str, float] | None = None
 
     def validation(self, name: str, value: float) -> None:
         """The validation metric that the next lines show."""
-        self._validation = f" | valid {name} {value:.4g}"
+        self._metric = name, value
 
     def show(self, step: int, loss: float, steps_per_second: float | None) -> None:
         """Shows where the run is, unless a line was printed just before."""
@@ -36,22 +47,48 @@ class Progress:
         if not (self._rewrites or last or now - self._printed >= LINE_INTERVAL):
             return
         self._printed = now
-        text = f"step {step}/{self._steps} | loss {loss:.4g}{self._validation}"
-        if steps_per_second:
-            left = (self._steps - step) / steps_per_second
-            rate = steps_per_second * self._batch_size
-            text += f" | {rate:.0f} examples/s | {duration(left)} left"
         if self._rewrites:
-            padding = " " * (self._width - len(text))
-            self._width = len(text)
-            print(f"\r{text}{padding}", end="", file=self._stream, flush=True)
+            self._rewrite(step, loss, steps_per_second)
         else:
+            text = self._text(step, loss, steps_per_second)
             print(text, file=self._stream, flush=True)
+
+    def _text(self, step: int, loss: float, steps_per_second: float | None) -> str:
+        text = f"step {step}/{self._steps} | loss {loss:.4g}"
+        if self._metric:
+            text += " | valid {} {:.4g}".format(*self._metric)
+        if steps_per_second:
+            rate = steps_per_second * self._per_step
+            left = (self._steps - step) / steps_per_second
+            text += f" | {rate:.0f} {self._unit}/s | {duration(left)} left"
+        return text
+
+    def _rewrite(self, step: int, loss: float, steps_per_second: float | None) -> None:
+        """Draws tqdm's bar: its text is cut to the width, the bar takes the rest."""
+        parts = [f"{step}/{self._steps}", f"loss {loss:.4g}"]
+        if self._metric:  # its name stands in the first lines of the run
+            parts.append(f"valid {self._metric[1]:.4g}")
+        if steps_per_second:
+            rate = tqdm.tqdm.format_sizeof(steps_per_second * self._per_step)
+            left = tqdm.tqdm.format_interval((self._steps - step) / steps_per_second)
+            parts += [f"{rate} {self._unit}/s", f"{left} left"]
+        text = " | ".join(parts) + " {bar}"
+        if self._bar is None:
+            self._bar = tqdm.tqdm(
+                total=self._steps,
+                initial=step,
+                file=self._stream,
+                dynamic_ncols=True,
+                bar_format=text,
+            )
+        else:
+            self._bar.bar_format, self._bar.n = text, step
+            self._bar.refresh()
 
     def close(self) -> None:
         """Ends a line that was being rewritten."""
-        if self._rewrites and self._width:
-            print(file=self._stream, flush=True)
+        if self._bar is not None:
+            self._bar.close()
 
 
 class Stopwatch:

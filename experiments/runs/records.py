@@ -18,7 +18,7 @@ from experiments.runs import files, logs
 RESULTS = pathlib.Path(__file__).parents[1] / "results"
 
 # Columns of metrics.jsonl that are no metrics of the model.
-BOOKKEEPING = ("split", "seconds", "examples_per_second")
+BOOKKEEPING = ("split", "seconds", "examples_per_second", "tokens_per_second")
 
 # Of the training lines at most this many, evenly spread, the first and the last too.
 MOST_TRAIN_POINTS = 80
@@ -82,13 +82,14 @@ def record(
     diverged = end.get("event") == "non_finite"
     if not (result.exists() or diverged):
         raise ValueError(f"{workdir} holds no finished run: there is no result.json")
-    config = files.read_json(workdir / "config.json")
+    config = files.read_object(workdir / "config.json")
     place = config.pop("data_dir", None)  # a place on some machine
     # Of several sessions the last: a run may be resumed under later code.
-    origin = [event for event in events if "revision" in event][-1]
+    origins = [event for event in events if "revision" in event]
+    origin = origins[-1] if origins else {"revision": None, "machine": None}
     content: dict[str, Any] = {
         "config": config,
-        "result": json.loads(result.read_text()) if result.exists() else None,
+        "result": files.read_object(result) if result.exists() else None,
         "revision": origin["revision"],
         "machine": origin["machine"],
     }
@@ -97,6 +98,8 @@ def record(
         content["certificate"] = files.read_json(certificate)
     if place == stand_in.NAME:
         content["data"] = place
+    elif config.get("allow_other_data"):
+        content["data"] = "not checked to be the published"
     if not result.exists():
         lines = [line for split in curves.values() for line in split]
         content["diverged"] = {

@@ -1,8 +1,46 @@
-"""The result of a run in a few lines."""
+"""What a run says of itself, at its beginning and of its result, in a few lines."""
 
 import pathlib
+from typing import Any
 
-from experiments.runs import progress
+from experiments.data import stand_in
+from experiments.runs import progress, records
+
+
+def beginning(
+    config: Any, task: Any, sizes: dict[str, int], lengths: tuple[int, int | None]
+) -> str:
+    """What a run begins with: device, data, parameters, steps, as they were resolved.
+
+    Args:
+      config: of the run.
+      task: built of it.
+      sizes: num_params and num_independent_params.
+      lengths: steps of the run, and of an epoch or None.
+    """
+    steps, epoch = lengths
+    length = f"{steps} of batch {config.train.batch_size}"
+    if epoch is not None:
+        length += f", {steps / epoch:.3g} epochs of {epoch}"
+    by = "steps" if config.train.steps is not None else "epochs"
+    machine = records.machine()
+    data = "stand-in, " if stands_in(config, task) else ""
+    return "\n".join(
+        [
+            f"{task.name}, {config.model.name}, on {machine['device']}"
+            f" ({machine['cores']} cores)",
+            f"  data: {data}{task.describe()}",
+            f"  parameters: {sizes['num_params']}"
+            f" ({sizes['num_independent_params']} independent)",
+            f"  steps: {length} (by config.train.{by})",
+            f"  best step: by validation {task.primary}",
+        ]
+    )
+
+
+def stands_in(config: Any, task: Any) -> bool:
+    """Whether the data of a run are the random ones that only look like data."""
+    return task.from_files and config.data_dir == stand_in.NAME
 
 
 def text(result: dict, workdir: pathlib.Path) -> str:
@@ -18,6 +56,8 @@ def text(result: dict, workdir: pathlib.Path) -> str:
         f" {result['num_params']} parameters"
         f" ({result['num_independent_params']} independent)"
     ]
+    if result.get("data") == stand_in.NAME:
+        lines.append("  stand-in data: random, so that the numbers mean nothing")
     for name, step, metrics in rows:
         for split in ("valid", "test"):
             numbers = "  ".join(

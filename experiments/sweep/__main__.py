@@ -26,7 +26,6 @@ when workers ended before the runs did.
 """
 
 import pathlib
-import signal
 import warnings
 
 import optuna
@@ -90,18 +89,17 @@ def main(words: list[str]) -> None:
     # Heartbeats are marked experimental; a resumed run reports some steps twice.
     warnings.filterwarnings("ignore", category=optuna.exceptions.ExperimentalWarning)
     warnings.filterwarnings("ignore", message="The reported value is ignored")
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl-C
-    workdir = pathlib.Path(_WORKDIR.value)
     try:
+        workdir = commandline.folder(_WORKDIR.value)
         if words == ["summary"]:
             summary.write(workdir, _STORAGE.value)
         else:
             commandline.no_words(words)
             _sweep(workdir)
-    except (ValueError, OSError, optuna.exceptions.OptunaError) as error:
+    except (ValueError, OSError) as error:
+        commandline.refuse(error)
+    except optuna.exceptions.OptunaError as error:
         commandline.fail(2, error)
-    except KeyboardInterrupt:
-        commandline.fail(130, "interrupted; the same command goes on")
 
 
 def _sweep(workdir: pathlib.Path) -> None:
@@ -109,6 +107,7 @@ def _sweep(workdir: pathlib.Path) -> None:
     sweep = _prepare(workdir)
     worker.queue(sweep)
     if _WORKER.value is not None:
+        processes.end_with_parent()
         worker.work(sweep)
         return
     if _WORKERS.value == 1:
@@ -148,4 +147,4 @@ def _prepare(workdir: pathlib.Path) -> setup.Sweep:
 
 
 if __name__ == "__main__":
-    commandline.run(main)
+    commandline.run(main, resumes=True)

@@ -29,9 +29,10 @@ def draw(
     panels = figure.subplots(1, len(fields), squeeze=False, sharey=True)[0]
     panels[0].set_ylabel(f"validation {metric}")
     for panel, field in zip(panels, fields, strict=True):
-        _draw_runs(panel, rows, field)
+        mine = [row for row in rows if row[field]]  # a field may depend on another
+        _draw_runs(panel, mine, field)
         if "seed" in fields and field != "seed":
-            _draw_means(panel, rows, field, [name for name in fields if name != "seed"])
+            _draw_means(panel, mine, field, [name for name in fields if name != "seed"])
         panel.set_xlabel(field)
         panel.grid(alpha=0.3)
     if _spans([float(row["value"]) for row in rows]):

@@ -1,9 +1,11 @@
 """Several workers of a sweep on this machine, each the command itself."""
 
+import os
 import pathlib
 import signal
 import subprocess
 import sys
+import threading
 import time
 
 from experiments.sweep import setup, summary
@@ -52,11 +54,21 @@ def _start_worker(index: int, log: pathlib.Path) -> subprocess.Popen:
     with log.open("a") as file:
         return subprocess.Popen(
             [*command, f"--worker={index}"],
-            stdin=subprocess.DEVNULL,
+            stdin=subprocess.PIPE,  # which ends with this process, see below
             stdout=subprocess.DEVNULL,
             stderr=file,
             start_new_session=True,  # Ctrl-C comes from here, once
         )
+
+
+def end_with_parent() -> None:
+    """Makes this worker end, as by SIGTERM, with the command that started it."""
+
+    def wait() -> None:
+        sys.stdin.buffer.read()
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    threading.Thread(target=wait, daemon=True).start()
 
 
 def _report_end(index: int, code: int, log: pathlib.Path) -> None:

@@ -100,11 +100,7 @@ def _judge(config: Any, space: spaces.Space) -> dict:
     """The metric of the sweep and its direction, from the task with its data."""
     from experiments import tasks
 
-    first = {
-        name: spec["low"] if isinstance(spec, dict) else spec[0]
-        for name, spec in space.items()
-    }
-    task = tasks.build(spaces.configure(config, first))
+    task = tasks.build(spaces.configure(config, next(spaces.points(space))))
     return {"metric": task.primary, "higher_is_better": task.higher_is_better}
 
 

@@ -1,4 +1,9 @@
-"""What a sweep searches: fields of a config with values or ranges, and its plan."""
+"""What a sweep searches: fields of a config with values or ranges, and its plan.
+
+A field has a list of values, a range {"low", "high", "log", "int"}, or one of both for
+each value of another field: {"by": FIELD, VALUE: list or range, ...}. Where the other
+field has a value that is not named, the field is not searched and stays the config's.
+"""
 
 import copy
 import itertools
@@ -6,12 +11,12 @@ import json
 import math
 import pathlib
 import runpy
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
+import numpy as np
 import optuna
 from ml_collections import config_dict
-from optuna import distributions
 
 from experiments import commandline
 from experiments.runs import identity
@@ -24,6 +29,7 @@ SEED = "seed"
 _FIXED = ("task.name", "data_dir")
 
 _RANGE = {"low", "high", "log", "int"}
+_BY = "by"
 
 
 def load(path: str) -> Any:
@@ -46,7 +52,7 @@ def check(space: Any, config: Any, sampler: str) -> Space:
     """The space with fields in order and lists for tuples.
 
     Args:
-      space: {field: list of values or {"low", "high", "log", "int"}}.
+      space: {field: what is said above}.
       config: the config whose fields they are; it is left as it is.
       sampler: "grid" takes lists alone.
 
@@ -57,22 +63,32 @@ def check(space: Any, config: Any, sampler: str) -> Space:
     if not isinstance(space, dict) or not space:
         raise ValueError(f"--space must give a dict with a field, got {space!r}")
     for name, spec in space.items():
-        current = _current(name, config)
-        if isinstance(spec, dict):
-            _check_range(name, spec, sampler)
-            values = _ends(spec)
+        _current(name, config)
+        if _depends(spec):
+            _check_depending(name, spec, space)
+            for value in spec.keys() - {_BY}:
+                _check_spec(name, spec[value], config, sampler)
         else:
-            _check_list(name, spec)
-            values = spec
-        for value in values:
-            try:
-                configure(config, {name: value})
-            except (TypeError, ValueError):
-                raise ValueError(
-                    f"--space: {name} must be of the type of the config's {current!r},"
-                    f" got {value!r}"
-                ) from None
+            _check_spec(name, spec, config, sampler)
     return json.loads(json.dumps({name: space[name] for name in sorted(space)}))
+
+
+def _check_spec(name: str, spec: Any, config: Any, sampler: str) -> None:
+    """Raises ValueError unless it is a list or a range that fits the field."""
+    if isinstance(spec, dict):
+        _check_range(name, spec, sampler)
+        values = _ends(spec)
+    else:
+        _check_list(name, spec)
+        values = spec
+    for value in values:
+        try:
+            configure(config, {name: value})
+        except (TypeError, ValueError):
+            raise ValueError(
+                f"--space: {name} must be of the type of the config's"
+                f" {_current(name, config)!r}, got {value!r}"
+            ) from None
 
 
 def check_values(space: Space, config: Any, validate: Callable[[Any], None]) -> None:
@@ -81,16 +97,13 @@ def check_values(space: Space, config: Any, validate: Callable[[Any], None]) -> 
     Raises:
       ValueError: the first such value, with what `validate` says of it.
     """
-    listed = {
-        name: _ends(spec) if isinstance(spec, dict) else spec
-        for name, spec in space.items()
-    }
-    for name, values in listed.items():
-        for value in values:
-            points = itertools.product(*(listed | {name: [value]}).values())
+    for name, condition, spec in _flat(space):
+        for value in _values(spec):
+            fixed = space | {name: [value]}
+            if condition is not None:
+                fixed |= {condition[0]: [condition[1]]}
             problem = None
-            for point in itertools.islice(points, 1000):
-                values_of = dict(zip(listed, point, strict=True))
+            for values_of in itertools.islice(points(fixed), 1000):
                 try:
                     chosen = configure(config, values_of)
                     identity.check_overrides(chosen, {name: value})
@@ -113,23 +126,116 @@ def configure(config: Any, point: dict[str, Any]) -> Any:
 
 def suggest(trial: optuna.Trial, space: Space) -> dict[str, Any]:
     """The trial's values of all fields but the seed."""
-    point = {}
-    for name, spec in space.items():
-        if name == SEED:
+    point: dict[str, Any] = {}
+    for name, condition, spec in _flat(space):
+        if name == SEED or not _met(condition, point):
             continue
+        named = _named(name, condition)
         if isinstance(spec, list):
             names = [_plain(value) for value in spec]
-            chosen = trial.suggest_categorical(name, names)
+            chosen = trial.suggest_categorical(named, names)
             point[name] = spec[names.index(chosen)]
         elif spec.get("int"):
             point[name] = trial.suggest_int(
-                name, spec["low"], spec["high"], log=spec.get("log", False)
+                named, spec["low"], spec["high"], log=spec.get("log", False)
             )
         else:
             point[name] = trial.suggest_float(
-                name, spec["low"], spec["high"], log=spec.get("log", False)
+                named, spec["low"], spec["high"], log=spec.get("log", False)
             )
     return point
+
+
+# ---- Fields that depend on another. To Optuna, which wants the same choices under a
+# name at all times, each of their lists and ranges is a parameter of its own.
+
+Condition = tuple[str, Any] | None  # a field and its value
+
+
+def points(space: Space) -> Iterator[dict[str, Any]]:
+    """Every point of lists and of the ends of ranges."""
+
+    def extend(point: dict[str, Any], rest: list) -> Iterator[dict[str, Any]]:
+        if not rest:
+            yield point
+            return
+        (name, condition, spec), *others = rest
+        if not _met(condition, point):
+            yield from extend(point, others)
+            return
+        for value in _values(spec):
+            yield from extend(point | {name: value}, others)
+
+    yield from extend({}, _flat(space))
+
+
+def field_values(params: dict[str, Any]) -> dict[str, Any]:
+    """{field: value} of a trial's parameters."""
+    return {name.partition(_IF)[0]: value for name, value in params.items()}
+
+
+_IF = " if "
+
+
+def _named(name: str, condition: Condition) -> str:
+    """The name of a parameter of Optuna."""
+    return name if condition is None else f"{name}{_IF}{condition[0]}={condition[1]}"
+
+
+def _flat(space: Space) -> list[tuple[str, Condition, list | dict]]:
+    """(field, on what it depends, list or range), what others depend on first."""
+    found: list[tuple[str, Condition, list | dict]] = [
+        (name, None, spec) for name, spec in space.items() if not _depends(spec)
+    ]
+    for name, spec in space.items():
+        if isinstance(spec, dict) and _depends(spec):
+            other = spec[_BY]
+            found += [
+                (name, (other, value), spec[_key(value)])
+                for value in _values(space[other])
+                if _key(value) in spec
+            ]
+    return found
+
+
+def _depends(spec: Any) -> bool:
+    return isinstance(spec, dict) and _BY in spec
+
+
+def _met(condition: Condition, point: dict[str, Any]) -> bool:
+    return condition is None or point[condition[0]] == condition[1]
+
+
+def _key(value: Any) -> str:
+    """A value as JSON has it for a key."""
+    return value if isinstance(value, str) else json.dumps(value)
+
+
+def _values(spec: list | dict) -> list:
+    return _ends(spec) if isinstance(spec, dict) else spec
+
+
+def _check_depending(name: str, spec: dict, space: dict) -> None:
+    """Raises ValueError unless it depends on values that another field lists."""
+    other = spec[_BY]
+    listed = space.get(other)
+    if name == SEED or SEED == other or not isinstance(listed, (list, tuple)):
+        raise ValueError(
+            f'--space: {name} must be "by" a field that has a list there, and neither'
+            f" the seed, got {other!r}"
+        )
+    known = [_key(value) for value in listed]
+    for value in spec.keys() - {_BY}:
+        if isinstance(value, tuple) or _key(value) not in known:
+            raise ValueError(
+                f"--space: {name} must name values of {other}, {', '.join(known)}, got"
+                f" {value!r}"
+            )
+    if len(spec) == 1:
+        raise ValueError(f"--space: {name} must have values by {other}, got none")
+
+
+# ---- The plan.
 
 
 def plan(space: Space, sampler: str, trials: int | None, seed: int) -> list[dict]:
@@ -154,14 +260,14 @@ def plan(space: Space, sampler: str, trials: int | None, seed: int) -> list[dict
     seeds = list(space.get(SEED, [None]))
     searched = {name: spec for name, spec in space.items() if name != SEED}
     if sampler == "grid":
-        size = math.prod(map(len, searched.values()))
+        grid = list(points(searched))
+        size = len(grid)
         if trials is not None and trials > size * len(seeds):
             raise ValueError(
                 f"--trials must be at most {size * len(seeds)}, the size of the grid,"
                 f" got {trials}"
             )
-        values = {n: [_plain(value) for value in spec] for n, spec in searched.items()}
-        drawn = _draw(optuna.samplers.GridSampler(values, seed=seed), searched, size)
+        drawn = _draw_grid(searched, grid, seed)
     else:
         if trials is None:
             raise ValueError(
@@ -174,30 +280,37 @@ def plan(space: Space, sampler: str, trials: int | None, seed: int) -> list[dict
         if sampler == "tpe":
             turns = (seeds[i % len(seeds)] for i in range(trials))
             return [{"params": {}, "seed": seed} for seed in turns]
-        points = -(-trials // len(seeds))
-        drawn = _draw(optuna.samplers.RandomSampler(seed=seed), searched, points)
+        count = -(-trials // len(seeds))
+        drawn = _draw(optuna.samplers.RandomSampler(seed=seed), searched, count)
     runs = [{"params": params, "seed": seed} for params in drawn for seed in seeds]
     return runs[:trials]
 
 
+def _draw_grid(space: Space, grid: list[dict], seed: int) -> list[dict]:
+    """All points in random order, as parameters of Optuna."""
+    if not any(map(_depends, space.values())):
+        values = {n: [_plain(value) for value in spec] for n, spec in space.items()}
+        sampler = optuna.samplers.GridSampler(values, seed=seed)
+        return _draw(sampler, space, len(grid))
+    params = [
+        {
+            _named(name, condition): _plain(point[name])
+            for name, condition, _ in _flat(space)
+            if _met(condition, point)
+        }
+        for point in grid
+    ]
+    order = np.random.default_rng(seed).permutation(len(params))
+    return [params[i] for i in order]
+
+
 def _draw(sampler: optuna.samplers.BaseSampler, space: Space, count: int) -> list[dict]:
-    """`count` points in Optuna's representation, from a study in memory."""
+    """`count` points as parameters of Optuna, from a study in memory."""
     study = optuna.create_study(sampler=sampler)
-    asked = [study.ask(_distributions(space)) for _ in range(count)]
+    asked = [study.ask() for _ in range(count)]
+    for trial in asked:
+        suggest(trial, space)
     return [trial.params for trial in asked]
-
-
-def _distributions(space: Space) -> dict[str, distributions.BaseDistribution]:
-    found: dict[str, distributions.BaseDistribution] = {}
-    for name, spec in space.items():
-        if isinstance(spec, list):
-            choices = [_plain(value) for value in spec]
-            found[name] = distributions.CategoricalDistribution(choices)
-        else:
-            whole, real = distributions.IntDistribution, distributions.FloatDistribution
-            kind: Callable[..., Any] = whole if spec.get("int") else real
-            found[name] = kind(spec["low"], spec["high"], log=spec.get("log", False))
-    return found
 
 
 def _plain(value: Any) -> Any:

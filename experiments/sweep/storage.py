@@ -6,11 +6,13 @@ Optuna with the run's number among its user attributes, and besides it:
   seed         the config's seed, where it is swept
   worker       host and process, once the attempt has begun
   error        what ended a run for a cause
-  interrupted  ended by Ctrl-C
+  interrupted  ended by a signal or a disk that is full
   surplus      ended before it began: another attempt holds or has settled the run
 """
 
+import functools
 import pathlib
+import sqlite3
 import time
 from typing import Any
 
@@ -73,9 +75,16 @@ def connect(
     """
     arguments: dict[str, Any] = {"pool_pre_ping": True}
     if url is None:
-        url = f"sqlite:///{workdir / 'sweep.sqlite'}"
+        # Opened by hand: in a URL some characters of a path have meanings of their own.
+        arguments["creator"] = functools.partial(
+            sqlite3.connect,
+            (workdir / "sweep.sqlite").absolute(),
+            timeout=_WAIT,
+            check_same_thread=False,
+        )
+        url = "sqlite:///sweep.sqlite"
     parsed = _parse(url)
-    if parsed.get_backend_name() == "sqlite":
+    if parsed.get_backend_name() == "sqlite" and "creator" not in arguments:
         arguments["connect_args"] = {"timeout": _WAIT}
     for last in (False, False, True):  # two processes may both make the tables
         try:

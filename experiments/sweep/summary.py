@@ -1,15 +1,19 @@
-"""Tables and figures of a sweep, without JAX; test metrics are left alone."""
+"""Tables and figures of a sweep, without JAX.
+
+Runs are compared by their validation metric; that of the test split is in sweep.csv.
+"""
 
 import csv
 import pathlib
 import statistics
+import time
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import optuna
 from optuna.trial import TrialState
 
-from experiments.runs import progress
+from experiments.runs import files, progress
 from experiments.sweep import drawing
 from experiments.sweep import space as spaces
 from experiments.sweep import storage as storages
@@ -35,6 +39,7 @@ class Run(NamedTuple):
     attempts: int
     kills: int
     error: str | None
+    result: dict[str, Any]  # of its result.json: parameters, metrics at the best step
 
 
 class Group(NamedTuple):
@@ -49,8 +54,8 @@ class Group(NamedTuple):
     runs: int
 
 
-def runs(study: optuna.Study) -> list[Run]:
-    """Every run of the sweep, by number."""
+def runs(study: optuna.Study, workdir: pathlib.Path | None = None) -> list[Run]:
+    """Every run of the sweep, by number, with the results that the workdir has."""
     found = []
     for number, tried in sorted(storages.attempts(study).items()):
         chosen = next(filter(storages.settled, tried), None)
@@ -59,7 +64,7 @@ def runs(study: optuna.Study) -> list[Run]:
         state = _STATES[trial.state]
         if chosen is None and not live:
             state = "waiting" if "interrupted" in trial.user_attrs else "killed"
-        point = dict(sorted(trial.params.items()))
+        point = dict(sorted(spaces.field_values(trial.params).items()))
         if trial.user_attrs.get("seed") is not None:
             point[spaces.SEED] = trial.user_attrs["seed"]
         attrs = trial.user_attrs
@@ -74,9 +79,31 @@ def runs(study: optuna.Study) -> list[Run]:
                 attempts=len(tried),
                 kills=storages.killed(tried),
                 error=attrs.get("error"),
+                result=_result(workdir, number) if state == "complete" else {},
             )
         )
     return found
+
+
+def _result(workdir: pathlib.Path | None, number: int) -> dict[str, Any]:
+    """Parameters, and the task's metrics at the best step, of both splits.
+
+    Empty where there is no such file: a run may be on another machine's disk.
+    """
+    path = None if workdir is None else run_folder(workdir, number) / "result.json"
+    if path is None or not path.exists():
+        return {}
+    content = files.read_json(path)
+    kept = {name: content[name] for name in ("num_params", "num_independent_params")}
+    for split in ("valid", "test"):
+        metrics = content["best"][split]
+        kept |= {f"{split}_{name}": value for name, value in metrics.items()}
+    return kept
+
+
+def run_folder(workdir: pathlib.Path, number: int) -> pathlib.Path:
+    """Where a run of the sweep is."""
+    return workdir / "runs" / f"{number:04d}"
 
 
 def groups(found: list[Run], higher_is_better: bool) -> list[Group]:
@@ -127,7 +154,7 @@ def write(workdir: pathlib.Path, url: str | None) -> None:
     except KeyError:
         name = identity["study"]
         raise ValueError(f"the storage has no sweep of the name {name!r}") from None
-    found = runs(study)
+    found = runs(study, workdir)
     fields = list(identity["space"])
     print(table(found, fields, identity["metric"], identity["higher_is_better"]))
     write_csv(found, fields, workdir / "sweep.csv")
@@ -144,7 +171,7 @@ def table(
     shown = [name for name in fields if name != spaces.SEED]
     rows = [[*shown, "mean", "std", "min", "max", "complete"]]
     for group in groups(found, higher_is_better):
-        values = [group.point.get(name) for name in shown]
+        values = [group.point.get(name, "") for name in shown]
         numbers = [group.mean, group.std, group.low, group.high]
         rows.append(
             [
@@ -172,16 +199,18 @@ def table(
 
 
 def write_csv(found: list[Run], fields: list[str], path: pathlib.Path) -> None:
-    """One line a run."""
+    """One line a run; of complete ones with all metrics of the task, at its best."""
+    names = list(dict.fromkeys(name for run in found for name in run.result))
     with path.open("w", newline="") as file:
         writer = csv.writer(file)
         last = ("best_step", "seconds", "attempts", "error")
-        writer.writerow(["run", "state", "value", *fields, *last])
+        writer.writerow(["run", "state", "value", *fields, *names, *last])
         for run in found:
             point = {name: _text(value) for name, value in run.point.items()}
             values = [point.get(name, "") for name in fields]
             end = [run.best_step, run.seconds, run.attempts, run.error]
-            writer.writerow([run.number, run.state, run.value, *values, *end])
+            own = [run.result.get(name, "") for name in names]
+            writer.writerow([run.number, run.state, run.value, *values, *own, *end])
 
 
 class Progress:
@@ -192,8 +221,9 @@ class Progress:
         self._total = total
         self._max_retries = max_retries
         self._shown = {run.number for run in runs(study) if self._over(run)}
-        if self._shown:
-            print(f"{len(self._shown)} of {self._total} runs have ended before")
+        self._before = len(self._shown)
+        self._since = time.monotonic()
+        print(f"{total} runs: {self._counts(runs(study))}", flush=True)
 
     def show(self) -> None:
         """Prints the runs that have ended since the last call."""
@@ -214,7 +244,24 @@ class Progress:
             if complete:
                 best = self._best(complete)
                 text += f" | best {best.value:.5g} (run {best.number})"
-            print(text, flush=True)
+            print(f"{text} | {self._counts(found)}", flush=True)
+
+    def _counts(self, found: list[Run]) -> str:
+        """How many runs are done, running and left, and the time that they will take.
+
+        By the mean of those that ended while this process looked on, so that it counts
+        in how many workers there are.
+        """
+        done, here = len(self._shown), len(self._shown) - self._before
+        running = sum(
+            run.state == "running" and run.number not in self._shown for run in found
+        )
+        left = self._total - done - running
+        text = f"{done} done, {running} running, {left} left"
+        if here and done < self._total:
+            seconds = (time.monotonic() - self._since) / here * (self._total - done)
+            text += f", about {progress.duration(seconds)}"
+        return text
 
     def left(self) -> int:
         """Runs that have not ended."""

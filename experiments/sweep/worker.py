@@ -1,7 +1,6 @@
 """A worker of a sweep: takes up runs until all are settled."""
 
 import contextlib
-import fcntl
 import functools
 import os
 import pathlib
@@ -11,10 +10,12 @@ import traceback
 from collections.abc import Iterator
 from typing import Any
 
+import filelock
 import numpy as np
 import optuna
 from optuna.trial import TrialState
 
+from experiments.runs import files
 from experiments.sweep import setup, summary
 from experiments.sweep import space as spaces
 from experiments.sweep import storage as storages
@@ -105,24 +106,40 @@ def _sampler(sweep: setup.Sweep) -> optuna.samplers.BaseSampler:
 def _attempt_next(sweep: setup.Sweep) -> None:
     """Takes one run from Optuna's queue and brings it to an end."""
     held: list[int] = []
+    lost: list[files.Unwritable] = []
     sweep.study.sampler = _sampler(sweep)
     try:
-        objective = functools.partial(_attempt, sweep, held)
+        objective = functools.partial(_attempt, sweep, held, lost)
         sweep.study.optimize(objective, n_trials=1, catch=(Exception,))
     except (ValueError, optuna.exceptions.UpdateFinishedTrialError):
         # Given to another, because this process did not show a sign of life.
         trials = sweep.study.get_trials(deepcopy=False)
         if not held or trials[held[0]].state == TrialState.RUNNING:
             raise
+    if lost:  # no fault of the run: it is left to be taken up again
+        raise lost[0]
 
 
-def _attempt(sweep: setup.Sweep, held: list[int], trial: optuna.Trial) -> float:
-    """Optuna's objective: trains a run, or goes on with it."""
+def _attempt(
+    sweep: setup.Sweep,
+    held: list[int],
+    lost: list[files.Unwritable],
+    trial: optuna.Trial,
+) -> float:
+    """Optuna's objective: trains a run, or goes on with it.
+
+    Args:
+      sweep: the sweep.
+      held: gets the attempt's number.
+      lost: gets the error where the run's folder cannot be written.
+      trial: the attempt.
+    """
     held.append(trial.number)
     try:
         _claim(sweep, trial)
         return _train(sweep, trial)
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, files.Unwritable) as error:
+        lost += [error] if isinstance(error, files.Unwritable) else []
         with contextlib.suppress(optuna.exceptions.OptunaError):
             trial.set_user_attr("interrupted", True)
         raise
@@ -168,7 +185,7 @@ def _train(sweep: setup.Sweep, trial: optuna.Trial) -> float:
         if trial.should_prune():
             raise optuna.TrialPruned(f"at step {step}")
 
-    folder = sweep.workdir / "runs" / f"{trial.user_attrs['run']:04d}"
+    folder = summary.run_folder(sweep.workdir, trial.user_attrs["run"])
     folder.parent.mkdir(exist_ok=True)
     with _held(folder.with_suffix(".lock")), _log(folder.with_suffix(".log")):
         result = loop.train(config, folder, on_validation)
@@ -190,21 +207,13 @@ def _log(path: pathlib.Path) -> Iterator[None]:
             raise
 
 
-@contextlib.contextmanager
-def _held(path: pathlib.Path) -> Iterator[None]:
+def _held(path: pathlib.Path) -> filelock.BaseFileLock:
     """Waits until no living process of this file system works in the folder.
 
     A worker that stood still for longer than the grace has lost its run to another,
     but learns it only at its next validation; killed processes hold nothing.
     """
-    with path.open("a") as file:
-        while True:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                break
-            except BlockingIOError:
-                time.sleep(0.5)
-        yield
+    return filelock.FileLock(path, poll_interval=0.5)
 
 
 def _fail_unclaimed(sweep: setup.Sweep, since: dict[int, float]) -> None:

@@ -7,7 +7,7 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 
-from svdrnn import checks
+from experiments import checks
 
 Batch = dict[str, np.ndarray]
 Sums = dict[str, jnp.ndarray]
@@ -27,6 +27,8 @@ class Task(abc.ABC):
       primary: the metric that chooses the best step on validation data.
       higher_is_better: direction of `primary`.
       sequential: whether the inputs have a time axis.
+      time_steps: those of a training sequence, where they are known: whether the run
+        fits into memory is told from them.
       in_features: features of one time step of the inputs, or of the whole input of
         a task without a time axis; not read where the inputs are tokens.
       vocabulary: number of tokens where the inputs are tokens, which the model
@@ -39,12 +41,15 @@ class Task(abc.ABC):
       baseline: loss of the model that knows nothing, or None.
       inputs_bound: the least B with ||x_t||_2 <= B for every input of one time step
         that there can be, known without the data; None where there is none.
+      unit: what a rate of progress counts, "examples" or "tokens".
+      from_files: whether the data are read from `config.data_dir`.
     """
 
     name: str
     primary: str
     higher_is_better: bool
     sequential: bool = True
+    time_steps: int = 1
     in_features: int
     vocabulary: int | None = None
     out_features: int
@@ -52,6 +57,16 @@ class Task(abc.ABC):
     stateful: bool = False
     baseline: float | None = None
     inputs_bound: float | None = None
+    unit: str = "examples"
+    from_files: bool = False
+
+    def describe(self) -> str:
+        """The data in a few words, for the first lines of a run."""
+        return "data of the task's own"
+
+    def units(self, batch_size: int) -> int:
+        """How many of `unit` are in a training batch."""
+        return batch_size
 
     @abc.abstractmethod
     def steps_per_epoch(self, batch_size: int) -> int | None:

@@ -42,6 +42,7 @@ class MNIST(base.Task):
     in_features = PIXELS
     out_features = CLASSES
     baseline = math.log(CLASSES)
+    from_files = True
 
     def __init__(self, data: Any, *, seed: int, batch_size: int):
         checks.check_integer("config.seed", seed, 0)
@@ -54,6 +55,13 @@ class MNIST(base.Task):
             for split in ("train", "valid", "test")
         }
         self._order = functools.lru_cache(maxsize=1)(self._draw_order)
+
+    @override
+    def describe(self) -> str:
+        sizes = ", ".join(
+            f"{len(labels)} {split}" for split, (_, labels) in self._splits.items()
+        )
+        return f"images: {sizes}"
 
     def _draw_order(self, epoch: int) -> np.ndarray:
         generator = base.generator(self.seed, "train", epoch)
@@ -145,7 +153,7 @@ def _flat_split(part: Any, split: str) -> tuple[np.ndarray, np.ndarray]:
 def build(config: Any) -> MNIST:
     """The task of a config."""
     return MNIST(
-        mnist.load(config.data_dir),
+        mnist.load(config.data_dir, config.allow_other_data),
         seed=config.seed,
         batch_size=config.train.batch_size,
     )

@@ -9,9 +9,9 @@ import numpy as np
 import optax
 from typing_extensions import override
 
+from experiments import checks
 from experiments.data import ptb
 from experiments.tasks import base
-from svdrnn import checks
 
 EVAL_STREAMS = 10  # streams in an evaluation batch
 
@@ -43,6 +43,8 @@ class PennTreebank(base.Task):
     higher_is_better = False
     readout = "all"
     stateful = True
+    unit = "tokens"
+    from_files = True
     boundary: str  # the token that ends a line, and stands before the first one
 
     def __init__(self, corpus: Any, *, window: int, batch_size: int):
@@ -51,7 +53,7 @@ class PennTreebank(base.Task):
             raise ValueError(f"the vocabulary must have the token {self.boundary!r}")
         self.vocabulary = self.out_features = len(corpus.vocabulary)
         self.baseline = math.log(self.vocabulary)
-        self.window = window
+        self.window = self.time_steps = window
         self.batch_size = batch_size
         self._before_first = corpus.vocabulary.index(self.boundary)
         self._tokens = {
@@ -60,6 +62,17 @@ class PennTreebank(base.Task):
         }
         tokens = len(self._tokens["train"])
         base.check_batch_size(batch_size, tokens, "training tokens")
+
+    @override
+    def describe(self) -> str:
+        sizes = ", ".join(
+            f"{len(tokens)} {split}" for split, tokens in self._tokens.items()
+        )
+        return f"tokens: {sizes}; {self.vocabulary} different ones"
+
+    @override
+    def units(self, batch_size: int) -> int:
+        return batch_size * self.window
 
     def _windows(self, split: str, streams: int) -> int:
         """Batches that cover a split."""
@@ -177,7 +190,7 @@ def characters(config: Any) -> PennTreebankCharacters:
 def _build(config: Any, kind: Callable, load: Callable) -> Any:
     checks.check_integer("config.task.window", config.task.window)  # before the data
     return kind(
-        load(config.data_dir),
+        load(config.data_dir, config.allow_other_data),
         window=config.task.window,
         batch_size=config.train.batch_size,
     )

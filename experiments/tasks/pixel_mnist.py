@@ -39,7 +39,7 @@ class PixelMNIST(mnist.MNIST):
     ):
         check_steps(steps)
         super().__init__(data, seed=seed, batch_size=batch_size)
-        self.steps = steps
+        self.steps = self.time_steps = steps
         self.in_features = mnist.PIXELS // steps
         self.inputs_bound = math.sqrt(self.in_features)  # pixels lie in [0, 1]
         if permuted:
@@ -68,7 +68,7 @@ def build(config: Any) -> PixelMNIST:
     """The task of a config."""
     check_steps(config.task.steps)  # before the data are read
     return PixelMNIST(
-        data_set.load(config.data_dir),
+        data_set.load(config.data_dir, config.allow_other_data),
         steps=config.task.steps,
         permuted=config.task.permuted,
         seed=config.seed,

@@ -6,8 +6,8 @@ from collections.abc import Iterator
 import numpy as np
 from typing_extensions import override
 
+from experiments import checks
 from experiments.tasks import base
-from svdrnn import checks
 
 
 class SyntheticTask(base.Task):
@@ -18,11 +18,18 @@ class SyntheticTask(base.Task):
 
     def __init__(self, *, length: int, minimum_length: int, seed: int, batch_size: int):
         checks.check_integer("config.task.length", length, minimum_length)
-        checks.check_integer("config.seed", seed, 0)
+        checks.check_integer("config.seed", seed, 0, 2**32 - 1)
         checks.check_integer("config.train.batch_size", batch_size)
-        self.length = length
+        self.length = self.time_steps = length
         self.seed = seed
         self.batch_size = batch_size
+
+    @override
+    def describe(self) -> str:
+        return (
+            f"length {self.length}, fresh random sequences;"
+            f" {base.EVAL_SEQUENCES} for validation and test each"
+        )
 
     @abc.abstractmethod
     def draw(self, generator: np.random.Generator, count: int) -> base.Batch:

@@ -8,7 +8,7 @@ from flax import nnx
 from experiments import tasks
 from experiments.models import build as models
 from experiments.tasks import base
-from experiments.training import fields, optimizers, steps
+from experiments.training import fields, memory, optimizers, steps
 
 
 class Assembly(NamedTuple):
@@ -44,23 +44,32 @@ def assemble(config: Any) -> Assembly:
     optimizer, learning_rate = optimizers.build(
         config.train, steps=count, steps_per_epoch=steps_per_epoch
     )
-    init_key, dropout_key = jax.random.split(jax.random.key(config.seed))
-    model = models.build(config.model, task, rngs=nnx.Rngs(params=init_key))
-    graph, params, rest = nnx.split(model, nnx.Param, ...)  # type: ignore[misc]
-    state = steps.initial_state(
-        nnx.to_pure_dict(params),
-        nnx.to_pure_dict(rest),
-        optimizer,
-        model.initialize_carry(config.train.batch_size) if task.stateful else None,
-    )
+    memory.check(config, task)
+    model, state = first_state(config, task, optimizer)
     return Assembly(
         task,
         steps_per_epoch,
         count,
         optimizer,
         learning_rate,
-        dropout_key,
+        jax.random.split(jax.random.key(config.seed))[1],
         model,
-        graph,
+        nnx.graphdef(model),
         state,
     )
+
+
+def first_state(
+    config: Any, task: base.Task, optimizer: Any
+) -> tuple[Any, steps.TrainState]:
+    """The model with its first parameters, and the state before the first update."""
+    init_key = jax.random.split(jax.random.key(config.seed))[0]
+    model = models.build(config.model, task, rngs=nnx.Rngs(params=init_key))
+    _, params, rest = nnx.split(model, nnx.Param, ...)  # type: ignore[misc]
+    state = steps.initial_state(
+        nnx.to_pure_dict(params),
+        nnx.to_pure_dict(rest),
+        optimizer,
+        model.initialize_carry(config.train.batch_size) if task.stateful else None,
+    )
+    return model, state

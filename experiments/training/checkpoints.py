@@ -1,63 +1,113 @@
 """Checkpoints of a run: complete or absent, the newest two of them."""
 
+import hashlib
+import json
+import math
 import pathlib
 import shutil
+import tempfile
 from typing import Any
 
 import jax
+import numpy as np
 import orbax.checkpoint as ocp
 from absl import logging
 
+from experiments.runs import files
+
 KEPT = 2
+OVERHEAD = 2**18  # bytes of a checkpoint besides its arrays, generously
 ITEMS = ("state", "best_params", "record")
+FIRST_RECORD: dict[str, Any] = {
+    "best": None,  # {"step", "valid"} of the best validation
+    "last": None,  # of the last one
+    "seconds": 0.0,
+    "restores": 0,
+}
+
+# Orbax looks for its parts by patterns, and TensorStore takes a backslash for a slash.
+_MISREAD = set("*?[]\\")
 
 
 class Checkpoints:
     """Saves and restores (state, best parameters, record) under a folder.
 
-    The record is a small JSON object. Saving is synchronous: the arrays are few,
-    and their buffers are donated to the next step. A folder appears under its
-    step's name only when it is complete. `read_only` leaves the folder as it is: a
-    run may be writing there.
+    The record is a small JSON object, `FIRST_RECORD` with other values. It is kept with
+    its own digest, its step and that of the best parameters. Saving is synchronous: the
+    arrays are few, and their buffers are donated to the next step. A folder appears
+    under its step's name only when it is complete. `read_only` leaves the folder as it
+    is: a run may be writing there.
     """
 
     def __init__(self, directory: str | pathlib.Path, *, read_only: bool = False):
         self.directory = pathlib.Path(directory).absolute()
         self._read_only = read_only
-        if not read_only:
+        self._alias: tempfile.TemporaryDirectory | None = None
+        if read_only:
+            self._manager = self._open(max_to_keep=None, create=False)
+            return
+        with files.writing(self.directory):
             _remove_unfinished(self.directory)
-        self._manager = ocp.CheckpointManager(
-            self.directory,
+            self.directory.mkdir(parents=True, exist_ok=True)
+            self._manager = self._open(max_to_keep=KEPT, cleanup_tmp_directories=True)
+
+    def _open(self, **options: Any) -> ocp.CheckpointManager:
+        return ocp.CheckpointManager(
+            self._readable_path(),
             options=ocp.CheckpointManagerOptions(
-                max_to_keep=None if read_only else KEPT,
-                enable_async_checkpointing=False,
-                cleanup_tmp_directories=not read_only,
-                create=not read_only,
+                enable_async_checkpointing=False, **options
             ),
         )
 
+    def _readable_path(self) -> pathlib.Path:
+        """The folder, or a link to it under a name that is read as it stands."""
+        if not _MISREAD & set(str(self.directory)):
+            return self.directory
+        self._alias = tempfile.TemporaryDirectory(prefix="svdrnn-")
+        link = pathlib.Path(self._alias.name) / "checkpoints"
+        link.symlink_to(self.directory, target_is_directory=True)
+        return link
+
     def save(self, step: int, state: Any, best_params: Any, record: dict) -> None:
-        """Saves a checkpoint unless the step has one."""
+        """Saves a checkpoint unless the step has one.
+
+        Raises:
+          files.Unwritable: it cannot be written; those before it are whole.
+        """
         if step in self._manager.all_steps():
             return
-        self._manager.save(
-            step,
-            args=ocp.args.Composite(
-                state=ocp.args.StandardSave(state),
-                best_params=ocp.args.StandardSave(best_params),
-                record=ocp.args.JsonSave(record),
-            ),
+        self._check_space(step, state, best_params)
+        args = ocp.args.Composite(
+            state=ocp.args.StandardSave(state),
+            best_params=ocp.args.StandardSave(best_params),
+            record=ocp.args.JsonSave(_sealed(step, best_params, record)),
         )
+        try:
+            self._manager.save(step, args=args)
+        except Exception as error:  # TensorStore raises ValueError on a full disk
+            cause = getattr(error, "strerror", None) or str(error)
+            cause = cause.split("\n")[0].split(" [")[0]
+            raise files.unwritable(self.directory / str(step), cause) from error
+
+    def _check_space(self, step: int, *trees: Any) -> None:
+        """Refuses what does not fit, before orbax's threads fail one by one."""
+        path = self.directory / str(step)
+        needed = sum(leaf.nbytes for leaf in jax.tree.leaves(trees)) + OVERHEAD
+        with files.writing(path):
+            free = shutil.disk_usage(self.directory).free
+        if free < needed:
+            cause = f"No space left on device ({needed} bytes needed, {free} free)"
+            raise files.unwritable(path, cause)
 
     def latest(self) -> int | None:
         """The step of the newest checkpoint, or None."""
         return self._manager.latest_step()
 
     def restore(self, state: Any, best_params: Any) -> tuple[Any, Any, dict] | None:
-        """The newest readable checkpoint, or None where there is none at all.
+        """The newest intact checkpoint, or None where there is none at all.
 
-        A damaged one is passed over for the one before it, and removed unless this is
-        `read_only`.
+        A damaged one is passed over for the one before it, and removed, as are those
+        that a kill left beside the newest, unless this is `read_only`.
 
         Args:
           state: a train state with the structure, shapes and types to restore.
@@ -72,16 +122,19 @@ class Checkpoints:
             record=ocp.args.JsonRestore(),
         )
         damaged: dict[int, Exception] = {}
-        for step in sorted(self._manager.all_steps(), reverse=True):
+        steps = sorted(self._manager.all_steps(), reverse=True)
+        for step in steps:
             try:
                 found = self._manager.restore(step, args=args)
+                record = _opened(step, found.state, found.best_params, found.record)
             except Exception as error:  # orbax raises many kinds for a damaged one
                 logging.warning("checkpoint %d cannot be read: %s", step, error)
                 damaged[step] = error
                 continue
-            for other in [] if self._read_only else damaged:
+            surplus = [*damaged, *steps[len(damaged) + KEPT :]]
+            for other in [] if self._read_only else surplus:
                 self._manager.delete(other)
-            return found.state, found.best_params, found.record
+            return found.state, found.best_params, record
         if damaged:
             step, cause = next(iter(damaged.items()))
             raise ValueError(
@@ -93,6 +146,8 @@ class Checkpoints:
     def close(self) -> None:
         """Waits for what is being deleted."""
         self._manager.close()
+        if self._alias is not None:
+            self._alias.cleanup()
 
 
 def _abstract(tree: Any) -> Any:
@@ -103,6 +158,76 @@ def _remove_unfinished(directory: pathlib.Path) -> None:
     """Removes folders named like a step that lack an item of a checkpoint."""
     for folder in directory.glob("*"):
         complete = all((folder / item).exists() for item in ITEMS)
-        if folder.name.isdigit() and folder.is_dir() and not complete:
+        mine = folder.is_dir() and not folder.is_symlink()
+        if folder.name.isdigit() and mine and not complete:
             logging.warning("removing the unfinished checkpoint %s", folder)
             shutil.rmtree(folder)
+
+
+# ---- What the record says of itself and of what stands beside it.
+
+
+def _sealed(step: int, best_params: Any, record: dict) -> dict:
+    """The record with all that `_opened` verifies."""
+    content = {**record, "step": step, "best_params": _digest_of_arrays(best_params)}
+    return {**content, "digest": _digest(content)}
+
+
+def _opened(step: int, state: Any, best_params: Any, stored: Any) -> dict:
+    """The record as it was saved.
+
+    One of before there were digests is taken as it is, with the first values of what it
+    lacks.
+
+    Raises:
+      ValueError: a part is damaged, or of another step.
+    """
+    if not isinstance(stored, dict):
+        raise ValueError("the record is no object")
+    record = {name: stored.get(name, first) for name, first in FIRST_RECORD.items()}
+    older = set(stored) <= {"best", "last", "seconds"}
+    if not older and stored != _sealed(step, best_params, record):
+        raise ValueError("the record is damaged, or the parts are not of one step")
+    if int(state.step) != step:
+        raise ValueError(f"the state is of step {int(state.step)}")
+    _check_values(step, record)
+    return record
+
+
+def _check_values(step: int, record: dict) -> None:
+    """Raises ValueError unless the values are such as a run saves."""
+    seconds = record["seconds"]
+    if not isinstance(seconds, float | int) or not 0 <= seconds < math.inf:
+        raise ValueError(f"the record's seconds are {seconds!r}")
+    for which in ("best", "last"):
+        _check_validation(step, which, record[which])
+
+
+def _check_validation(step: int, which: str, found: Any) -> None:
+    """Raises ValueError unless it is a step so far with finite metrics, or None."""
+    if found is None:
+        return
+    known = isinstance(found, dict) and set(found) == {"step", "valid"}
+    if not known or found["step"] not in range(1, step + 1):
+        raise ValueError(f"the record's {which} validation is {found!r}")
+    metrics = found["valid"]
+    if not isinstance(metrics, dict) or "loss" not in metrics:
+        raise ValueError(f"the record's {which} metrics are {metrics!r}")
+    for value in metrics.values():
+        if not isinstance(value, float | int) or not math.isfinite(value):
+            raise ValueError(f"the record's {which} metrics are {metrics!r}")
+
+
+def _digest(content: Any) -> str:
+    """SHA-256 of JSON."""
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+
+def _digest_of_arrays(tree: Any) -> str:
+    """SHA-256 of arrays, their names, types and shapes."""
+    found = hashlib.sha256()
+    for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
+        array = np.asarray(leaf)
+        name = f"{jax.tree_util.keystr(path)} {array.dtype} {array.shape} "
+        found.update(name.encode() + array.tobytes())
+    return found.hexdigest()

@@ -14,9 +14,7 @@ def check(config: Any) -> None:
     Raises:
       ValueError: names the field, its value and what is allowed.
     """
-    checks.Section("config", config).integer("seed", least=0)
-    if config.seed >= 2**32:
-        raise ValueError(f"config.seed must be less than 2**32, got {config.seed}")
+    checks.Section("config", config).integer("seed", least=0, most=2**32 - 1)
     tasks.check(config)
     models.check(config.model)
     optimizers.check(config.train)
@@ -32,6 +30,8 @@ def _check_lengths(train: Any) -> None:
     section = checks.Section("config.train", train)
     section.integer("steps", "epochs", "steps_per_epoch", optional=True)
     section.integer("batch_size", "log_every", "eval_every", "checkpoint_every")
+    section.name("on_nonfinite", ("stop", "restore"))
+    section.integer("restores")
 
 
 def resolve_epoch(train: Any, task: base.Task) -> int | None:

@@ -1,17 +1,18 @@
 """The training loop: config and workdir to a result, whatever the task."""
 
 import contextlib
-import json
 import math
 import pathlib
 import time
 from collections.abc import Callable
-from typing import Any, NoReturn
+from typing import Any
 
 import jax
 import jax.numpy as jnp
+from absl import logging
 from flax import nnx
 
+from experiments.data import stand_in
 from experiments.models import build as models
 from experiments.runs import (
     curves,
@@ -21,6 +22,7 @@ from experiments.runs import (
     logs,
     progress,
     records,
+    signals,
     summary,
 )
 from experiments.tasks import base
@@ -61,71 +63,136 @@ def train(
       checkpoints they were taken up from: set-up, compilation, training and
       evaluation); metrics {"valid": {...}, "test": {...}} of the final parameters;
       best, the same for the step that was best on validation data, with that
-      "step"; diagnostics of the final model; baseline.
+      "step"; diagnostics of the final model; baseline; data, where it is stand-in.
 
     Raises:
-      ValueError: a field or the data do not fit, or the workdir is not this run's.
+      ValueError: a field or the data do not fit, or the workdir is not this run's, or
+        another process works in it.
       NonFiniteLoss: training diverged; the checkpoints before it are kept.
+      files.Unwritable: the workdir is full, read-only or gone.
+      signals.Stopped: a signal came; the step that was being made is saved.
     """
+    with contextlib.ExitStack() as held:
+        return _train(config, pathlib.Path(workdir), on_validation, held)
+
+
+def _train(
+    config: Any,
+    workdir: pathlib.Path,
+    on_validation: Callable[[int, dict[str, float]], None] | None,
+    held: contextlib.ExitStack,
+) -> dict:
+    """As `train`; what has to be given back at the end goes to `held`."""
     began = time.monotonic()
-    workdir = pathlib.Path(workdir)
 
     # ---- Checks, before anything is written or compiled.
     fields.check(config)
     content = identity.to_dict(config)
     known = folder.check(workdir, content)
-    finished = workdir / "result.json"
-    if known and finished.exists():
-        print(f"{workdir} holds the finished run of this config: nothing to do")
-        return json.loads(finished.read_text())
+    if known and (finished := _finished(workdir, content)):
+        return finished
 
     # ---- The data, the model and its state.
     parts = assembly.assemble(config)
     task, count, graph, state = parts.task, parts.steps, parts.graph, parts.state
+    learning_rate = parts.learning_rate
     sizes = {
         "num_params": models.count_params(parts.model),
         "num_independent_params": models.count_independent_params(parts.model),
     }
-    train_step = steps.make_train_step(graph, task, parts.optimizer, parts.dropout_key)
+
+    def make_train_step(optimizer: Any) -> Callable:
+        return steps.make_train_step(graph, task, optimizer, parts.dropout_key)
+
+    def slowed(restores: int) -> tuple[Callable, Callable]:
+        """Learning rate and step after so many restores."""
+        optimizer, learning_rate = optimizers.build(
+            optimizers.slowed(config.train, restores),
+            steps=count,
+            steps_per_epoch=parts.steps_per_epoch,
+        )
+        return learning_rate, make_train_step(optimizer)
+
+    train_step = make_train_step(parts.optimizer)
     eval_step = steps.make_eval_step(graph, task)
     observe = optimizers.make_observe(config.train)
     averaged = optimizers.make_averaged(config.train)
     diagnose = jax.jit(lambda *state: nnx.merge(graph, *state).diagnostics())
 
     # ---- What the workdir holds of this run.
-    workdir.mkdir(parents=True, exist_ok=True)
+    with files.writing(workdir):
+        workdir.mkdir(parents=True, exist_ok=True)
+    held.enter_context(folder.held(workdir))
+    known = folder.check(workdir, content)  # another process may have been faster
+    if known and (finished := _finished(workdir, content)):
+        return finished
     if not known:
         files.write_json(workdir / "config.json", identity.read_part(content))
     saved = checkpoints.Checkpoints(workdir / "checkpoints")
+    held.enter_context(contextlib.closing(saved))
     best_params = jax.tree.map(jnp.copy, state.params)
-    record: dict[str, Any] = {"best": None, "seconds": 0.0}
+    record = checkpoints.FIRST_RECORD.copy()
     restored = saved.restore(state, best_params)
     if restored is not None:
         state, best_params, record = restored
+    if record["restores"]:
+        learning_rate, train_step = slowed(record["restores"])
     start = int(state.step)
     seconds_before = record["seconds"]
     log = logs.MetricLog(workdir, start if known else None)
+    print(summary.beginning(config, task, sizes, (count, parts.steps_per_epoch)))
     if start == 0:
         log.event(0, "started", **_description(config, task))
     if known:
         print(f"resumed from step {start} of {count}")
         log.event(start, "resumed_from", **_origin())
-    shown = progress.Progress(count, config.train.batch_size)
+    per_step = task.units(config.train.batch_size)
+    shown = progress.Progress(count, per_step, task.unit)
+    stopwatch = progress.Stopwatch(start)
+    if start < count:
+        print("compiling the first step ...", flush=True)
 
     def seconds() -> float:
         return seconds_before + time.monotonic() - began
 
-    def stop(step: int, what: str) -> NoReturn:
-        log.event(
-            step, "non_finite", what=what, loss=None, last_checkpoint=saved.latest()
+    def go_back(bad: int, what: str) -> int:
+        """To the last checkpoint with lower rates, if the config says so; its step."""
+        nonlocal state, best_params, record, learning_rate, train_step, stopwatch
+        restores = record["restores"] + 1
+        if config.train.on_nonfinite == "stop" or restores > config.train.restores:
+            last = saved.latest()
+            log.event(bad, "non_finite", what=what, loss=None, last_checkpoint=last)
+            raise NonFiniteLoss(_non_finite_message(bad, what, saved))
+        restored = saved.restore(state, best_params)
+        if restored is None:
+            _, state = assembly.first_state(config, task, parts.optimizer)
+            restored = (
+                *(state, jax.tree.map(jnp.copy, state.params)),
+                checkpoints.FIRST_RECORD.copy(),
+            )
+        state, best_params, record = restored
+        record["restores"] = restores
+        learning_rate, train_step = slowed(restores)
+        step = int(state.step)
+        stopwatch = progress.Stopwatch(step)
+        log.go_back(step)
+        if step == 0:
+            log.event(0, "started", **_description(config, task))
+        log.event(step, "restored", what=what, non_finite_at=bad, restores=restores)
+        logging.warning(
+            "%s is not finite at step %d: back to step %d, rates halved %d times",
+            *(what, bad, step, restores),
         )
-        raise NonFiniteLoss(_non_finite_message(step, what, saved))
+        return step
 
     # ---- The loop. The host prepares the next batch while the device works; it
     # waits for the device only where something is logged, evaluated or saved.
     closing = contextlib.closing
-    with closing(saved), closing(log), closing(shown):
-        for step in range(start + 1, count + 1):
+    with closing(log), closing(shown), contextlib.ExitStack() as until_last_step:
+        ending = until_last_step.enter_context(signals.noted())
+        step = start
+        while step < count:
+            step += 1
             state, numbers = train_step(state, task.train_batch(step - 1))
             if step == start + 1:
                 jax.block_until_ready(state)  # compiled: the rate counts from here
@@ -135,12 +202,15 @@ def train(
             log_now = last or step == 1 or step % config.train.log_every == 0
             eval_now = last or step % config.train.eval_every == 0
             save_now = last or step % config.train.checkpoint_every == 0
-            if not (log_now or eval_now or save_now):
+            asked = ending.asked
+            if not (log_now or eval_now or save_now or asked):
                 continue
 
+            log.check()
             bad_step = int(state.first_bad_step)
             if bad_step >= 0:
-                stop(bad_step, "the loss or its gradient")
+                step = go_back(bad_step, "the loss or its gradient")
+                continue
 
             if log_now:
                 sums, norms = jax.device_get(numbers)
@@ -149,11 +219,9 @@ def train(
                     diagnostics = jax.device_get(diagnose(state.params, state.rest))
                     values = task.metrics(sums) | norms | diagnostics
                     scale = optimizers.plateau_scale(state.opt_state)
-                    values["learning_rate"] = parts.learning_rate(step - 1) * scale
+                    values["learning_rate"] = learning_rate(step - 1) * scale
                     values["seconds"] = seconds()
-                    values["examples_per_second"] = (
-                        rate and rate * config.train.batch_size
-                    )
+                    values[f"{task.unit}_per_second"] = rate and rate * per_step
                     log.write(step, "train", values)
 
             with stopwatch.paused():
@@ -163,7 +231,8 @@ def train(
                     record["last"] = {"step": step, "valid": metrics}
                     log.write(step, "valid", metrics | {"seconds": seconds()})
                     if not all(map(math.isfinite, metrics.values())):
-                        stop(step, "a validation metric")
+                        step = go_back(step, "a validation metric")
+                        continue
                     shown.validation(task.primary, metrics[task.primary])
                     if evaluation.better(task, metrics, record["best"]):
                         record["best"] = {"step": step, "valid": metrics}
@@ -172,13 +241,17 @@ def train(
                     state = state._replace(opt_state=opt_state)
                     if on_validation is not None:
                         on_validation(step, metrics)
-                if save_now:
+                if save_now or asked:
                     record["seconds"] = seconds()
                     saved.save(step, state, best_params, record)
             if log_now:
                 shown.show(step, values["loss"], rate)
+            if asked:
+                log.event(step, "stopped")
+                raise signals.Stopped(asked, f" after step {step}, which is saved")
 
         # ---- The end: the test split, once for the final and once for the best.
+        until_last_step.close()
         evaluated = averaged(state)
         metrics, best = evaluation.final_metrics(
             eval_step, task, evaluated, best_params, record
@@ -196,12 +269,26 @@ def train(
             "best": best,
             "diagnostics": evaluation.storable(diagnostics),
             "baseline": task.baseline,
+            **({"restores": record["restores"]} if record["restores"] else {}),
         }
+        if summary.stands_in(config, task):
+            result["data"] = stand_in.NAME
+        files.write_json(workdir / "result.json", result)
         log.event(count, "finished")
+    try:
         curves.learning_curve(workdir / "metrics.jsonl", workdir / "learning_curve.png")
-        files.write_json(finished, result)
+    except Exception as error:  # whatever it is: the result is there
+        logging.warning("no learning curve: %s", error)
     print(summary.text(result, workdir))
     return result
+
+
+def _finished(workdir: pathlib.Path, content: dict) -> dict | None:
+    """The result of the run, if the workdir holds it."""
+    found = folder.result(workdir, content)
+    if found is not None:
+        print(f"{workdir} holds the finished run of this config: nothing to do")
+    return found
 
 
 def _description(config: Any, task: base.Task) -> dict[str, Any]:
@@ -225,7 +312,13 @@ def _non_finite_message(step: int, what: str, saved: checkpoints.Checkpoints) ->
     kept = "there is no checkpoint before it"
     if latest is not None:
         kept = f"the last finite checkpoint is of step {latest} in {saved.directory}"
+    advice = (
+        "try a smaller config.train.learning_rate in a new workdir, or"
+        " config.train.on_nonfinite=restore"
+    )
+    if step == 1:  # before any update
+        advice = "config.model.center, config.model.input_scale or the data are too big"
     return (
         f"{what} is not finite at step {step}; {kept}. The run is the same when it is"
-        " repeated: try a smaller config.train.learning_rate in a new workdir"
+        f" repeated: {advice}"
     )

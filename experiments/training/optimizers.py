@@ -6,6 +6,7 @@ from typing import Any
 
 import jax
 import optax
+from ml_collections import config_dict
 from optax import contrib
 
 from experiments import checks
@@ -54,6 +55,15 @@ def check(train: Any) -> None:
     section.number("plateau_factor", above=0, below=1)
     section.integer("plateau_patience")
     section.number("clip_norm", least=0, optional=True)
+
+
+def slowed(train: Any, times: int) -> Any:
+    """`config.train` with the learning rates, as floats, halved so many times."""
+    values = train.to_dict()
+    for name in ("learning_rate", "reflector_learning_rate"):
+        if values[name] is not None:
+            values[name] = float(values[name]) * 0.5**times
+    return config_dict.ConfigDict(values)
 
 
 def schedule(
@@ -152,7 +162,9 @@ def build(
     rest = orthogonal = from_peak(train.learning_rate)
     if train.reflector_learning_rate is not None:
         orthogonal = from_peak(train.reflector_learning_rate)
-    clip = optax.clip_by_global_norm(train.clip_norm) if train.clip_norm else None
+    clip = (
+        optax.clip_by_global_norm(float(train.clip_norm)) if train.clip_norm else None
+    )
     scaling = [OPTIMIZERS[train.optimizer](train)]
     if train.weight_decay:
         mask = functools.partial(decays, constrained=train.decay_constrained)

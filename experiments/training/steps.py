@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import optax
 from flax import nnx
 
+import svdrnn
 from experiments.tasks import base
 
 
@@ -60,7 +61,8 @@ def make_train_step(
     ) -> tuple[jax.Array, tuple[base.Sums, Any, Any]]:
         model = nnx.merge(graph, params, state.rest)
         key = jax.random.fold_in(dropout_key, state.step)
-        outputs, carry = model(batch["inputs"], carry, key=key)
+        # Constrained kernels are built here, once, and not at every time step.
+        outputs, carry = svdrnn.bake(model)(batch["inputs"], carry, key=key)
         sums = task.sums(outputs, batch)
         rest = nnx.to_pure_dict(nnx.state(model, nnx.Not(nnx.Param)))
         carry = carry if task.stateful else None
@@ -120,7 +122,7 @@ def make_eval_step(
     def eval_step(
         params: Any, rest: Any, carry: Any, batch: base.Batch
     ) -> tuple[Any, Any]:
-        model = nnx.merge(graph, params, rest)
+        model = svdrnn.bake(nnx.merge(graph, params, rest))
         outputs, carry = model(batch["inputs"], reset(carry, batch))
         return read(outputs, batch), carry if task.stateful else None
 

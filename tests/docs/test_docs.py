@@ -19,8 +19,8 @@ PAGES = sorted(
     for path in ROOT.glob(pattern)
 )
 MODULES = (
-    *("benchmark", "certify", "figures", "predict"),
-    *("records", "reproduce", "run", "sweep"),
+    *("benchmark", "benchmark_constraints", "certify", "figures", "predict", "records"),
+    *("reproduce", "run", "sweep"),
 )
 
 

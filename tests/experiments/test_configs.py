@@ -136,6 +136,12 @@ def command(*arguments):
     "override,code,message",
     [
         ("--config.train.stepps=3", 1, "no field 'stepps'; Did you mean \"steps\""),
+        ("--config=configs/none.py", 1, "must be a Python file with get_config(), got"),
+        (
+            "--config=configs/copying.py:70",
+            1,
+            "copying.py:70: ValueError: copying.py takes :500, :1000 or nothing, got",
+        ),
         (
             "--config.model.negative_fraction=0.2",
             2,
@@ -150,6 +156,7 @@ def test_command_refuses_in_one_line(tmp_path, override, code, message):
     assert done.returncode == code
     assert message in done.stderr
     assert done.stderr.startswith("error: ") and "Traceback" not in done.stderr
+    assert len(done.stderr.splitlines()) == 1
     assert not workdir.exists()
 
 

@@ -279,6 +279,60 @@ def test_two_processes_may_build_at_once(tmp_path):
     assert_same_parts(parts, read())
 
 
+def digests_of(contents):
+    return {name: hashlib.md5(data).hexdigest() for name, data in contents.items()}
+
+
+def test_other_content_of_the_right_shape_is_refused_by_digest(tmp_path):
+    contents = synthetic()
+    digests = digests_of(contents)
+    write(tmp_path / "mnist", contents)
+    whole = mnist._load(tmp_path, COUNTS, 4, unreachable, digests)
+    name = mnist.NAMES[0]
+    flipped = bytearray(contents[name])
+    flipped[500] ^= 1
+    write(tmp_path / "mnist", {name: bytes(flipped)})
+    with pytest.raises(ValueError) as raised:
+        mnist._load(tmp_path, COUNTS, 4, unreachable, digests)
+    for text in (f"{tmp_path}/mnist/{name}.gz", digests[name], "allow_other_data"):
+        assert text in str(raised.value)
+    assert hashlib.md5(bytes(flipped)).hexdigest() in str(raised.value)
+    other = mnist._load(tmp_path, COUNTS, 4, unreachable, None)
+    assert (other.train.images != whole.train.images).sum() == 1
+
+
+def test_a_file_in_the_place_of_the_folder_is_named(tmp_path):
+    (tmp_path / "mnist").write_text("")
+    with pytest.raises(ValueError, match="/mnist must be a folder, got a file"):
+        load_small(tmp_path)
+
+
+def test_any_damage_to_what_was_kept_names_the_folder(tmp_path):
+    contents = synthetic()
+    write(tmp_path / "mnist", contents)
+    read = functools.partial(mnist.read_folder, tmp_path / "mnist", COUNTS)
+    kept = tmp_path / "tfds"
+    whole = mnist._from_builder(read, COUNTS, kept)
+    again = functools.partial(
+        *(mnist._from_builder, unreachable, COUNTS, kept, digests_of(contents))
+    )
+    refused = 0
+    for path in sorted(each for each in kept.rglob("*") if each.is_file()):
+        intact = path.read_bytes()
+        half = len(intact) // 2
+        flipped = intact[:half] + bytes([intact[half] ^ 4]) + intact[half + 1 :]
+        for damage in (None, b"", b"{", intact[:half], flipped):
+            path.unlink() if damage is None else path.write_bytes(damage)
+            try:
+                assert_same_parts(again(), whole)  # what nothing is read from
+            except files.Damaged as error:
+                refused += 1
+                assert str(error).startswith(f"{kept}/mnist_digits/1.0.0 is damaged")
+                assert "\n" not in str(error)
+            path.write_bytes(intact)
+    assert refused >= 15
+
+
 NO_TENSORFLOW = """
 import sys
 import numpy as np

@@ -82,7 +82,7 @@ INITS = {
         ("spectral", "ornn", "exprnn", "scornn"),
         ("random", "identity", "henaff", "cayley"),
     ),
-    "irnn": ("random", "identity"),
+    **dict.fromkeys(("irnn", "spectral_lstm", "spectral_gru"), ("random", "identity")),
 }
 
 

@@ -1,9 +1,13 @@
 """metrics.jsonl: what is written is strict JSON, and what is read is the last of it."""
 
+import struct
+
 import jax.numpy as jnp
 import numpy as np
+import pytest
+from tensorboardX.proto import event_pb2
 
-from experiments.runs import logs
+from experiments.runs import files, logs
 from tests.experiments.small import strict_lines
 
 
@@ -21,10 +25,42 @@ def test_log_lines_are_strict_json(tmp_path):
     ]
 
 
-def test_log_cuts_an_unfinished_line(tmp_path):
+@pytest.mark.parametrize("step", [0, 2, 3])
+def test_log_cuts_what_lies_behind_a_checkpoint(tmp_path, step):
     path = tmp_path / "metrics.jsonl"
-    path.write_text('{"step": 1, "split": "train"}\n{"step": 2, "sp')
-    log = logs.MetricLog(tmp_path, 1)
-    log.event(1, "resumed_from")
+    lines = [f'{{"step": {each}, "split": "train"}}' for each in (1, 2, 3)]
+    path.write_text("\n".join(["foreign", *lines, '{"step": 4, "sp']))
+    log = logs.MetricLog(tmp_path, step)
     log.close()
-    assert [each["step"] for each in strict_lines(path)] == [1, 1]
+    kept = ["foreign", *lines[:step]] if step else []
+    assert path.read_text() == "".join(f"{each}\n" for each in kept)
+
+
+def test_a_log_that_left_its_folder_is_an_error(tmp_path):
+    log = logs.MetricLog(tmp_path, None)
+    path = tmp_path / "metrics.jsonl"
+    for change in (path.unlink, path.touch):
+        change()
+        with pytest.raises(files.Unwritable, match="metrics.jsonl cannot be written"):
+            log.write(1, "train", {"loss": 1.0})
+    log.close()
+
+
+def test_tensorboard_reads_the_numbers(tmp_path):
+    for resumed_from, step in ((None, 1), (1, 2)):
+        log = logs.MetricLog(tmp_path, resumed_from)
+        log.write(step, "train", {"loss": 0.5 * step, "what": "text", "norm": None})
+        log.close()
+    found = []
+    for path in sorted(tmp_path.glob("events.out.tfevents.*")):
+        content = path.read_bytes()
+        while content:  # a record: its length, a checksum, the event, a checksum
+            (size,) = struct.unpack("<Q", content[:8])
+            found.append(event_pb2.Event.FromString(content[12 : 12 + size]))
+            content = content[16 + size :]
+    numbers = [(each.step, value) for each in found for value in each.summary.value]
+    assert [(s, v.tag, v.simple_value) for s, v in numbers] == [
+        *((1, "train/loss", 0.5), (2, "train/loss", 1.0))
+    ]
+    starts = [e for e in found if e.session_log.status == event_pb2.SessionLog.START]
+    assert [each.step for each in starts] == [2]

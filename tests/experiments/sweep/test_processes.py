@@ -154,6 +154,43 @@ def test_commands_end_in_one_line(tmp_path, environment):
     assert done.stderr.startswith(f"error: --workdir {tmp_path} holds no sweep")
 
 
+def test_any_name_of_a_folder_holds_its_own_sweep(tmp_path):
+    for name in ("z?1", "z?2", "a%41b", "b#c", "{x}", "d[0]", "e f"):
+        folder = tmp_path / name
+        folder.mkdir()
+        optuna.create_study(storage=storages.connect(folder, None), study_name=name)
+        assert os.listdir(folder) == ["sweep.sqlite"]
+        found = optuna.get_all_study_names(storages.connect(folder, None))
+        assert found == [name]
+
+
+def test_workers_end_with_the_command_that_started_them(tmp_path, environment):
+    workdir = tmp_path / "sweep"
+    space = {"model.input_scale": [0.1, 0.2]}
+    long = ("--config.train.steps=10000000", "--config.train.eval_every=10000000")
+    process = subprocess.Popen(
+        command(tmp_path, workdir, space, "--workers=2", *long),
+        **{"cwd": ROOT, "env": environment, "text": True},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    )
+    line = process.stdout.readline()
+    workers = [int(each) for each in line.removeprefix("workers: ").split(", ")]
+    deadline = time.monotonic() + 200
+    while len(list(workdir.glob("runs/*/checkpoints/20"))) < 2:
+        assert time.monotonic() < deadline and process.poll() is None
+        time.sleep(0.1)
+    process.kill()
+    process.communicate()
+    while any(pathlib.Path(f"/proc/{pid}").exists() for pid in workers):
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+    trials = load(workdir).get_trials()
+    assert [trial.user_attrs.get("interrupted") for trial in trials] == [True, True]
+    for run in ("0000", "0001"):  # each saved its step
+        assert run_events(workdir / "runs" / run, "stopped")
+
+
 # ---- Many workers at one database, and PostgreSQL.
 
 STRESS = """

@@ -1,5 +1,6 @@
 """What is searched: spaces that cannot be, and the plan of those that can."""
 
+import optuna
 import pytest
 
 from experiments.sweep import space as spaces
@@ -110,3 +111,82 @@ def test_a_field_that_no_run_reads_is_refused():
     names = {"model.name": ["rnn", "spectral"]}
     space = spaces.check({"model.radius": [0.1, 0.2]} | names, config, "grid")
     spaces.check_values(space, config, fields.check)
+
+
+# ---- Fields that depend on another.
+
+DEPENDING = {
+    "model.name": ["lstm", "spectral", "rnn"],
+    "train.learning_rate": {"by": "model.name", "lstm": [1.0], "spectral": [2.0, 3.0]},
+    "model.reflectors": {"by": "model.name", "spectral": [[1, 2], 3]},
+    "seed": [0, 1],
+}
+
+
+def test_a_grid_of_fields_that_depend_on_another():
+    config = make_config(**{"model.init": "random"})
+    space = spaces.check(DEPENDING, config, "grid")
+    spaces.check_values(space, config, fields.check)
+    plan = spaces.plan(space, "grid", None, seed=0)
+    found = []
+    for planned in plan:
+        fixed = optuna.trial.FixedTrial(planned["params"])
+        point = spaces.suggest(fixed, space)
+        found.append((dict(sorted(point.items())), planned["seed"]))
+        named = spaces.field_values(planned["params"])
+        assert named.keys() == found[-1][0].keys()
+    expected = [{"model.name": "lstm", "train.learning_rate": 1.0}]
+    expected += [{"model.name": "rnn"}]
+    expected += [
+        {
+            "model.name": "spectral",
+            "model.reflectors": reflectors,
+            "train.learning_rate": rate,
+        }
+        for rate in (2.0, 3.0)
+        for reflectors in ([1, 2], 3)
+    ]
+    pairs = [(point, seed) for point in expected for seed in (0, 1)]
+    assert sorted(found, key=str) == sorted(pairs, key=str)
+    assert plan != spaces.plan(space, "grid", None, seed=1)
+    assert spaces.plan(space, "grid", 5, seed=0) == plan[:5]
+
+
+def test_random_points_of_fields_that_depend_on_another():
+    low, high = {"low": 0.1, "high": 0.2}, {"low": 3.0, "high": 4.0}
+    rates = {"by": "model.hidden", 4: low, 8: high}
+    space = {"model.hidden": [4, 8], "train.learning_rate": rates}
+    space = spaces.check(space, make_config(), "random")
+    spaces.check_values(space, make_config(), fields.check)
+    seen = set()
+    for planned in spaces.plan(space, "random", 12, seed=0):
+        point = spaces.suggest(optuna.trial.FixedTrial(planned["params"]), space)
+        hidden, rate = point["model.hidden"], point["train.learning_rate"]
+        assert (0.1 <= rate <= 0.2) if hidden == 4 else (3 <= rate <= 4)
+        seen.add(hidden)
+    assert seen == {4, 8}
+
+
+@pytest.mark.parametrize(
+    "spec,message",
+    [
+        ({"by": "model.radius", "a": [1.0]}, '"by" a field that has a list'),
+        ({"by": "seed", 0: [1.0]}, "neither the seed"),
+        ({"by": "model.hidden", 5: [1.0]}, "values of model.hidden, 4, 8, got 5"),
+        ({"by": "model.hidden"}, "must have values by model.hidden"),
+        ({"by": "model.hidden", 4: ["a"]}, "of the type of the config's"),
+        ({"by": "model.hidden", 4: {"low": 1}}, "a list in a grid"),
+    ],
+)
+def test_dependencies_that_cannot_be(spec, message):
+    space = {"model.hidden": [4, 8], "seed": [0], "train.learning_rate": spec}
+    with pytest.raises(ValueError, match=message):
+        spaces.check(space, make_config(), "grid")
+
+
+def test_a_field_that_a_condition_leaves_unread_is_refused():
+    spec = {"by": "model.name", "rnn": [0.1], "spectral": [0.2]}
+    space = {"model.name": ["rnn", "spectral"], "model.radius": spec}
+    space = spaces.check(space, make_config(), "grid")
+    with pytest.raises(ValueError, match="model.radius=0.1: .*'rnn', which does not"):
+        spaces.check_values(space, make_config(), fields.check)

@@ -1,7 +1,9 @@
 """What is summed up of a sweep."""
 
 import csv
+import json
 
+import optuna
 import pytest
 
 from experiments.sweep import drawing, summary
@@ -10,7 +12,8 @@ from experiments.sweep import drawing, summary
 def example_runs():
     def run(number, state, value, rate, seed, error=None):
         point = {"train.learning_rate": rate, "seed": seed}
-        return summary.Run(number, state, value, point, 40, 1.5, 1, 0, error)
+        result = {"num_params": 7, "test_mse": value} if state == "complete" else {}
+        return summary.Run(number, state, value, point, 40, 1.5, 1, 0, error, result)
 
     return [
         run(0, "complete", 0.5, 0.1, 0),
@@ -34,6 +37,44 @@ def test_groups_hold_mean_and_spread_of_the_completed():
     assert [g.point["train.learning_rate"] for g in groups] == [0.1, 0.2, 0.4]
 
 
+def test_results_are_those_of_the_runs_folders(tmp_path):
+    study = optuna.create_study()
+    study.add_trial(optuna.trial.create_trial(value=0.5, user_attrs={"run": 3}))
+    study.add_trial(optuna.trial.create_trial(value=0.7, user_attrs={"run": 4}))
+    folder = summary.run_folder(tmp_path, 3)
+    folder.mkdir(parents=True)
+    best = {"step": 1, "valid": {"loss": 0.5}, "test": {"loss": 0.6, "mse": None}}
+    result = {"num_params": 9, "num_independent_params": 8, "best": best}
+    (folder / "result.json").write_text(json.dumps(result))
+    there, elsewhere = summary.runs(study, tmp_path)
+    assert there.result == {
+        **{"num_params": 9, "num_independent_params": 8},
+        **{"valid_loss": 0.5, "test_loss": 0.6, "test_mse": None},
+    }
+    assert elsewhere.result == {}
+
+
+def test_progress_counts_runs_and_the_time_left(capsys, monkeypatch):
+    now = [0.0]
+    monkeypatch.setattr(summary.time, "monotonic", lambda: now[0])
+    study = optuna.create_study()
+
+    def add(run, **more):
+        study.add_trial(optuna.trial.create_trial(user_attrs={"run": run}, **more))
+
+    add(0, value=0.5)
+    shown = summary.Progress(study, 5, max_retries=3)
+    assert capsys.readouterr().out == "5 runs: 1 done, 0 running, 4 left\n"
+    add(1, value=0.25)
+    add(2, state=optuna.trial.TrialState.RUNNING)
+    now[0] = 20.0
+    shown.show()
+    assert capsys.readouterr().out == (
+        "run 1 (2/5): complete 0.25 | best 0.25 (run 1) | 2 done, 1 running, 2 left,"
+        " about 1 min 00 s\n"
+    )
+
+
 def test_table_csv_and_figure(tmp_path):
     fields = ["train.learning_rate", "seed"]
     text = summary.table(example_runs(), fields, "mse", higher_is_better=False)
@@ -47,6 +88,8 @@ def test_table_csv_and_figure(tmp_path):
         rows = list(csv.DictReader(file))
     assert rows[2]["value"] == "0.3" and rows[2]["seed"] == "1"
     assert rows[4]["value"] == "" and rows[4]["error"] == "diverged, at 5\nmore"
+    assert [row["test_mse"] for row in rows] == ["0.5", "0.1", "0.3", "", ""]
+    assert [row["num_params"] for row in rows] == ["7", "7", "7", "", ""]
     drawn = drawing.draw(tmp_path / "sweep.csv", tmp_path / "a.png", fields, "mse")
     assert drawn.read_bytes().startswith(b"\x89PNG")
     summary.write_csv([], fields, tmp_path / "sweep.csv")  # before anything ended

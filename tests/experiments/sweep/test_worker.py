@@ -82,6 +82,24 @@ def test_more_trials_continue_a_random_sweep(tmp_path, trained):
     assert [config.model.radius for config in trained] == drawn
 
 
+@pytest.mark.parametrize("sampler", ["grid", "tpe"])
+def test_fields_that_depend_on_another(tmp_path, trained, sampler):
+    radii = {"by": "model.hidden", 4: [0.1, 0.2], 8: [0.3]}
+    space = {"model.hidden": [4, 8, 16], "model.radius": radii}
+    options = {} if sampler == "grid" else {"sampler": "tpe", "trials": 12}
+    sweep = prepare(tmp_path, space, **options)
+    worker.work(sweep)
+    base = make_config().model.radius
+    pairs = {(config.model.hidden, config.model.radius) for config in trained}
+    assert pairs == {(4, 0.1), (4, 0.2), (8, 0.3), (16, base)}
+    assert len(trained) == (4 if sampler == "grid" else 12)
+    points = [run.point for run in summary.runs(sweep.study)]
+    assert {point.get("model.radius", base) for point in points} == {
+        *(0.1, 0.2, 0.3, base)
+    }
+    assert all(point.keys() <= space.keys() for point in points)
+
+
 @pytest.mark.slow
 def test_tpe_finds_low_values_and_takes_seeds_in_turn(tmp_path, trained):
     space = {"model.radius": {"low": 0.0, "high": 0.4}, "seed": [0, 1, 2]}

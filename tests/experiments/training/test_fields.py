@@ -1,5 +1,7 @@
 """What is refused before anything is made, and how many steps a run has."""
 
+import re
+
 import pytest
 
 from configs import addition
@@ -13,6 +15,15 @@ from tests.experiments.small import changed_addition as changed
     [
         ("train__steps", 0, "1"),
         ("train__steps", "many", "1"),
+        ("train__steps", 2**31, "at most 2147483647"),
+        ("train__batch_size", 10**26, "at most 2147483647"),
+        ("train__plateau_patience", 10**12, "at most 2147483647"),
+        ("model__hidden", 2**63, "at most 2147483647"),
+        ("model__layers", 3000, "at most 200"),
+        ("model__center", 1e300, "at most 3.4e"),
+        ("train__learning_rate", 1e39, "at most 3.4e"),
+        ("train__on_nonfinite", "go on", "stop, restore"),
+        ("train__restores", 0, "1"),
         ("train__epochs", 1.5, "1"),
         ("train__batch_size", 0, "1"),
         ("train__learning_rate", 0.0, "0"),
@@ -38,7 +49,7 @@ def test_invalid_values_are_named(field, value, limit):
     shown = repr(value)
     if value == "pixel_mnist":  # which has no length, but steps
         name, shown = "config.task.steps", "none"
-    message = rf"^{name} must be .*{limit}.*, got {shown}$"
+    message = rf"^{name} must be .*{limit}.*, got {re.escape(shown)}$"
     with pytest.raises(ValueError, match=message):
         fields.check(changed(**{field: value}))
 

@@ -10,7 +10,9 @@ import jax
 import numpy as np
 import pytest
 
+from configs import ptb_word
 from experiments import tasks
+from experiments.data import stand_in
 from experiments.tasks import addition
 from experiments.training import evaluation, loop
 from tests.experiments.small import strict_lines, tiny_config
@@ -180,3 +182,44 @@ def test_divergence_exits_non_zero_without_a_traceback(tmp_path):
     assert done.returncode == 3, done.stderr
     assert "not finite at step" in done.stderr and "Traceback" not in done.stderr
     assert "no checkpoint before it" in done.stderr
+
+
+# ---- What a run says before its first step and at its end.
+
+
+def said(config, workdir, capsys):
+    loop.train(config, workdir)
+    return capsys.readouterr().out
+
+
+def test_the_first_lines_say_what_was_resolved(tmp_path, capsys):
+    config = tiny_config(steps=None, epochs=3, steps_per_epoch=2)
+    lines = said(config, tmp_path, capsys).splitlines()
+    assert lines[0].startswith("addition, spectral, on ")
+    assert lines[1] == (
+        "  data: length 6, fresh random sequences; 10000 for validation and test each"
+    )
+    assert lines[2].startswith("  parameters: ") and "independent" in lines[2]
+    assert lines[3] == "  steps: 6 of batch 16, 3 epochs of 2 (by config.train.epochs)"
+    assert lines[4] == "  best step: by validation mse"
+    assert lines[5] == "compiling the first step ..."
+    assert lines[6].startswith("step 1/6 | loss ") and max(map(len, lines[:6])) <= 80
+
+
+def test_stand_in_data_say_so(tmp_path, capsys):
+    config = ptb_word.get_config()
+    config.data_dir = stand_in.NAME
+    config.model.hidden = 8
+    config.model.reflectors = 4
+    config.model.embedding = None
+    config.train.update({"steps": 2, "batch_size": 4})
+    text = said(config, tmp_path / "text", capsys)
+    assert "  data: stand-in, tokens: 660 train, 110 valid, 110 test; 21" in text
+    assert "\n  stand-in data: random, so that the numbers mean nothing\n" in text
+    assert " tokens/s | " in text
+    lines = strict_lines(tmp_path / "text" / "metrics.jsonl")
+    assert any("tokens_per_second" in each for each in lines)
+
+    config = tiny_config(steps=2)
+    config.data_dir = stand_in.NAME  # which addition does not read
+    assert "stand-in" not in said(config, tmp_path / "numbers", capsys)

@@ -1,0 +1,50 @@
+"""Whether a run fits into memory, told from sizes before anything is made."""
+
+import os
+from typing import Any
+
+import jax
+from flax import nnx
+
+from experiments.models import build as models
+from experiments.tasks import base
+
+# Parameters, their gradients, two moments of Adam and the best parameters so far.
+COPIES = 5
+BYTES = 4  # of a number
+
+
+def check(config: Any, task: base.Task) -> None:
+    """Raises ValueError where the run needs more memory than there is for certain.
+
+    Counted are the parameters, `COPIES` times, and of a batch the inputs, the states of
+    every layer and the outputs, once. A run needs more than that.
+    """
+    model = nnx.eval_shape(
+        lambda: models.build(config.model, task, rngs=nnx.Rngs(params=0))
+    )
+    last = not task.sequential or task.readout == "last"
+    outputs = task.out_features * (1 if last else task.time_steps)
+    features = 1 if task.vocabulary is not None else task.in_features
+    states = features + config.model.hidden * config.model.layers
+    batch = config.train.batch_size * (task.time_steps * states + outputs)
+    needed = BYTES * (COPIES * models.count_params(model) + batch)
+    there = available()
+    if needed > there:
+        raise ValueError(
+            "config.model.hidden, config.model.layers, config.train.batch_size and the"
+            f" length of {task.name} must fit into {_gigabytes(there)} of memory, got"
+            f" {config.model.hidden}, {config.model.layers}, {config.train.batch_size}"
+            f" and {task.time_steps}, which need {_gigabytes(needed)} at least"
+        )
+
+
+def available() -> int:
+    """Bytes of memory: of the devices where they have their own, else of the host."""
+    stats = [device.memory_stats() or {} for device in jax.local_devices()]
+    of_devices = sum(each.get("bytes_limit", 0) for each in stats)
+    return of_devices or os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+
+
+def _gigabytes(count: int) -> str:
+    return f"{count / 1e9:.3g} GB"

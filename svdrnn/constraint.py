@@ -1,0 +1,377 @@
+"""What can be asked of a matrix, and parameters that never leave it: pure functions.
+
+A `Constraint` says which matrices W (n_out, n_in) are allowed, how W is made from free
+parameters, and which parameters give a W. It knows nothing of layers:
+`svdrnn.kernels` puts it in the place of a flax kernel, `svdrnn.trees` in the place of a
+leaf of any tree of parameters.
+"""
+
+import abc
+import dataclasses
+import math
+from collections.abc import Mapping
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.typing import ArrayLike, DTypeLike
+from jaxtyping import Array, Float, Key
+
+from svdrnn import householder, initializers, skew, spectral
+from svdrnn._types import Number
+from svdrnn.checks import check_finite, check_name
+from svdrnn.matrices import Reflectors, reflector_counts
+
+INITS = ("project", "strict", "random", "identity")
+
+# A singular value outside of the interval is put at this share of the way from the
+# center to the end: the end itself has an infinite parameter, and close to it the
+# gradient is that much smaller than at the center.
+END = 0.99
+
+
+class Constraint(abc.ABC):
+    """A set of matrices W (n_out, n_in), and parameters that never leave it.
+
+    A constraint of your own has `matrix` and `parameters`, and says what holds by
+    `interval`, if that is a range of singular values, or else by `violation`. Make it
+    a frozen dataclass: NNX compares and hashes it as part of a model's structure. Its
+    methods see one matrix without leading axes; stacks of matrices are mapped over.
+    """
+
+    @property
+    def interval(self) -> tuple[float, float]:
+        """Range of the singular values."""
+        return 0.0, math.inf
+
+    @property
+    def fixed(self) -> tuple[str, ...]:
+        """Names of parameters that are kept beside the trained ones, untrained."""
+        return ()
+
+    @abc.abstractmethod
+    def matrix(
+        self, parameters: Mapping[str, Array], shape: tuple[int, int]
+    ) -> Float[Array, "n_out n_in"]:
+        """W (n_out, n_in) from its parameters, whatever their values."""
+
+    @abc.abstractmethod
+    def parameters(self, w: Float[Array, "n_out n_in"]) -> dict[str, Array]:
+        """Parameters of w where it is allowed, and else of an allowed matrix near it.
+
+        Has to work on traced arrays, so its answer may not depend on values by `if`.
+        """
+
+    def random(
+        self, key: Key[Array, ""], shape: tuple[int, int], dtype: DTypeLike
+    ) -> dict[str, Array]:
+        """Parameters of a random matrix: here of the one near a LeCun normal W."""
+        draw = jax.nn.initializers.lecun_normal(in_axis=1, out_axis=0)
+        return self.parameters(draw(key, shape, dtype))
+
+    def identity(self, shape: tuple[int, int], dtype: DTypeLike) -> dict[str, Array]:
+        """Parameters of the matrix near the one with ones on its diagonal."""
+        return self.parameters(jnp.eye(*shape, dtype=dtype))
+
+    def violation(self, w: ArrayLike) -> float:
+        """How far w (n_out, n_in) is from allowed: here its worst singular value."""
+        low, high = self.interval
+        sigma = np.linalg.svd(np.asarray(w, np.float64), compute_uv=False)
+        return float(max(0.0, low - sigma.min(), sigma.max() - high))
+
+    def reflectors_of(self, shape: tuple[int, int]) -> tuple[int, int] | None:
+        """(of U, of V), the reflectors that a matrix of this shape has, if any."""
+        del shape
+        return None
+
+
+def largest_violation(constraint: Constraint, matrices: ArrayLike) -> float:
+    """The largest violation of a stack of matrices (..., n_out, n_in).
+
+    Measured by numpy in float64, on the matrices themselves and not on parameters.
+    """
+    stack = np.asarray(matrices, np.float64)
+    if not np.all(np.isfinite(stack)):
+        return math.inf
+    each = stack.reshape(-1, *stack.shape[-2:])
+    return max((float(constraint.violation(w)) for w in each), default=0.0)
+
+
+def _no_zero_pairs(
+    u_vectors: Float[Array, "m1 n_out"], v_vectors: Float[Array, "m2 n_in"]
+) -> tuple[Float[Array, "m1 n_out"], Float[Array, "m2 n_in"]]:
+    """Rows that are zero in U and in V at once, as e_k in both.
+
+    A zero row is the identity and has no gradient. e_k changes the sign of coordinate
+    k in U and in V, so that U Sigma V^T stays what it was.
+    """
+    pairs = min(u_vectors.shape[0], v_vectors.shape[0])
+    both = ~(
+        householder.nonzero_reflectors(u_vectors)[:pairs]
+        | householder.nonzero_reflectors(v_vectors)[:pairs]
+    )
+
+    def fill(vectors):
+        unit = jnp.eye(pairs, vectors.shape[1], dtype=vectors.dtype)
+        filled = jnp.where(both[:, None], unit, vectors[:pairs])
+        return vectors.at[:pairs].set(filled)
+
+    return fill(u_vectors), fill(v_vectors)
+
+
+@dataclasses.dataclass(frozen=True)
+class Spectral(Constraint):
+    """W = U Sigma V^T, its singular values in [center - radius, center + radius].
+
+    U and V are products of Householder reflectors, and
+    sigma_i = 2 radius (sigmoid(raw_i) - 1/2) + center. With a center of which the
+    radius reaches beyond 0 a sigma_i may be negative, and the singular values are in
+    [0, |center| + radius].
+
+    Parameters: `u_vectors` (m1, n_out), `v_vectors` (m2, n_in) and, unless the radius
+    is 0, `sigma_raw` (min(n_out, n_in),).
+
+    Starting from a matrix, a singular value outside of the interval is moved to `END`
+    of the way to its end; those inside are kept. Random: random reflectors, every
+    sigma_i at the center (center 0: sigma_raw from N(0, 1)). Identity: sigma I with
+    the sigma of the interval nearest to 1 (of a negative center, to -1).
+
+    Args:
+      radius: r >= 0.
+      center: sigma*.
+      reflectors: a number, a pair (m1, m2), or None for as many as reach every matrix;
+        see `reflector_counts`. Fewer cannot start from a matrix.
+      custom_backward: False allows forward mode (`jax.jvp`), as for
+        `householder.orthogonal_matrix`.
+
+    Cost: that of `spectral.materialize`.
+
+    Raises:
+      ValueError: for a radius or center out of range, or both 0; where a matrix is
+        asked for, for reflectors that do not fit it.
+
+    Source: Zhang, Lei and Dhillon, "Stabilizing Gradients for Deep Neural Networks via
+    Efficient SVD Parameterization", 2018.
+    """
+
+    radius: Number
+    center: Number = 1.0
+    reflectors: Reflectors = None
+    custom_backward: bool = dataclasses.field(default=True, repr=False, kw_only=True)
+
+    def __post_init__(self):
+        radius = check_finite("radius", self.radius, least=0)
+        center = check_finite("center", self.center)
+        if radius == 0 and center == 0:
+            raise ValueError("radius must be above 0 where center is 0, got 0.0")
+        object.__setattr__(self, "radius", radius)
+        object.__setattr__(self, "center", center)
+        if isinstance(self.reflectors, list):
+            object.__setattr__(self, "reflectors", tuple(self.reflectors))
+
+    @property
+    def interval(self) -> tuple[float, float]:
+        """[max(0, |center| - radius), |center| + radius]."""
+        radius, size = float(self.radius), abs(float(self.center))
+        return max(0.0, size - radius), size + radius
+
+    def reflectors_of(self, shape):
+        """(m1, m2)."""
+        return reflector_counts(self.reflectors, *shape)
+
+    def matrix(self, parameters, shape):
+        """W = U Sigma V^T, (n_out, n_in)."""
+        u, v = parameters["u_vectors"], parameters["v_vectors"]
+        if self.radius == 0:
+            sigma = jnp.full((min(shape),), self.center, u.dtype)
+        else:
+            sigma = spectral.bounded_singular_values(
+                parameters["sigma_raw"], radius=self.radius, center=self.center
+            )
+        return spectral.materialize(
+            spectral.SVD(u, v, sigma), custom_backward=self.custom_backward
+        )
+
+    def parameters(self, w):
+        """Of w with its singular values moved into the interval."""
+        m1, m2 = self.reflectors_of(w.shape)
+        full = min(w.shape)
+        if min(m1, m2) < full:
+            raise ValueError(
+                f"reflectors must be None or at least {full} in U and in V to start "
+                f"from a matrix of shape {w.shape} (init 'random' and 'identity' take "
+                f"fewer), got {m1} and {m2}"
+            )
+        # A negative center holds W = (-U) |Sigma| V^T with the signs moved to Sigma.
+        sign = -1.0 if self.center < 0 else 1.0
+        wide = w.astype(householder.factor_dtype(w.dtype))
+        svd = spectral.from_matrix(sign * wide)
+        u = jnp.pad(svd.u_vectors, ((0, m1 - full), (0, 0)))
+        v = jnp.pad(svd.v_vectors, ((0, m2 - full), (0, 0)))
+        return self._named(*_no_zero_pairs(u, v), sign * svd.sigma, w.dtype)
+
+    def random(self, key, shape, dtype):
+        """Random reflectors, every sigma_i at the center."""
+        u_key, v_key, raw_key = jax.random.split(key, 3)
+        m1, m2 = self.reflectors_of(shape)
+        named = {
+            "u_vectors": initializers.reflector_rows(u_key, (m1, shape[0]), dtype),
+            "v_vectors": initializers.reflector_rows(v_key, (m2, shape[1]), dtype),
+        }
+        if self.radius > 0:
+            size = min(shape)
+            named["sigma_raw"] = initializers.raw_singular_values(
+                raw_key, size, self.center, dtype
+            )
+        return named
+
+    def identity(self, shape, dtype):
+        """U = V from rows e_k, with any number of reflectors, and equal sigma_i."""
+        m1, m2 = self.reflectors_of(shape)
+        if m1 != m2:
+            raise ValueError(
+                f"reflectors must be equally many in U and V for init 'identity', got "
+                f"{m1} and {m2}"
+            )
+        wide = householder.factor_dtype(dtype)
+        sigma = jnp.full((min(shape),), -1.0 if self.center < 0 else 1.0, wide)
+        rows = [jnp.eye(m, n, dtype=wide) for m, n in zip((m1, m2), shape, strict=True)]
+        return self._named(*rows, sigma, dtype)
+
+    def _named(self, u, v, sigma, dtype):
+        """The parameters with the singular values moved into the interval."""
+        named = {"u_vectors": u.astype(dtype), "v_vectors": v.astype(dtype)}
+        if self.radius > 0:
+            away = sigma - self.center
+            end = self.center + END * self.radius * jnp.sign(away)
+            inside = jnp.abs(away) < self.radius
+            raw = initializers.raw_from_singular_values(
+                jnp.where(inside, sigma, end), radius=self.radius, center=self.center
+            )
+            named["sigma_raw"] = raw.astype(dtype)
+        return named
+
+
+class SpectralNorm(Spectral):
+    """W with singular values in [0, at_most]: `Spectral` about the middle, at_most / 2.
+
+    Exact at every step, without the power iteration that a division by the largest
+    singular value needs.
+
+    Args:
+      at_most: c > 0.
+      reflectors, custom_backward: see `Spectral`.
+
+    Raises:
+      ValueError: for an `at_most` out of range.
+    """
+
+    def __init__(
+        self,
+        at_most: Number,
+        reflectors: Reflectors = None,
+        *,
+        custom_backward: bool = True,
+    ):
+        half = check_finite("at_most", at_most, above=0) / 2
+        super().__init__(half, half, reflectors, custom_backward=custom_backward)
+
+    def __repr__(self):
+        at_most = 2 * self.radius
+        return f"SpectralNorm(at_most={at_most}, reflectors={self.reflectors})"
+
+
+@dataclasses.dataclass(frozen=True)
+class Orthogonal(Constraint):
+    """W with orthonormal rows or columns, whichever are fewer: every sigma_i is 1.
+
+    With p the smaller and n the larger side, W or W^T is
+        -H_0 H_1 ... H_{p-1} [I; 0]     `"householder"`, p reflectors of length n
+        B f(A) [I; 0]                   `"exponential"`, `"cayley"`
+    where f is the map, A (n, n) is skew-symmetric and B a fixed orthogonal matrix,
+    the start, so that A = 0 there. (The minus lets reflectors reach the identity
+    without a zero row, which would never move.) The maps reach the matrices of the
+    determinant they start with, Cayley's those for which B^T W has no eigenvalue -1;
+    householder reaches every matrix but keeps its determinant too as it trains.
+
+    Parameters: `vectors` (p, n); or `skew_entries` (p (2 n - p - 1) / 2,), A above its
+    diagonal in its first p rows (the others are zero), with `base` B (n, n) fixed.
+
+    Starts from the orthogonal matrix nearest to a given one, its polar factor; random
+    is the polar factor of a normal matrix, which is uniform.
+
+    Args:
+      map: `"householder"`, `"exponential"` or `"cayley"`.
+      custom_backward: see `Spectral`; of householder only.
+
+    Cost: householder 4 p^2 n flops or so; the maps n^3, also where p is small.
+
+    Raises:
+      ValueError: for another map.
+
+    Source: Lezcano-Casado, "Trivializations for Gradient-Based Optimization on
+    Manifolds", 2019 (the base); Helfrich, Willmott and Ye (2018).
+    """
+
+    map: str = "householder"
+    custom_backward: bool = dataclasses.field(default=True, repr=False, kw_only=True)
+
+    def __post_init__(self):
+        check_name("map", self.map, ("householder", *skew.MAPS))
+
+    @property
+    def interval(self) -> tuple[float, float]:
+        """[1, 1]."""
+        return 1.0, 1.0
+
+    @property
+    def fixed(self) -> tuple[str, ...]:
+        """The base of the maps."""
+        return () if self.map == "householder" else ("base",)
+
+    def reflectors_of(self, shape):
+        """p on the larger side."""
+        if self.map != "householder":
+            return None
+        n_out, n_in = shape
+        return (n_in, 0) if n_out >= n_in else (0, n_out)
+
+    def matrix(self, parameters, shape):
+        """W (n_out, n_in) with W^T W = I or W W^T = I."""
+        p = min(shape)
+        if self.map == "householder":
+            tall = -_first_columns(parameters["vectors"], self.custom_backward)
+        else:
+            base, entries = parameters["base"], parameters["skew_entries"]
+            n = base.shape[0]
+            zeros = n * (n - 1) // 2 - entries.size
+            a = skew.skew_matrix(jnp.pad(entries, (0, zeros)))
+            tall = householder.matmul(base, skew.rotation(a, self.map)[:, :p])
+        return tall if shape[0] >= shape[1] else tall.T
+
+    def parameters(self, w):
+        """Of the polar factor of w."""
+        wide = w.astype(householder.factor_dtype(w.dtype))
+        tall = wide if w.shape[0] >= w.shape[1] else wide.T
+        u, _, v_transposed = jnp.linalg.svd(tall, full_matrices=False)
+        q = householder.matmul(u, v_transposed)
+        if self.map == "householder":
+            vectors = householder.reflectors_from_orthogonal(-q)
+            return {"vectors": vectors.astype(w.dtype)}
+        n, p = q.shape
+        vectors = householder.reflectors_from_orthogonal(q)
+        return {
+            "skew_entries": jnp.zeros((p * (2 * n - p - 1) // 2,), w.dtype),
+            "base": householder.orthogonal_matrix(vectors).astype(w.dtype),
+        }
+
+
+def _first_columns(
+    vectors: Float[Array, "p n"], custom_backward: bool
+) -> Float[Array, "n p"]:
+    """The first p columns (n, p) of the product of reflectors (p, n)."""
+    p, n = vectors.shape
+    if p == n:
+        return householder.orthogonal_matrix(vectors, custom_backward=custom_backward)
+    eye = jnp.eye(p, n, dtype=vectors.dtype)
+    return householder.apply_reflectors(vectors, eye).T

@@ -1,0 +1,593 @@
+"""Any kernel of a flax NNX model under a constraint: a module that builds it.
+
+flax's layers read a kernel by `self.kernel[...]`. A `Kernel` in its place answers that
+with W built from free parameters, so that layers, `nnx.jit`, gradients, optimizers and
+checkpoints need not know.
+"""
+
+import math
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+from flax.nnx import reprlib
+from jax.typing import ArrayLike
+
+from svdrnn.cells import TransitionCell
+from svdrnn.constraint import Constraint, largest_violation
+from svdrnn.layouts import Layout, Rule, layout, start
+from svdrnn.matrices import DenseMatrix, OrthogonalMatrix, SpectralMatrix
+from svdrnn.trees import glob
+
+
+class Fixed(nnx.Variable):
+    """An array that a constrained kernel keeps beside its parameters, untrained."""
+
+
+class Kernel(nnx.Module):
+    """A kernel built from the parameters of a constraint whenever it is read.
+
+    It answers `[...]`, `shape`, `dtype`, `ndim`, `__jax_array__` and arithmetic as the
+    array would. Made by `constrain`; its parameters are of the variable type of what it
+    replaces, under the names that the constraint gives them; what the constraint keeps
+    fixed is a `Fixed` variable.
+    """
+
+    def __init__(self, rule: Rule, parameters: dict, replaced: nnx.Variable):
+        self.rule = rule
+        self.variable_type = type(replaced)
+        self.metadata = tuple(sorted(replaced.get_metadata().items()))
+        for name, value in parameters.items():
+            if hasattr(self, name):
+                raise ValueError(
+                    f"parameters of {rule.constraint} must not have a name of Kernel, "
+                    f"got {name!r}"
+                )
+            fixed = name in rule.constraint.fixed
+            setattr(self, name, Fixed(value) if fixed else self.variable_type(value))
+
+    def _parameters(self) -> dict[str, jax.Array]:
+        return {name: getattr(self, name)[...] for name, _ in self.rule.ranks}
+
+    @property
+    def value(self) -> jax.Array:
+        """The kernel as the layer reads it, built anew."""
+        return self.rule.kernel(self._parameters())
+
+    def matrix(self) -> jax.Array:
+        """W as the constraint sees it, (..., n_out, n_in)."""
+        return self.rule.matrices(self._parameters())
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Of the kernel, known without building it."""
+        variables = {name: getattr(self, name) for name, _ in self.rule.ranks}
+        return self.rule.lead(variables) + self.rule.layout.shape
+
+    @property
+    def ndim(self) -> int:
+        """Number of axes."""
+        return len(self.shape)
+
+    @property
+    def size(self) -> int:
+        """Number of entries."""
+        return math.prod(self.shape)
+
+    @property
+    def dtype(self):
+        """What the dtypes of the parameters promote to."""
+        return jnp.result_type(*(getattr(self, n).dtype for n, _ in self.rule.ranks))
+
+    @property
+    def T(self) -> jax.Array:
+        """The kernel transposed."""
+        return self.value.T
+
+    def __jax_array__(self) -> jax.Array:
+        return self.value
+
+    def __array__(self, dtype=None, copy=None) -> np.ndarray:
+        del copy
+        return np.asarray(self.value, dtype)
+
+    def __getitem__(self, index) -> jax.Array:
+        return self.value[index]
+
+    def __len__(self) -> int:
+        return self.shape[0]
+
+    def plain(self) -> nnx.Variable:
+        """A variable like the one replaced, with the value of now."""
+        return self.variable_type(self.value, **dict(self.metadata))
+
+    def violation(self) -> float | None:
+        """The largest violation, measured; None where values are not known."""
+        known = all(
+            isinstance(v, (jax.Array, np.ndarray))
+            and not isinstance(v, jax.core.Tracer)
+            for v in jax.tree.leaves(nnx.state(self))
+        )
+        if not known:
+            return None
+        return largest_violation(self.rule.constraint, self.matrix())
+
+    def __nnx_repr__(self):
+        parts = super().__nnx_repr__()
+        head = next(parts)
+        yield head
+        if head.empty_repr == "...":
+            return
+        for name, value in report("", self)._asdict().items():
+            if name != "path":
+                yield reprlib.Attr(name, value)
+        hidden = ("rule", "variable_type", "metadata")
+        yield from (part for part in parts if part.key not in hidden)
+
+
+def _operator(name: str) -> Callable:
+    def operate(self, *others):
+        others = [o.value if isinstance(o, Kernel) else o for o in others]
+        return getattr(self.value, name)(*others)
+
+    operate.__name__ = name
+    return operate
+
+
+for _name in ("add", "sub", "mul", "truediv", "pow", "matmul"):
+    setattr(Kernel, f"__{_name}__", _operator(f"__{_name}__"))
+    setattr(Kernel, f"__r{_name}__", _operator(f"__r{_name}__"))
+setattr(Kernel, "__neg__", _operator("__neg__"))  # noqa: B010
+
+
+# --- how layers are read ------------------------------------------------------------
+
+# Each gives (number of axes of the kernel, input axes, output axes, blocks).
+
+
+def _matrix(layer):
+    """(in, out), as in `Linear`, and in `Embed`: a lookup is a one-hot row times it."""
+    return 2, (0,), (1,), 1
+
+
+def _transposed(layer):
+    """(out, in), as the recurrent layers here have it."""
+    return 2, (1,), (0,), 1
+
+
+def _linear_general(layer):
+    """(batch..., in..., out...)."""
+    b, i, o = (
+        len(x) for x in (layer.batch_axis, layer.in_features, layer.out_features)
+    )
+    return b + i + o, range(b, b + i), range(b + i, b + i + o), 1
+
+
+def _einsum(layer):
+    """Summed letters are inputs, the kernel's own outputs, others count matrices."""
+    operands, result = layer.einsum_str.split("->")
+    inputs, kernel = operands.split(",")
+    if "." in kernel or not set(kernel) <= set(inputs) | set(result):
+        return None
+    summed = [i for i, c in enumerate(kernel) if c in inputs and c not in result]
+    free = [i for i, c in enumerate(kernel) if c not in inputs]
+    return (len(kernel), summed, free, 1) if summed and free else None
+
+
+def _conv(layer):
+    """(k..., in / groups, out): W takes a patch to a pixel, a block for each group."""
+    k = len(layer.kernel_size)
+    if layer.mask is not None:
+        return None
+    return k + 2, range(k + 1), (k + 1,), layer.feature_group_count
+
+
+def _conv_transpose(layer):
+    """W takes a pixel to the patch that it adds to: that of the `Conv` transposed."""
+    k = len(layer.kernel_size)
+    if layer.mask is not None:
+        return None
+    i, o = (k + 1, k) if layer.transpose_kernel else (k, k + 1)
+    return k + 2, (i,), (*range(k), o), 1
+
+
+_KERNELS: dict[type, tuple[str | None, Callable | None]] = {
+    nnx.Linear: ("kernel", _matrix),
+    nnx.LinearGeneral: ("kernel", _linear_general),
+    nnx.Einsum: ("kernel", _einsum),
+    nnx.Conv: ("kernel", _conv),
+    nnx.ConvTranspose: ("kernel", _conv_transpose),
+    nnx.Embed: ("embedding", _matrix),
+    DenseMatrix: ("w", _transposed),
+    TransitionCell: ("input_weights", _transposed),
+    SpectralMatrix: (None, None),
+    OrthogonalMatrix: (None, None),
+}
+
+# Cells whose kernels hold the gates side by side, and how many.
+_FUSED = {nnx.OptimizedLSTMCell: 4, nnx.GRUCell: 3}
+
+
+class _Reference(NamedTuple):
+    """One place of a model that holds a variable or a constrained kernel."""
+
+    parts: tuple[str | int, ...]
+    owners: tuple[Any, ...]  # from the model down to what holds it
+    child: nnx.Variable | Kernel
+
+    @property
+    def path(self) -> str:
+        return "/".join(map(str, self.parts))
+
+    def set(self, value) -> None:
+        owner, key = self.owners[-1], self.parts[-1]
+        if isinstance(owner, nnx.Pytree):
+            setattr(owner, str(key), value)
+        elif isinstance(owner, (list, dict)):
+            owner[key] = value  # type: ignore[index]
+        else:
+            raise ValueError(f"{self.path} must be in a module, list or dict to change")
+
+
+def _children(node: Any) -> list[tuple[str | int, Any]]:
+    if isinstance(node, nnx.List):
+        return list(enumerate(node))
+    if isinstance(node, nnx.Pytree):
+        # In the order that a model has after a transformation.
+        named = sorted(vars(node).items())
+        return [(k, v) for k, v in named if not k.startswith("_pytree__")]
+    if isinstance(node, dict):
+        return list(node.items())
+    return list(enumerate(node)) if isinstance(node, (list, tuple)) else []
+
+
+def _references(
+    node: Any, parts: tuple = (), owners: tuple = ()
+) -> Iterator[_Reference]:
+    """Every place, shared ones as often as they are reached."""
+    if any(node is owner for owner in owners):
+        return  # a cycle
+    for key, child in _children(node):
+        if isinstance(child, (nnx.Variable, Kernel)):
+            yield _Reference((*parts, key), (*owners, node), child)
+        else:
+            yield from _references(child, (*parts, key), (*owners, node))
+
+
+def _read(reference: _Reference, axes: Any, blocks: int | None) -> Layout | str:
+    """The layout of a parameter, or why it has none.
+
+    Raises:
+      ValueError: where there may be a reading but not one only.
+    """
+    variable, owner = reference.child, reference.owners[-1]
+    shape, name = np.shape(variable[...]), reference.parts[-1]
+    if len(shape) < 2:
+        return "a scalar" if not shape else "a vector"
+    if not jnp.issubdtype(variable.dtype, jnp.floating):
+        return f"numbers of dtype {variable.dtype}"
+    reading = None
+    for kind, (key, how) in _KERNELS.items():
+        if isinstance(owner, kind):
+            if name != key:
+                return f"not the kernel of a {kind.__name__}"
+            reading = how
+    if axes is not None:
+        return layout(shape, axes, 1 if blocks is None else blocks)
+    found = reading(owner) if reading else None
+    if found is None or len(shape) < found[0]:
+        raise ValueError(
+            f"axes must be given, (input axes, output axes), for {reference.path} of "
+            f"shape {shape}: a {type(owner).__name__} has no one reading of it"
+        )
+    rank, inputs, outputs, parts = found
+    lead = len(shape) - rank
+    sides = [[lead + i for i in side] for side in (inputs, outputs)]
+    own = parts * _gates(reference)
+    return layout(shape, sides, own if blocks is None else blocks)
+
+
+def _gates(reference: _Reference) -> int:
+    if len(reference.owners) < 2 or reference.parts[-2] not in ("dense_i", "dense_h"):
+        return 1
+    cell = reference.owners[-2]
+    return next((n for kind, n in _FUSED.items() if isinstance(cell, kind)), 1)
+
+
+# --- which places are meant ---------------------------------------------------------
+
+
+def _matcher(where: Any) -> Callable[[_Reference], bool]:
+    """A predicate of places from what users may say."""
+    if isinstance(where, str):
+        return lambda r: glob(where.split("/"), r.parts)
+    if isinstance(where, type) and not issubclass(where, nnx.Variable):
+        return lambda r: any(isinstance(owner, where) for owner in r.owners)
+    if isinstance(where, (list, tuple)):
+        each = [_matcher(w) for w in where]
+        return lambda r: any(match(r) for match in each)
+    of_flax = type(where).__module__ == nnx.filterlib.__name__
+    if of_flax or isinstance(where, (type, bool)) or where is ...:
+        accepts = nnx.filterlib.to_predicate(where)
+        return lambda r: bool(accepts(r.parts, r.child))
+    if not callable(where):
+        raise ValueError(
+            "where must be a glob, a predicate of path and module, a module type or an "
+            f"NNX filter, got {where!r}"
+        )
+
+    def matches(reference):
+        depth = max(
+            i for i, o in enumerate(reference.owners) if isinstance(o, nnx.Pytree)
+        )
+        path = "/".join(map(str, reference.parts[:depth]))
+        return bool(where(path, reference.owners[depth]))
+
+    return matches
+
+
+def _matching(model: nnx.Module, where: Any, kind: Any) -> list[_Reference]:
+    """Places of that kind that `where` matches; ValueError where it matches none."""
+    everything = [r for r in _references(model) if isinstance(r.child, kind)]
+    matches = _matcher(where)
+    found = [r for r in everything if matches(r)]
+    if not found:
+        known = ", ".join(r.path for r in everything[:8]) or "none"
+        more = ", ..." if len(everything) > 8 else ""
+        raise ValueError(
+            f"where must match a parameter of the model ({known}{more}), got {where!r}"
+        )
+    return found
+
+
+class Paths(tuple):
+    """Paths that were changed; `skipped` has those that matched in vain, and why."""
+
+    skipped: dict[str, str]
+
+    def __new__(cls, paths: Iterable[str], skipped: dict[str, str]):
+        """The paths, and {path: why not}."""
+        self = super().__new__(cls, paths)
+        self.skipped = skipped
+        return self
+
+    def __repr__(self):
+        if not self.skipped:
+            return super().__repr__()
+        return f"{super().__repr__()}, not constrained: {_listed(self.skipped)}"
+
+
+def _listed(skipped: dict[str, str]) -> str:
+    return ", ".join(f"{path} ({why})" for path, why in skipped.items())
+
+
+# --- what users call ----------------------------------------------------------------
+
+
+def constrain(
+    model: nnx.Module,
+    constraint: Constraint,
+    where: Any = "**",
+    *,
+    axes: Any = None,
+    blocks: int | None = None,
+    init: str = "project",
+    rngs: nnx.Rngs | None = None,
+) -> Paths:
+    """Puts kernels of a model under a constraint, in place.
+
+    To be called before an optimizer is made. A kernel W (n_out, n_in) is read with its
+    input axes flattened against its output axes: `nnx.Linear`, `LinearGeneral`,
+    `Einsum`, `MultiHeadAttention` as they multiply; `Conv` from a patch to a pixel, and
+    each group by itself; `ConvTranspose` from a pixel to a patch; `Embed` from one-hot
+    to features; the kernels of `nnx.OptimizedLSTMCell` and `nnx.GRUCell` gate by gate.
+    Axes ahead of those that a layer needs (`nnx.vmap`) count kernels.
+
+    Args:
+      model: any NNX model.
+      constraint: `Spectral`, `Orthogonal`, `SpectralNorm` or your own.
+      where: a glob over "/"-joined paths, `**` for any number of parts, which may also
+        stop at a module (`"blocks/*/attention"`); a predicate of (path, module), asked
+        for the module that holds the parameter; a module type, meaning all below such
+        modules; an NNX filter; or several of these, any of which may match.
+      axes: (input axes, output axes) of the kernels, for layers that are not known or
+        to be read in another way; axes in neither count matrices.
+      blocks: equal parts of the outputs that are matrices of their own; None takes
+        what the layer has.
+      init: first value: `"project"` (the weight that is there, moved where it is not
+        allowed), `"strict"` (an error where it would be), `"random"`, `"identity"`.
+      rngs: its `params` stream, for `"random"`.
+
+    Returns:
+      The paths changed, a tuple; its `skipped` has the paths that matched but hold no
+      kernel, with the reason. A kernel shared between layers stays shared, and each of
+      its paths is there.
+
+    Raises:
+      ValueError: where nothing matches, or no kernel; for a kernel that is constrained
+        already; without `axes` where a layer has no one reading; as the constraint
+        does. The model is then as it was.
+    """
+    if not isinstance(constraint, Constraint):
+        raise ValueError(f"constraint must be a svdrnn.Constraint, got {constraint!r}")
+    layouts, skipped = _layouts(model, where, axes, blocks)
+    kernels: dict[int, Kernel] = {}
+    for variable, path, read in layouts.values():
+        key = None if rngs is None else rngs.params()
+        try:
+            matrices = read.matrices(variable[...])
+            rule, named = start(constraint, read, matrices, init=init, key=key)
+        except ValueError as error:
+            raise ValueError(f"{error} ({path})") from None
+        kernels[id(variable)] = Kernel(rule, named, variable)
+    return Paths(_replace(model, kernels), skipped)
+
+
+def _layouts(
+    model: nnx.Module, where: Any, axes: Any, blocks: int | None
+) -> tuple[dict[int, tuple[nnx.Variable, str, Layout]], dict[str, str]]:
+    """(variable, first path, layout) by identity; what has no layout, and why."""
+    layouts: dict[int, tuple[nnx.Variable, str, Layout]] = {}
+    skipped = {}
+    for reference in _matching(model, where, (nnx.Param, Kernel)):
+        child = reference.child
+        if isinstance(child, Kernel):
+            raise ValueError(
+                f"where must match no constrained kernel, got {where!r}, which matches "
+                f"{reference.path} under {child.rule.constraint}"
+            )
+        read = _read(reference, axes, blocks)
+        if isinstance(read, str):
+            skipped[reference.path] = read
+            continue
+        found = layouts.setdefault(id(child), (child, reference.path, read))
+        if found[2] != read:
+            raise ValueError(
+                f"axes must be given for a kernel read in two ways, as {found[1]} and "
+                f"as {reference.path}"
+            )
+    if not layouts:
+        raise ValueError(
+            f"where must match a kernel, got {where!r}, which matches "
+            f"{_listed(skipped)}"
+        )
+    return layouts, skipped
+
+
+def _replace(model: nnx.Module, others: Mapping[int, Any]) -> list[str]:
+    """Puts others in the places of what is there, by identity; the paths changed."""
+    places = [r for r in _references(model) if id(r.child) in others]
+    for reference in places:
+        reference.set(others[id(reference.child)])
+    return [reference.path for reference in places]
+
+
+def unconstrain(model: nnx.Module, where: Any = "**") -> Paths:
+    """Puts plain parameters back, with the matrices of now, in place.
+
+    Args:
+      model: with constrained kernels.
+      where: as for `constrain`.
+
+    Returns:
+      The paths changed.
+
+    Raises:
+      ValueError: where no constrained kernel matches.
+    """
+    kernels = {id(r.child): r.child for r in _matching(model, where, Kernel)}
+    plain = {key: kernel.plain() for key, kernel in kernels.items()}
+    return Paths(_replace(model, plain), {})
+
+
+def bake(model: nnx.Module) -> nnx.Module:
+    """A model like this one with plain kernels, each built once.
+
+    Inside a function that is being traced (a loss) gradients flow through it to the
+    parameters of `model`, and all else is shared: batch statistics and random counters
+    that the baked model updates are those of `model`. A recurrent layer then builds its
+    kernels once a call and not at every step. Outside, the result is a copy of its own,
+    an ordinary flax model for serving and export. A model without constraints may be
+    given too.
+
+    Cost: each kernel once.
+    """
+    traced = any(
+        isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves(nnx.state(model))
+    )
+
+    def plain(path, node):
+        del path
+        return node.plain() if isinstance(node, Kernel) else node
+
+    baked = nnx.recursive_map(plain, model, graph=True)
+    return baked if traced else nnx.clone(baked, arrays=True)
+
+
+def set_matrix(kernel: Kernel, w: ArrayLike, *, init: str = "strict") -> None:
+    """Gives a constrained kernel another matrix, in place.
+
+    Args:
+      kernel: as in `model.layer.kernel`.
+      w: in the shape of `kernel.matrix()`: (n_out, n_in), the transpose of what
+        `nnx.Linear` stores, after axes that count matrices if there are any.
+      init: `"strict"`, an error where w is not allowed, or `"project"`.
+
+    Raises:
+      ValueError: for what is not a constrained kernel; another shape; as `constrain`.
+    """
+    if not isinstance(kernel, Kernel):
+        raise ValueError(f"kernel must be a constrained kernel, got {type(kernel)}")
+    if init not in ("strict", "project"):
+        raise ValueError(f"init must be one of strict, project, got {init!r}")
+    shape = jax.eval_shape(kernel.matrix).shape
+    if jnp.shape(w) != shape:
+        raise ValueError(f"w must have shape {shape}, got {jnp.shape(w)}")
+    rule = kernel.rule
+    w = jnp.asarray(w, kernel.dtype)
+    _, named = start(rule.constraint, rule.layout, w, init=init)
+    for name, value in named.items():
+        getattr(kernel, name)[...] = value
+
+
+class Report(NamedTuple):
+    """What holds for a constrained kernel.
+
+    Attributes:
+      path: where it is; the first place of a shared one.
+      shape: of the kernel.
+      constraint: what was asked.
+      interval: range of the singular values.
+      reflectors: (of U, of V), or None where there are none.
+      violation: the largest one, measured by numpy on the kernel itself; None under a
+        transformation, where no value is known.
+    """
+
+    path: str
+    shape: tuple[int, ...]
+    constraint: Constraint
+    interval: tuple[float, float]
+    reflectors: tuple[int, int] | None
+    violation: float | None
+
+
+def report(path: str, kernel: Kernel) -> Report:
+    """The report of one kernel."""
+    asked = kernel.rule.constraint
+    reflectors = asked.reflectors_of(kernel.rule.layout.matrix_shape)
+    return Report(
+        path, kernel.shape, asked, asked.interval, reflectors, kernel.violation()
+    )
+
+
+class Reports(tuple):
+    """Reports, printed as a table."""
+
+    def __repr__(self):
+        lines = [Report._fields]
+        for each in self:
+            low, high = each.interval
+            worst = "unknown" if each.violation is None else f"{each.violation:.1e}"
+            shown = (*each[:3], f"[{low:.4g}, {high:.4g}]", each.reflectors, worst)
+            lines.append(tuple(map(str, shown)))
+        widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+        rows = ("  ".join(map(str.ljust, line, widths)).rstrip() for line in lines)
+        return "\n".join(rows)
+
+
+def constraints(model: nnx.Module) -> Reports:
+    """What every constrained kernel of a model has to keep, and keeps.
+
+    Returns:
+      A tuple of `Report`, one a kernel; printed, a table. Empty without constraints.
+
+    Cost: the singular values of every kernel in float64, by numpy.
+    """
+    kernels: dict[int, tuple[str, Kernel]] = {}
+    for reference in _references(model):
+        if isinstance(reference.child, Kernel):
+            kernels.setdefault(id(reference.child), (reference.path, reference.child))
+    return Reports(report(*each) for each in kernels.values())

@@ -1,0 +1,251 @@
+"""Kernels as matrices: input axes flattened against output axes, and back.
+
+A layout says which axes of a kernel are inputs and which are outputs; every other axis
+counts matrices. `Rule` joins it with a constraint: the static half of a constrained
+kernel, whose other half is its parameters.
+"""
+
+import dataclasses
+import functools
+import math
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float
+
+from svdrnn.checks import check_floating, check_integer, check_name
+from svdrnn.constraint import INITS, Constraint, largest_violation
+
+
+@dataclasses.dataclass(frozen=True)
+class Layout:
+    """How a kernel of `shape` is read as matrices (..., n_out, n_in).
+
+    Attributes:
+      shape: of the kernel, without the leading axes that count whole kernels (those
+        of `nnx.vmap`, or of a batch): a kernel may have any number of them.
+      inputs, outputs: its axes, flattened in this order to n_in and n_out. Axes in
+        neither count matrices.
+      blocks: equal parts of the flattened outputs, each a matrix of its own: the
+        gates of a fused kernel, the groups of a convolution, heads.
+    """
+
+    shape: tuple[int, ...]
+    inputs: tuple[int, ...]
+    outputs: tuple[int, ...]
+    blocks: int = 1
+
+    @property
+    def stack(self) -> tuple[int, ...]:
+        """Axes of `shape` that count matrices."""
+        used = self.inputs + self.outputs
+        return tuple(i for i in range(len(self.shape)) if i not in used)
+
+    @property
+    def stack_shape(self) -> tuple[int, ...]:
+        """Leading shape of the matrices of one kernel; the blocks come last."""
+        counted = tuple(self.shape[i] for i in self.stack)
+        return counted + ((self.blocks,) if self.blocks > 1 else ())
+
+    @property
+    def matrix_shape(self) -> tuple[int, int]:
+        """(n_out, n_in)."""
+        n_out = math.prod(self.shape[i] for i in self.outputs)
+        return n_out // self.blocks, math.prod(self.shape[i] for i in self.inputs)
+
+    def matrices(
+        self, kernel: Float[Array, "*kernel"]
+    ) -> Float[Array, "*stack n_out n_in"]:
+        """(*lead, *shape) -> (*lead, *stack_shape, n_out, n_in)."""
+        lead = kernel.ndim - len(self.shape)
+        order = self.stack + self.outputs + self.inputs
+        moved = jnp.transpose(kernel, (*range(lead), *(lead + i for i in order)))
+        return moved.reshape(kernel.shape[:lead] + self.stack_shape + self.matrix_shape)
+
+    def kernel(
+        self, matrices: Float[Array, "*stack n_out n_in"]
+    ) -> Float[Array, "*kernel"]:
+        """The inverse of `matrices`."""
+        lead = matrices.ndim - len(self.stack_shape) - 2
+        order = self.stack + self.outputs + self.inputs
+        moved_shape = tuple(self.shape[i] for i in order)
+        moved = matrices.reshape(matrices.shape[:lead] + moved_shape)
+        back = tuple(lead + int(i) for i in np.argsort(order))
+        return jnp.transpose(moved, (*range(lead), *back))
+
+
+def layout(
+    shape: Sequence[int],
+    axes: Any,
+    blocks: int = 1,
+) -> Layout:
+    """The layout of a kernel by its axes.
+
+    Leading axes that are neither inputs nor outputs count whole kernels and are left
+    out of the layout.
+
+    Args:
+      shape: of the kernel.
+      axes: (input axes, output axes), each a number or several.
+      blocks: see `Layout`.
+
+    Raises:
+      ValueError: for axes that are out of range, named twice or missing on a side;
+        for blocks that do not divide the outputs; for a kernel without entries.
+    """
+    shape = tuple(shape)
+    inputs, outputs = _axes(axes, len(shape))
+    if 0 in shape:
+        raise ValueError(f"kernel must have entries, got shape {shape}")
+    blocks = check_integer("blocks", blocks)
+    n_out = math.prod(shape[i] for i in outputs)
+    if n_out % blocks:
+        raise ValueError(f"blocks must divide the {n_out} outputs, got {blocks}")
+    lead = min(inputs + outputs)
+    inputs, outputs = (tuple(i - lead for i in side) for side in (inputs, outputs))
+    return Layout(shape[lead:], inputs, outputs, blocks)
+
+
+def _axes(axes, ndim):
+    """Both sides as tuples of axes from 0 on; ValueError unless they are."""
+    try:
+        sides = [(s,) if isinstance(s, int) else tuple(s) for s in axes]
+        flat = [i + ndim if i < 0 else i for side in sides for i in side]
+        good = len(sides) == 2 and all(sides) and len(set(flat)) == len(flat)
+        good = good and all(0 <= i < ndim for i in flat)
+    except TypeError:
+        good = False
+    if not good:
+        raise ValueError(
+            f"axes must be (input axes, output axes) of a kernel of {ndim} axes, each "
+            f"axis once, got {axes!r}"
+        )
+    return tuple(flat[: len(sides[0])]), tuple(flat[len(sides[0]) :])
+
+
+def _over(function: Callable, axes: int) -> Callable:
+    """`function` mapped over that many leading axes of its arguments."""
+    for _ in range(axes):
+        function = jax.vmap(function)
+    return function
+
+
+@dataclasses.dataclass(frozen=True)
+class Rule:
+    """What a constrained kernel is: constraint, layout, and ranks of its parameters.
+
+    Attributes:
+      constraint: holds for every matrix of the kernel.
+      layout: how the kernel is read.
+      ranks: (name, number of axes) of every parameter of one kernel, so that leading
+        axes can be told from the parameters alone, inside `nnx.vmap` and outside.
+    """
+
+    constraint: Constraint
+    layout: Layout
+    ranks: tuple[tuple[str, int], ...]
+
+    def lead(self, parameters: Mapping[str, Any]) -> tuple[int, ...]:
+        """Shape of the axes that count whole kernels."""
+        name, rank = self.ranks[0]
+        shape = parameters[name].shape
+        return shape[: len(shape) - rank]
+
+    def matrices(
+        self, parameters: Mapping[str, Array]
+    ) -> Float[Array, "*stack n_out n_in"]:
+        """All matrices of the kernel, (*lead, *stack_shape, n_out, n_in)."""
+        stack = len(self.lead(parameters)) + len(self.layout.stack_shape)
+        shape = self.layout.matrix_shape
+        return _build(self.constraint, shape, stack, dict(parameters))
+
+    def kernel(self, parameters: Mapping[str, Array]) -> Float[Array, "*kernel"]:
+        """The kernel, (*lead, *shape)."""
+        return self.layout.kernel(self.matrices(parameters))
+
+
+# Compiled also where nothing around it is: one program instead of a hundred small
+# ones, and one trace for all kernels of a shape.
+@functools.partial(jax.jit, static_argnums=(0, 1, 2))
+def _build(constraint, shape, stack, parameters):
+    return _over(lambda each: constraint.matrix(each, shape), stack)(parameters)
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _find(constraint, matrices):
+    return _over(constraint.parameters, matrices.ndim - 2)(matrices)
+
+
+def start(
+    constraint: Constraint,
+    layout: Layout,
+    matrices: Float[Array, "*stack n_out n_in"],
+    *,
+    init: str,
+    key: jax.Array | None = None,
+) -> tuple[Rule, dict[str, Array]]:
+    """The rule of a kernel and its first parameters.
+
+    Args:
+      constraint: what is to hold.
+      layout: of the kernel.
+      matrices: (*lead, *stack_shape, n_out, n_in), the kernel read by the layout;
+        with `random` and `identity` only its shape and dtype matter.
+      init: `"project"` starts near the matrices, at them where they are allowed;
+        `"strict"` at them; `"random"` and `"identity"` leave them.
+      key: for `random`.
+
+    Raises:
+      ValueError: for an unknown init, `random` without a key, matrices that are not
+        floating and, where their values are known (outside of `jit`), not finite or,
+        with `strict`, changed by the constraint; as the constraint does.
+    """
+    check_name("init", init, INITS)
+    check_floating("kernel", matrices)
+    try:
+        hash(constraint)
+    except TypeError:
+        raise ValueError(
+            f"constraint must be hashable, as a frozen dataclass is, got {constraint!r}"
+        ) from None
+    shape, dtype = layout.matrix_shape, matrices.dtype
+    stack = matrices.shape[:-2]
+    if init == "random":
+        if key is None:
+            raise ValueError(
+                "init must be project, strict or identity without a source of random "
+                "numbers (rngs or key), got 'random'"
+            )
+        keys = jax.random.split(key, stack)
+        named = _over(lambda k: constraint.random(k, shape, dtype), len(stack))(keys)
+    elif init == "identity":
+        one = constraint.identity(shape, dtype)
+        named = {
+            k: jnp.array(jnp.broadcast_to(v, stack + v.shape)) for k, v in one.items()
+        }
+    else:
+        known = not isinstance(matrices, jax.core.Tracer)
+        if known and not bool(jnp.all(jnp.isfinite(matrices))):
+            raise ValueError("kernel must be finite, got NaN or infinite entries")
+        named = dict(_find(constraint, matrices))
+    lead = len(stack) - len(layout.stack_shape)
+    ranks = tuple((name, value.ndim - lead) for name, value in named.items())
+    rule = Rule(constraint, layout, ranks)
+    if init == "strict" and known:
+        _check_unchanged(rule, matrices, named)
+    return rule, named
+
+
+def _check_unchanged(rule: Rule, matrices: Array, named: dict[str, Array]) -> None:
+    given = np.asarray(matrices, np.float64)
+    change = np.max(np.abs(np.asarray(rule.matrices(named), np.float64) - given))
+    size = max(1.0, float(np.max(np.abs(given))))
+    if not change <= float(jnp.finfo(matrices.dtype).eps) ** 0.5 * size:
+        worst = largest_violation(rule.constraint, given)
+        raise ValueError(
+            f"kernel must be inside {rule.constraint} with init 'strict', got one that "
+            f"violates it by {worst:.3g} and would change by {change:.3g}"
+        )

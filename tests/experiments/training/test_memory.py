@@ -1,0 +1,43 @@
+"""What cannot fit into memory is refused from its sizes, and what fits is not."""
+
+import pytest
+
+from configs import copying, ptb_word
+from experiments import tasks
+from experiments.training import loop, memory
+from tests.experiments.small import changed_addition
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"task__length": 10**9},
+        {"train__batch_size": 10**9},
+        {"model__hidden": 10**8},
+        {"model__name": "rnn", "model__hidden": 10**6},
+    ],
+)
+def test_what_does_not_fit_is_refused_and_nothing_is_made(tmp_path, fields):
+    config = changed_addition(**{"model__init": "random", **fields})
+    value = list(fields.values())[-1]
+    with pytest.raises(ValueError, match=f"must fit into .* GB .*got .*{value}.* GB"):
+        loop.train(config, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_window_of_text_is_counted():
+    config = ptb_word.get_config("smoke")
+    config.data_dir = "stand-in"
+    memory.check(config, tasks.build(config))
+    config.task.window = 10**9
+    with pytest.raises(ValueError, match="1000000000, which need"):
+        memory.check(config, tasks.build(config))
+
+
+def test_what_ships_fits(monkeypatch):
+    config = copying.get_config("1000")
+    task = tasks.build(config)
+    memory.check(config, task)
+    monkeypatch.setattr(memory, "available", lambda: 10_000)
+    with pytest.raises(ValueError, match="fit into 1e-05 GB"):
+        memory.check(config, task)

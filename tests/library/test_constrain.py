@@ -1,0 +1,689 @@
+"""Kernels of flax layers under constraints, each read by hand in numpy."""
+
+import functools
+import re
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from flax import nnx
+
+import svdrnn
+from svdrnn.kernels import Kernel
+
+
+@pytest.fixture(autouse=True, scope="module")
+def quick_compilation():
+    name = "jax_disable_most_optimizations"
+    before = jax.config.read(name)
+    jax.config.update(name, True)
+    yield
+    jax.config.update(name, before)
+
+
+SPECTRAL = svdrnn.Spectral(radius=0.2)
+
+
+def attend(query, key, value, **_):
+    """Attention in the dtype of its inputs; flax's own is in float32."""
+    scores = jnp.einsum("bqhd,bkhd->bhqk", query, key)
+    return jnp.einsum("bhqk,bkhd->bqhd", jax.nn.softmax(scores), value)
+
+
+class Zoo(nnx.Module):
+    """Every layer that is known, and a number that depends on all their kernels."""
+
+    def __init__(self, rngs, dtype=jnp.float32):
+        kw = dict(param_dtype=dtype, rngs=rngs)
+        self.linear = nnx.Linear(4, 3, **kw)
+        self.general = nnx.LinearGeneral((2, 2), (3,), axis=(-2, -1), **kw)
+        self.batched = nnx.LinearGeneral(4, 3, batch_axis={0: 2}, **kw)
+        self.einsum = nnx.Einsum("bta,hac->bthc", (2, 4, 2), **kw)
+        self.stacked = nnx.Einsum("bha,ach->bch", (4, 3, 2), **kw)
+        self.conv = nnx.Conv(2, 3, (1, 2), **kw)
+        self.groups = nnx.Conv(4, 6, (2,), feature_group_count=2, **kw)
+        up = dict(strides=(2, 2), **kw)
+        self.up = nnx.ConvTranspose(3, 2, (2, 1), **up)
+        self.flipped = nnx.ConvTranspose(3, 2, (2, 1), transpose_kernel=True, **up)
+        self.attention = nnx.MultiHeadAttention(
+            2, 4, decode=False, attention_fn=attend, **kw
+        )
+        self.embed = nnx.Embed(4, 3, **kw)
+        self.lstm = nnx.RNN(nnx.OptimizedLSTMCell(3, 3, **kw), rngs=False)
+        self.gru = nnx.RNN(nnx.GRUCell(3, 3, **kw), rngs=False)
+        self.slow = nnx.RNN(nnx.LSTMCell(3, 3, **kw), rngs=False)
+        self.simple = nnx.RNN(nnx.SimpleCell(3, 3, dtype=dtype, **kw), rngs=False)
+        self.ours = svdrnn.DenseRNN(3, 3, **kw)
+        self.dtype = dtype
+
+    def __call__(self):
+        def x(*shape):
+            return jax.random.normal(jax.random.key(len(shape)), shape, self.dtype)
+
+        zero = jnp.zeros((2, 3), self.dtype)
+        outputs = [
+            self.linear(x(2, 4)),
+            self.general(x(2, 2, 2)),
+            self.batched(x(2, 5, 4)),
+            self.einsum(x(2, 3, 4)),
+            self.stacked(x(3, 2, 4)),
+            self.conv(x(2, 3, 3, 2)),
+            self.groups(x(2, 5, 4)),
+            self.up(x(2, 2, 2, 3)),
+            self.flipped(x(2, 2, 2, 3)),
+            self.attention(x(2, 3, 4)),
+            self.embed(jnp.array([0, 1, 3])),
+            self.embed.attend(x(2, 3)),
+            self.lstm(x(2, 4, 3), initial_carry=(zero, zero)),
+            self.gru(x(2, 4, 3), initial_carry=zero),
+            self.slow(x(2, 4, 3), initial_carry=(zero, zero)),
+            self.simple(x(2, 4, 3), initial_carry=zero),
+            self.ours(x(2, 4, 3)),
+        ]
+        return sum(jnp.mean(y**2) + jnp.mean(jnp.sin(y)) for y in outputs)
+
+
+def by_hand(path, kernel):
+    """Every matrix (n_out, n_in) of a kernel of the zoo, by loops and slices."""
+    layer = path.split("/")[0]
+    if layer == "general":  # (i, j, o)
+        return [np.array([kernel[..., o].ravel() for o in range(3)])]
+    if layer == "batched":
+        return [kernel[0].T, kernel[1].T]
+    if layer == "einsum":  # (h, a, c): y[h, c] = sum_a W[h c, a] x[a]
+        return [np.array([kernel[h, :, c] for h in range(2) for c in range(2)])]
+    if layer == "stacked":  # (a, c, h): one matrix (c, a) for each h
+        return [kernel[:, :, h].T for h in range(2)]
+    if layer == "conv":
+        return [np.array([kernel[..., o].ravel() for o in range(3)])]
+    if layer == "groups":  # outputs 0, 1, 2 see the first two inputs
+        each = np.array([kernel[..., o].ravel() for o in range(6)])
+        return [each[:3], each[3:]]
+    if layer == "up":  # (k, l, i, o)
+        return [np.array([kernel[:, :, i].ravel() for i in range(3)]).T]
+    if layer == "flipped":  # (k, l, o, i)
+        return [np.array([kernel[..., i].ravel() for i in range(3)]).T]
+    if layer == "attention" and path.endswith("out/kernel"):  # (head, depth, out)
+        return [np.array([kernel[..., o].ravel() for o in range(4)])]
+    if layer == "attention":  # (in, head, depth)
+        return [np.array([kernel[:, h, d] for h in range(2) for d in range(2)])]
+    if layer in ("lstm", "gru"):
+        gates = 4 if layer == "lstm" else 3
+        return [kernel[:, 3 * g : 3 * g + 3].T for g in range(gates)]
+    if layer == "ours":
+        return [kernel]
+    return [kernel.T]
+
+
+ALL = (
+    "linear general batched einsum stacked conv groups up flipped attention embed lstm "
+    "gru slow simple ours"
+).split()
+NUM_KERNELS = 9 + 4 + 1 + 2 + 2 + 8 + 2 + 2
+
+
+# All in float64, made once.
+@functools.cache
+def made(constraint=None):
+    if constraint is None:
+        graph = nnx.graphdef(nnx.eval_shape(lambda: Zoo(nnx.Rngs(0), jnp.float64)))
+        state = jax.jit(lambda: nnx.state(Zoo(nnx.Rngs(0), jnp.float64)))()
+        return nnx.merge(graph, state), ()
+    zoo = nnx.clone(made()[0])
+    return zoo, svdrnn.constrain(zoo, constraint)
+
+
+@functools.cache
+def compiled(constraint, bake=True):
+    """(value and gradient of parameters, parameters, parameters -> zoo)."""
+    graph, params, rest = nnx.split(made(constraint)[0], nnx.Param, ...)
+
+    def zoo(params):
+        return nnx.merge(graph, params, rest)
+
+    def loss(params):
+        return svdrnn.bake(zoo(params))() if bake else zoo(params)()
+
+    return jax.jit(jax.value_and_grad(loss)), nnx.to_pure_dict(params), zoo
+
+
+def constrained(constraint=SPECTRAL):
+    zoo, paths = made(constraint)
+    return nnx.clone(zoo), paths
+
+
+def at(model, path):
+    for part in path.split("/"):
+        model = model[int(part)] if part.isdigit() else getattr(model, part)
+    return model
+
+
+def singular_values(path, kernel):
+    matrices = by_hand(path, np.asarray(kernel, np.float64))
+    return np.concatenate([np.linalg.svd(w, compute_uv=False) for w in matrices])
+
+
+@pytest.mark.slow
+def test_the_kernels_by_hand(x64):
+    before = nnx.clone(made()[0])
+    zoo, paths = constrained()
+    assert {path.split("/")[0] for path in paths} == set(ALL)
+    assert len(paths) == NUM_KERNELS
+    for path in paths:
+        was, kernel = np.asarray(at(before, path)[...]), at(zoo, path)
+        assert isinstance(kernel, Kernel)
+        assert kernel.shape == kernel[...].shape == was.shape, path
+        assert (kernel.ndim, kernel.size) == (was.ndim, was.size)
+        assert kernel.dtype == kernel[...].dtype == was.dtype
+        now = by_hand(path, np.asarray(kernel))
+        read = np.asarray(kernel.matrix())
+        np.testing.assert_array_equal(read.reshape(np.shape(now)), now, err_msg=path)
+        for old, new in zip(by_hand(path, was), now, strict=True):
+            u, sigma, v_transposed = np.linalg.svd(old, full_matrices=False)
+            outside = np.abs(sigma - 1) >= 0.2
+            sigma = np.where(outside, 1 + 0.198 * np.sign(sigma - 1), sigma)
+            np.testing.assert_allclose(
+                new, (u * sigma) @ v_transposed, atol=1e-10, err_msg=path
+            )
+
+
+@pytest.mark.slow
+def test_layers_compute_with_the_kernel(x64):
+    zoo, paths = constrained()
+    plain = nnx.clone(made()[0])
+    for path in paths:
+        at(plain, path)[...] = at(zoo, path)[...]
+    call = jax.jit(lambda zoo: zoo())
+    np.testing.assert_allclose(call(zoo), call(plain), rtol=1e-12)
+    np.testing.assert_allclose(call(svdrnn.bake(zoo)), call(plain), rtol=1e-12)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "constraint",
+    [SPECTRAL, svdrnn.Orthogonal()],
+    ids=str,
+)
+def test_a_hundred_steps_stay_inside(x64, constraint):
+    gradient, params, zoo = compiled(constraint)
+    optimizer = optax.adam(-0.05)  # Upwards: large outputs pull at the interval's ends.
+    update = jax.jit(optimizer.update)
+    state = optimizer.init(params)
+    values = []
+    for _ in range(100):
+        value, g = gradient(params)
+        changes, state = update(g, state)
+        params = optax.apply_updates(params, changes)
+        values.append(value)
+    assert values[-1] > values[0] + 0.1
+    low, high = constraint.interval
+    trained = zoo(params)
+    for path in made(constraint)[1]:
+        sigma = singular_values(path, at(trained, path)[...])
+        assert low - 1e-9 <= sigma.min() and sigma.max() <= high + 1e-9, path
+    reports = svdrnn.constraints(trained)
+    assert {r.path for r in reports} == set(made(constraint)[1])
+    assert max(r.violation for r in reports) < 1e-9
+
+
+@pytest.mark.slow
+def test_gradients_and_bake(x64):
+    """Against finite differences, for every parameter; baked, to 1e-9."""
+    gradient, params, _ = compiled(SPECTRAL)
+    baked = gradient(params)[1]
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-9, atol=1e-9),
+        baked,
+        compiled(SPECTRAL, bake=False)[0](params)[1],
+    )
+    leaves, treedef = jax.tree.flatten(params)
+    random = np.random.default_rng(0)
+    for i, g in enumerate(jax.tree.leaves(baked)):
+        # A row of zeros is no reflector, and one beside it is: no derivative there.
+        direction = random.normal(size=leaves[i].shape) * (leaves[i] != 0)
+
+        def moved(step, i=i, direction=direction):
+            other = list(leaves)
+            other[i] = leaves[i] + step * direction
+            return float(gradient(treedef.unflatten(other))[0])
+
+        difference = (moved(1e-5) - moved(-1e-5)) / 2e-5
+        expected = float(np.sum(np.asarray(g) * direction))
+        assert abs(difference - expected) < 1e-7 * max(1, abs(expected)), i
+
+
+# --- where --------------------------------------------------------------------------
+
+
+class Net(nnx.Module):
+    def __init__(self, rngs):
+        self.stem = nnx.Conv(3, 4, (2, 2), rngs=rngs)
+        self.blocks = nnx.List(
+            [
+                nnx.Dict(
+                    attention=nnx.MultiHeadAttention(2, 4, rngs=rngs, decode=False),
+                    norm=nnx.BatchNorm(4, rngs=rngs),
+                    drop=nnx.Dropout(0.5, rngs=rngs),
+                )
+                for _ in range(2)
+            ]
+        )
+        self.head = nnx.Linear(4, 2, rngs=rngs)
+
+    def __call__(self, x):
+        x = self.stem(x).reshape(x.shape[0], -1, 4)
+        for block in self.blocks:
+            x = block.drop(block.norm(x + block.attention(x)))
+        return self.head(x.mean(1))
+
+
+ATTENTION = [
+    f"blocks/{i}/attention/{name}/kernel"
+    for i in range(2)
+    for name in ("key", "out", "query", "value")
+]
+
+
+@pytest.mark.parametrize(
+    ("where", "expected"),
+    [
+        ("blocks/*/attention/*", ATTENTION),
+        ("blocks/*/attention", ATTENTION),
+        ("blocks/1/**/kernel", ATTENTION[4:]),
+        ("**/query", [ATTENTION[2], ATTENTION[6]]),
+        ("stem", ["stem/kernel"]),
+        ("**", [*ATTENTION, "head/kernel", "stem/kernel"]),
+        (lambda path, module: path == "head", ["head/kernel"]),
+        (lambda path, module: isinstance(module, nnx.Conv), ["stem/kernel"]),
+        (nnx.MultiHeadAttention, ATTENTION),
+        (nnx.Linear, ["head/kernel"]),
+        (nnx.PathContains("head"), ["head/kernel"]),
+        (nnx.PathContains(1), ATTENTION[4:]),
+        (nnx.All(nnx.Param, nnx.PathContains("stem")), ["stem/kernel"]),
+        (nnx.Param, [*ATTENTION, "head/kernel", "stem/kernel"]),
+        (["stem", nnx.Linear], ["head/kernel", "stem/kernel"]),
+        (..., [*ATTENTION, "head/kernel", "stem/kernel"]),
+    ],
+    ids=str,
+)
+def test_where(where, expected):
+    net = Net(nnx.Rngs(0))
+    asked = svdrnn.Spectral(radius=0.2, reflectors=1)
+    paths = svdrnn.constrain(net, asked, where=where, init="identity")
+    assert sorted(paths) == sorted(expected)
+    assert sorted(r.path for r in svdrnn.constraints(net)) == sorted(expected)
+
+
+def test_what_cannot_be_constrained_is_listed():
+    net = Net(nnx.Rngs(0))
+    paths = svdrnn.constrain(net, SPECTRAL, where="blocks/0")
+    assert paths.skipped["blocks/0/norm/scale"] == "a vector"
+    query = "blocks/0/attention/query/bias"
+    assert paths.skipped[query] == "not the kernel of a LinearGeneral"
+    assert f"{query} (not the kernel" in repr(paths)
+    with pytest.raises(ValueError, match=r"where must match a kernel.*bias \(a vector"):
+        svdrnn.constrain(net, SPECTRAL, where="stem/bias")
+
+
+def test_nothing_matches():
+    net = Net(nnx.Rngs(0))
+    with pytest.raises(
+        ValueError, match="where must match a par.*query/kernel.*got 'sten'"
+    ):
+        svdrnn.constrain(net, SPECTRAL, where="sten")
+    with pytest.raises(ValueError, match="where must match"):
+        svdrnn.unconstrain(net)
+    with pytest.raises(ValueError, match="where must be a glob"):
+        svdrnn.constrain(net, SPECTRAL, where=3)
+    with pytest.raises(ValueError, match="constraint must be a svdrnn.Constraint"):
+        svdrnn.constrain(net, 0.1, where="stem")
+
+
+def test_twice_is_an_error_and_changes_nothing():
+    net = Net(nnx.Rngs(0))
+    svdrnn.constrain(net, SPECTRAL, where="stem")
+    with pytest.raises(ValueError, match="no constrained kernel.*stem/kernel under Sp"):
+        svdrnn.constrain(net, svdrnn.Orthogonal())
+    assert len(svdrnn.constraints(net)) == 1
+    svdrnn.unconstrain(net, "stem")
+    assert len(svdrnn.constrain(net, svdrnn.Orthogonal())) == len(ATTENTION) + 2
+
+
+class Odd(nnx.Module):
+    """A layer that the library does not know, with a kernel (out, in)."""
+
+    def __init__(self, rngs):
+        self.w = nnx.Param(jax.random.normal(rngs.params(), (3, 4)))
+
+    def __call__(self, x):
+        return x @ self.w.T + (2.0 * self.w).sum()
+
+
+def test_axes_of_unknown_layers():
+    odd = Odd(nnx.Rngs(0))
+    with pytest.raises(
+        ValueError, match=r"axes must be given.*w of shape \(3, 4\).*Odd"
+    ):
+        svdrnn.constrain(odd, SPECTRAL)
+    svdrnn.constrain(odd, SPECTRAL, axes=(1, 0))
+    w = odd.w.matrix()
+    np.testing.assert_array_equal(w, odd.w[...])
+    x = jnp.ones((2, 4))
+    np.testing.assert_allclose(odd(x), x @ w.T + 2 * w.sum(), rtol=1e-6)
+    np.testing.assert_allclose(odd.w @ x.T, w @ x.T, rtol=1e-6)
+    np.testing.assert_allclose(x @ odd.w.T, x @ w.T, rtol=1e-6)
+
+
+def test_axes_and_blocks_override():
+    head = nnx.Linear(4, 6, rngs=nnx.Rngs(0))
+    svdrnn.constrain(head, SPECTRAL, blocks=3)
+    assert head.kernel.matrix().shape == (3, 2, 4)
+    np.testing.assert_allclose(head.kernel.matrix()[1], head.kernel[:, 2:4].T)
+    conv = nnx.Conv(3, 4, (2, 2), rngs=nnx.Rngs(0))
+    svdrnn.constrain(conv, SPECTRAL, axes=(2, 3))  # a matrix for every tap
+    assert conv.kernel.matrix().shape == (2, 2, 4, 3)
+    np.testing.assert_allclose(conv.kernel.matrix()[1, 0], conv.kernel[1, 0].T)
+
+
+@pytest.mark.parametrize(
+    "layer",
+    [
+        lambda kw: nnx.Einsum("ab,ab->b", (3, 4), **kw),
+        lambda kw: nnx.Einsum("...a,...ab->...b", (3, 4), **kw),
+        lambda kw: nnx.Conv(2, 3, 2, mask=jnp.ones((2, 2, 3)), **kw),
+    ],
+)
+def test_no_one_reading(layer):
+    with pytest.raises(ValueError, match="axes must be given"):
+        svdrnn.constrain(layer({"rngs": nnx.Rngs(0)}), SPECTRAL)
+
+
+# --- sharing, first values, assignment, back ---------------------------------------
+
+
+def test_shared_kernels_stay_shared():
+    net = nnx.Dict(
+        a=nnx.Linear(3, 3, rngs=nnx.Rngs(0)), b=nnx.Linear(3, 3, rngs=nnx.Rngs(1))
+    )
+    net.b.kernel = net.a.kernel
+    assert svdrnn.constrain(net, SPECTRAL, where="a") == ("a/kernel", "b/kernel")
+    assert net.a.kernel is net.b.kernel
+    assert len(svdrnn.constraints(net)) == 1
+    baked = svdrnn.bake(net)
+    assert baked.a.kernel is baked.b.kernel
+    assert svdrnn.unconstrain(net, "b") == ("a/kernel", "b/kernel")
+    assert net.a.kernel is net.b.kernel and type(net.a.kernel) is nnx.Param
+
+
+def test_kernels_read_in_two_ways():
+    net = nnx.Dict(
+        a=nnx.Linear(3, 6, rngs=nnx.Rngs(0)),
+        b=nnx.LinearGeneral(3, 6, rngs=nnx.Rngs(1)),
+    )
+    cell = nnx.GRUCell(3, 2, rngs=nnx.Rngs(0))
+    cell.dense_i.kernel = net.a.kernel
+    net.c = cell
+    with pytest.raises(
+        ValueError, match="axes must be given.*two ways, as a/kernel and"
+    ):
+        svdrnn.constrain(net, SPECTRAL)
+    assert not svdrnn.constraints(net)
+
+
+def test_inits():
+    def linear():
+        return nnx.Linear(4, 4, rngs=nnx.Rngs(0))
+
+    allowed, other = linear(), linear()
+    svdrnn.constrain(allowed, SPECTRAL)
+    w = allowed.kernel[...]
+    other.kernel[...] = w
+    svdrnn.constrain(other, SPECTRAL, init="strict")
+    np.testing.assert_allclose(other.kernel[...], w, atol=1e-5)
+    with pytest.raises(
+        ValueError, match=r"kernel must be inside .*'strict'.*\(kernel\)"
+    ):
+        svdrnn.constrain(linear(), SPECTRAL, init="strict")
+    one = linear()
+    svdrnn.constrain(one, SPECTRAL, init="identity")
+    np.testing.assert_allclose(one.kernel[...], np.eye(4), atol=1e-6)
+    few = svdrnn.Spectral(radius=0.2, reflectors=2)
+    with pytest.raises(ValueError, match="reflectors must be None or at least 4"):
+        svdrnn.constrain(linear(), few)
+    with pytest.raises(ValueError, match="without a source of random"):
+        svdrnn.constrain(linear(), few, init="random")
+    with pytest.raises(ValueError, match="init must be one of project, strict, random"):
+        svdrnn.constrain(linear(), few, init="zeros")
+    one, two = linear(), linear()
+    svdrnn.constrain(one, few, init="random", rngs=nnx.Rngs(1))
+    svdrnn.constrain(two, few, init="random", rngs=nnx.Rngs(2))
+    assert one.kernel.u_vectors.shape == (2, 4)
+    assert float(jnp.max(jnp.abs(one.kernel[...] - two.kernel[...]))) > 0.1
+    np.testing.assert_allclose(
+        np.linalg.svd(one.kernel[...], compute_uv=False), np.ones(4), atol=1e-5
+    )
+
+
+@pytest.mark.parametrize("map", ["householder", "exponential"])
+def test_set_matrix(map):
+    cell = nnx.GRUCell(2, 3, rngs=nnx.Rngs(0))
+    svdrnn.constrain(cell, svdrnn.Orthogonal(map), where="dense_h")
+    w = np.stack([np.eye(3)[[1, 2, 0]], -np.eye(3), np.eye(3)])
+    svdrnn.set_matrix(cell.dense_h.kernel, w)
+    np.testing.assert_allclose(cell.dense_h.kernel.matrix(), w, atol=1e-6)
+    np.testing.assert_allclose(cell.dense_h.kernel[:, :3], w[0].T, atol=1e-6)
+    with pytest.raises(ValueError, match="kernel must be inside Orthogonal"):
+        svdrnn.set_matrix(cell.dense_h.kernel, 2 * w)
+    svdrnn.set_matrix(cell.dense_h.kernel, 2 * w, init="project")
+    np.testing.assert_allclose(cell.dense_h.kernel.matrix(), w, atol=1e-6)
+    with pytest.raises(
+        ValueError, match=r"w must have shape \(3, 3, 3\), got \(3, 3\)"
+    ):
+        svdrnn.set_matrix(cell.dense_h.kernel, w[0])
+    with pytest.raises(ValueError, match="kernel must be a constrained kernel"):
+        svdrnn.set_matrix(cell.dense_i.kernel, w)
+    with pytest.raises(ValueError, match="init must be one of strict, project"):
+        svdrnn.set_matrix(cell.dense_h.kernel, w, init="random")
+
+
+def test_unconstrain_gives_the_matrix_of_now():
+    linear = nnx.Linear(3, 4, rngs=nnx.Rngs(0), kernel_metadata={"note": "kept"})
+    svdrnn.constrain(linear, SPECTRAL)
+    now = linear.kernel[...]
+    assert svdrnn.unconstrain(linear) == ("kernel",)
+    assert type(linear.kernel) is nnx.Param and linear.kernel.note == "kept"
+    np.testing.assert_array_equal(linear.kernel[...], now)
+
+
+def test_repr_and_reports():
+    net = Net(nnx.Rngs(0))
+    svdrnn.constrain(net, svdrnn.Spectral(radius=0.2), where="head")
+    svdrnn.constrain(net, svdrnn.Orthogonal("cayley"), where="stem")
+    text = str(net)
+    assert "constraint=Spectral(radius=0.2, center=1.0, reflectors=None)" in text
+    assert re.search(
+        r"interval=\(0.8, 1.2\),\s+reflectors=\(2, 2\),\s+violation=", text
+    )
+    head, stem = svdrnn.constraints(net)
+    assert (head.path, head.shape, head.reflectors) == ("head/kernel", (4, 2), (2, 2))
+    assert (stem.interval, stem.reflectors) == ((1.0, 1.0), None)
+    assert 0 <= head.violation < 1e-5
+    table = str(svdrnn.constraints(net)).splitlines()
+    assert len(table) == 3 and "[0.8, 1.2]" in table[1]
+    # Measured on the kernel, not believed of the parameters.
+    net.head.kernel.sigma_raw[...] = jnp.array([jnp.nan, 0.0])
+    assert svdrnn.constraints(net)[0].violation == np.inf
+    assert "violation=None" in str(nnx.eval_shape(lambda: net).head)
+
+
+# --- bake ---------------------------------------------------------------------------
+
+
+def test_baked_outside_is_a_copy():
+    net = Net(nnx.Rngs(0))
+    svdrnn.constrain(net, SPECTRAL)
+    plain = svdrnn.bake(net)
+    assert not svdrnn.constraints(plain) and len(svdrnn.constraints(net)) == 10
+    assert jax.tree.structure(nnx.state(plain)) == jax.tree.structure(
+        nnx.state(Net(nnx.Rngs(0)))
+    )
+    bias = plain.head.bias[...]
+    net.head.bias[...] += 1
+    np.testing.assert_array_equal(plain.head.bias[...], bias)
+
+
+def test_baked_inside_shares_what_is_updated():
+    block = nnx.Dict(
+        linear=nnx.Linear(3, 3, rngs=nnx.Rngs(0)),
+        norm=nnx.BatchNorm(3, rngs=nnx.Rngs(0)),
+        drop=nnx.Dropout(0.5, rngs=nnx.Rngs(0)),
+    )
+    svdrnn.constrain(block, SPECTRAL)
+    x = jax.random.normal(jax.random.key(0), (4, 3))
+    mean = block.norm.mean[...]
+
+    def loss(block):
+        block = svdrnn.bake(block)
+        return jnp.sum(block.drop(block.norm(block.linear(x))) ** 2)
+
+    nnx.grad(loss)(block)  # Without jit only the parameters are traced.
+    assert float(jnp.max(jnp.abs(block.norm.mean[...] - mean))) > 0
+    assert int(block.drop.rngs.count[...]) == 1
+    nnx.jit(nnx.grad(loss))(block)
+    assert int(block.drop.rngs.count[...]) == 2
+
+
+@pytest.mark.parametrize("frozen", [False, True])
+def test_training_with_flax_alone(frozen):
+    """The lines that users have: nnx.jit, nnx.value_and_grad, nnx.Optimizer."""
+    model = nnx.Sequential(
+        nnx.Linear(3, 4, rngs=nnx.Rngs(0)), nnx.Linear(4, 2, rngs=nnx.Rngs(1))
+    )
+    svdrnn.constrain(model, svdrnn.Orthogonal("cayley"), where="layers/0")
+    wrt = nnx.All(nnx.Param, nnx.PathContains(1)) if frozen else nnx.Param
+    optimizer = nnx.Optimizer(model, optax.adamw(0.1), wrt=wrt)
+    x = jax.random.normal(jax.random.key(0), (8, 3))
+
+    @nnx.jit
+    def step(model, optimizer):
+        def loss(model):
+            return jnp.mean((model(x) - x[:, :2]) ** 2)
+
+        value, gradient = nnx.value_and_grad(loss, argnums=nnx.DiffState(0, wrt))(model)
+        optimizer.update(model, gradient)
+        return value
+
+    before = model.layers[0].kernel[...]
+    values = [step(model, optimizer) for _ in range(10)]
+    assert values[-1] < values[0]
+    w = np.asarray(model.layers[0].kernel.matrix())
+    np.testing.assert_allclose(w.T @ w, np.eye(3), atol=1e-5)
+    assert bool(np.any(w.T != before)) is not frozen
+
+
+# --- transformations, checkpoints ---------------------------------------------------
+
+
+def test_created_under_transformations():
+    eager = Net(nnx.Rngs(0))
+    svdrnn.constrain(eager, SPECTRAL, where="head")
+
+    def create():
+        net = Net(nnx.Rngs(0))
+        for init in ("strict", "project"):
+            svdrnn.constrain(net, SPECTRAL, where="head", init=init)
+            if init == "strict":
+                svdrnn.unconstrain(net)
+        return net
+
+    jitted = nnx.jit(create)()
+    np.testing.assert_allclose(
+        jitted.head.kernel[...], eager.head.kernel[...], atol=1e-5
+    )
+    abstract = nnx.eval_shape(create)
+    assert abstract.head.kernel.shape == (4, 2)
+    assert nnx.graphdef(abstract) == nnx.graphdef(jitted)
+    np.testing.assert_allclose(
+        nnx.merge(*nnx.split(eager)).head.kernel[...], eager.head.kernel[...]
+    )
+
+
+def test_stacked_layers():
+    """Made under nnx.vmap, or stacked already: one matrix for each, scanned over."""
+
+    def create(rngs, constrain):
+        layer = nnx.Linear(3, 3, rngs=rngs)
+        if constrain:
+            svdrnn.constrain(layer, SPECTRAL)
+        return layer
+
+    def stack(constrain):
+        keys = nnx.Rngs(0).split(2)
+        return nnx.vmap(lambda rngs: create(rngs, constrain))(keys)
+
+    inside, outside = stack(True), stack(False)
+    before = np.asarray(outside.kernel[...])
+    svdrnn.constrain(outside, SPECTRAL)
+    for layer in (inside, outside):
+        assert layer.kernel.shape == (2, 3, 3)
+        assert layer.kernel.u_vectors.shape == (2, 3, 3)
+        for i in range(2):
+            u, sigma, v_transposed = np.linalg.svd(before[i].T)
+            sigma = np.where(
+                np.abs(sigma - 1) >= 0.2, 1 + 0.198 * np.sign(sigma - 1), sigma
+            )
+            np.testing.assert_allclose(
+                layer.kernel.matrix()[i], (u * sigma) @ v_transposed, atol=1e-5
+            )
+
+        @nnx.scan(in_axes=(nnx.Carry, 0), out_axes=nnx.Carry)
+        def run(x, layer):
+            return layer(x)
+
+        x = jnp.ones((1, 3))
+        expected = x
+        for i in range(2):
+            expected = expected @ layer.kernel[i] + layer.bias[i]
+        np.testing.assert_allclose(run(x, layer), expected, rtol=1e-5)
+
+
+def test_orbax_round_trip(tmp_path):
+    import orbax.checkpoint as ocp
+
+    net = Net(nnx.Rngs(0))
+    svdrnn.constrain(net, SPECTRAL, where="blocks")
+    svdrnn.constrain(net, svdrnn.Orthogonal("exponential"), where="stem")
+
+    def create():
+        net = Net(nnx.Rngs(1))
+        svdrnn.constrain(net, SPECTRAL, where="blocks")
+        svdrnn.constrain(net, svdrnn.Orthogonal("exponential"), where="stem")
+        return net
+
+    with ocp.StandardCheckpointer() as checkpointer:
+        pure = nnx.to_pure_dict(nnx.state(net, nnx.Not(nnx.RngState)))
+        checkpointer.save(tmp_path / "state", pure)
+        checkpointer.wait_until_finished()
+        graph, abstract, rest = nnx.split(
+            nnx.eval_shape(create), nnx.Not(nnx.RngState), ...
+        )
+        restored = checkpointer.restore(tmp_path / "state", nnx.to_pure_dict(abstract))
+    nnx.replace_by_pure_dict(abstract, restored)
+    back = nnx.merge(graph, abstract, nnx.state(net, nnx.RngState))
+    for path in ("stem/kernel", *ATTENTION):
+        np.testing.assert_array_equal(at(back, path)[...], at(net, path)[...])
+
+
+def test_narrow_and_other_variables():
+    class Special(nnx.Param):
+        pass
+
+    linear = nnx.Linear(3, 4, param_dtype=jnp.bfloat16, rngs=nnx.Rngs(0))
+    linear.kernel = Special(linear.kernel[...])
+    svdrnn.constrain(linear, svdrnn.Orthogonal("cayley"))
+    assert type(linear.kernel.skew_entries) is Special
+    assert linear.kernel.dtype == linear(jnp.ones((1, 3), jnp.bfloat16)).dtype
+    assert not isinstance(linear.kernel.base, nnx.Param)
+    assert len(jax.tree.leaves(nnx.state(linear, Special))) == 1

@@ -1,0 +1,360 @@
+"""Constraints as pure functions: matrices, parameters, layouts, trees."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import svdrnn
+from svdrnn import constraint, layouts
+from tests.oracles import reflector_product, svd_matrix
+
+
+@pytest.fixture(autouse=True, scope="module")
+def quick_compilation():
+    name = "jax_disable_most_optimizations"
+    before = jax.config.read(name)
+    jax.config.update(name, True)
+    yield
+    jax.config.update(name, before)
+
+
+SHAPES = [(4, 4), (3, 5), (4, 1)]
+NEGATIVE = svdrnn.Spectral(radius=0.3, center=-1.0)
+CASES = [
+    svdrnn.Spectral(radius=0.2),
+    NEGATIVE,
+    svdrnn.Spectral(radius=1.5, center=0.0),
+    svdrnn.Spectral(radius=0.0, center=2.0),
+    svdrnn.SpectralNorm(at_most=0.7),
+    svdrnn.Orthogonal(),
+    svdrnn.Orthogonal("exponential"),
+    svdrnn.Orthogonal("cayley"),
+]
+
+
+def random_matrix(shape, seed=0):
+    return np.random.default_rng(seed).normal(size=shape)
+
+
+def moved(case, w):
+    """The singular values of w, put into the interval by hand."""
+    low, high = case.interval
+    u, sigma, v_transposed = np.linalg.svd(w, full_matrices=False)
+    if low == high:
+        sigma = np.full_like(sigma, low)
+    else:
+        center, radius = (high + low) / 2, (high - low) / 2
+        if isinstance(case, svdrnn.Spectral) and case.center == 0:
+            center, radius = 0.0, high
+        away = sigma - center
+        outside = np.abs(away) >= radius
+        sigma = np.where(outside, center + 0.99 * radius * np.sign(away), sigma)
+    return (u * sigma) @ v_transposed
+
+
+@pytest.mark.parametrize("case", CASES, ids=str)
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+def test_start_from_a_matrix(x64, case, shape):
+    w = random_matrix(shape)
+    parameters = case.parameters(jnp.asarray(w))
+    built = case.matrix(parameters, shape)
+    np.testing.assert_allclose(built, moved(case, w), atol=1e-10)
+    assert case.violation(built) < 1e-12
+    # Allowed already: kept.
+    again = case.matrix(case.parameters(built), shape)
+    np.testing.assert_allclose(again, built, atol=1e-7)
+
+
+@pytest.mark.parametrize("case", CASES, ids=str)
+@pytest.mark.parametrize("shape", SHAPES[:2], ids=str)
+def test_no_parameters_leave_the_set(x64, case, shape):
+    key = jax.random.key(1)
+    for start in (case.random(key, shape, jnp.float64), case.identity(shape, float)):
+        far = {
+            name: value
+            if name in case.fixed
+            else value + 3 * jax.random.normal(key, value.shape)
+            for name, value in start.items()
+        }
+        for parameters in (start, far):
+            assert case.violation(case.matrix(parameters, shape)) < 1e-12
+
+
+def test_spectral_matrix_by_hand(x64):
+    case = svdrnn.Spectral(radius=0.4, center=1.2, reflectors=(2, 3))
+    p = case.random(jax.random.key(0), (4, 3), jnp.float64)
+    p["sigma_raw"] = jnp.array([0.3, -2.0, 5.0])
+    sigma = 2 * 0.4 * (1 / (1 + np.exp(-np.asarray(p["sigma_raw"]))) - 0.5) + 1.2
+    expected = svd_matrix(np.asarray(p["u_vectors"]), np.asarray(p["v_vectors"]), sigma)
+    np.testing.assert_allclose(case.matrix(p, (4, 3)), expected, atol=1e-12)
+
+
+def test_householder_matrix_by_hand(x64):
+    case = svdrnn.Orthogonal()
+    p = case.random(jax.random.key(0), (5, 3), jnp.float64)
+    expected = -reflector_product(p["vectors"])[:, :3]
+    np.testing.assert_allclose(case.matrix(p, (5, 3)), expected, atol=1e-12)
+    np.testing.assert_allclose(case.matrix(p, (3, 5)), expected.T, atol=1e-12)
+
+
+@pytest.mark.parametrize("case", CASES, ids=str)
+@pytest.mark.parametrize("start", ["eye", "identity"])
+def test_the_identity_can_move(x64, case, start):
+    """No reflector is stuck at zero, where it would have no gradient."""
+    n = 4
+    p = (
+        case.parameters(jnp.eye(n))
+        if start == "eye"
+        else case.identity((n, n), jnp.float64)
+    )
+    g = jnp.asarray(random_matrix((n, n)))
+    gradient = jax.grad(lambda p: jnp.sum(case.matrix(p, (n, n)) * g))(p)
+    moving = [k for k in gradient if k not in case.fixed]
+    if case == NEGATIVE and start == "eye":
+        # I = -U V^T with U or V the identity, whatever the signs: the other moves.
+        stuck = [k for k in moving if k != "sigma_raw" and not np.any(p[k])]
+        assert len(stuck) == 1
+        moving.remove(*stuck)
+    for name in moving:
+        assert np.max(np.abs(gradient[name])) > 1e-3, name
+        if name.endswith("vectors"):  # The last row turns nothing.
+            assert np.min(np.linalg.norm(gradient[name], axis=1)[:-1]) > 1e-3, name
+
+
+def test_identity_is_the_nearest_multiple(x64):
+    eye = np.eye(3, 5)
+    for case, factor in [
+        (svdrnn.Spectral(radius=0.2), 1.0),
+        (svdrnn.Spectral(radius=0.2, reflectors=1), 1.0),
+        (svdrnn.Spectral(radius=0.1, center=2.0), 2 - 0.099),
+        (svdrnn.Spectral(radius=0.1, center=-1.0), -1.0),
+        (svdrnn.SpectralNorm(at_most=4.0), 1.0),
+        (svdrnn.Orthogonal(), 1.0),
+        (svdrnn.Orthogonal("cayley"), 1.0),
+    ]:
+        w = case.matrix(case.identity((3, 5), jnp.float64), (3, 5))
+        np.testing.assert_allclose(w, factor * eye, atol=1e-10, err_msg=str(case))
+
+
+@pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float16])
+def test_narrow_dtypes(dtype):
+    w = jnp.asarray(random_matrix((4, 6)), dtype)
+    for case in (svdrnn.Spectral(radius=0.2), svdrnn.Orthogonal()):
+        parameters = case.parameters(w)
+        assert {v.dtype for v in parameters.values()} == {jnp.dtype(dtype)}
+        built = case.matrix(parameters, w.shape)
+        assert built.dtype == dtype
+        assert case.violation(built) < 0.03
+
+
+@pytest.mark.parametrize("case", [CASES[0], CASES[-1]], ids=str)
+def test_traced_starts(x64, case):
+    w = jnp.asarray(random_matrix((3, 5)))
+    plain = case.matrix(case.parameters(w), (3, 5))
+    start = jax.vmap(lambda w: case.matrix(case.parameters(w), (3, 5)))
+    np.testing.assert_allclose(jax.jit(start)(w[None])[0], plain, atol=1e-10)
+
+
+@pytest.mark.parametrize(
+    "make", [lambda **k: svdrnn.Spectral(0.2, **k), lambda **k: svdrnn.Orthogonal(**k)]
+)
+def test_forward_mode(x64, make):
+    w = jnp.asarray(random_matrix((4, 4)))
+    p = make().parameters(w)
+    tangent = jax.tree.map(lambda v: 1.0 * (v != 0), p)  # not into rows of zeros
+
+    def slope(case):
+        return jax.jvp(lambda p: case.matrix(p, (4, 4)), (p,), (tangent,))[1]
+
+    with pytest.raises(TypeError, match="custom_backward must be False"):
+        slope(make())
+    step = 1e-6
+    ends = [
+        make().matrix(jax.tree.map(lambda v, t, s=s: v + s * t, p, tangent), (4, 4))
+        for s in (-step, step)
+    ]
+    expected = (ends[1] - ends[0]) / (2 * step)
+    slopes = slope(make(custom_backward=False))
+    np.testing.assert_allclose(slopes, expected, atol=1e-7)
+
+
+def test_constraints_are_values():
+    assert svdrnn.Spectral(radius=1) == svdrnn.Spectral(radius=np.float32(1))
+    assert hash(svdrnn.Spectral(0.1, reflectors=[2, 3])) == hash(
+        svdrnn.Spectral(0.1, reflectors=(2, 3))
+    )
+    assert svdrnn.SpectralNorm(2.0) != svdrnn.Spectral(1.0, 1.0)
+    assert svdrnn.SpectralNorm(2.0) == svdrnn.SpectralNorm(2)
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: svdrnn.Spectral(radius=-1), "radius must be finite and at least 0"),
+        (lambda: svdrnn.Spectral(radius=np.nan), "radius must be finite"),
+        (lambda: svdrnn.Spectral(radius=0, center=0), "radius must be above 0"),
+        (lambda: svdrnn.SpectralNorm(at_most=0), "at_most must be finite and above 0"),
+        (lambda: svdrnn.Orthogonal("qr"), "map must be one of householder, expo"),
+        (
+            lambda: svdrnn.Spectral(0.1, reflectors=2).parameters(jnp.eye(3)),
+            "reflectors must be None or at least 3 in U and in V .*'random' and "
+            "'identity' take fewer.*got 2 and 2",
+        ),
+        (
+            lambda: svdrnn.Spectral(0.1, reflectors=(2, 3)).identity((3, 3), float),
+            "reflectors must be equally many",
+        ),
+    ],
+)
+def test_errors(make, message):
+    with pytest.raises(ValueError, match=message):
+        make()
+
+
+# --- layouts ------------------------------------------------------------------------
+
+
+def test_layout_by_hand():
+    kernel = np.arange(2 * 3 * 4 * 6).reshape(2, 3, 4, 6).astype(np.float32)
+    read = layouts.layout((3, 4, 6), ((0,), (2,)), blocks=2)
+    assert read.stack_shape == (4, 2) and read.matrix_shape == (3, 3)
+    w = read.matrices(jnp.asarray(kernel))
+    assert w.shape == (2, 4, 2, 3, 3)
+    for lead, s, b in np.ndindex(2, 4, 2):
+        expected = kernel[lead, :, s, 3 * b : 3 * b + 3].T
+        np.testing.assert_array_equal(w[lead, s, b], expected)
+    np.testing.assert_array_equal(read.kernel(w), kernel)
+
+
+def test_layout_leaves_out_leading_axes():
+    read = layouts.layout((7, 3, 4), ((-2,), (-1,)))
+    assert read == layouts.layout((3, 4), (0, 1))
+
+
+@pytest.mark.parametrize(
+    ("axes", "blocks", "message"),
+    [
+        (((0,), (0,)), 1, "axes must be .*each axis once"),
+        (((0,), (5,)), 1, "axes must be"),
+        (((0,), ()), 1, "axes must be"),
+        ((0,), 1, "axes must be"),
+        ("io", 1, "axes must be"),
+        (((0,), (1,)), 3, "blocks must divide the 4 outputs, got 3"),
+        (((0,), (1,)), 0, "blocks must be an integer"),
+    ],
+)
+def test_layout_errors(axes, blocks, message):
+    with pytest.raises(ValueError, match=message):
+        layouts.layout((2, 4), axes, blocks)
+
+
+# --- a constraint of one's own, trees ----------------------------------------------
+
+
+@dataclasses.dataclass(frozen=True)
+class Positive(svdrnn.Constraint):
+    """W > 0, entry by entry."""
+
+    def matrix(self, parameters, shape):
+        return jax.nn.softplus(parameters["raw"])
+
+    def parameters(self, w):
+        w = jnp.maximum(w, 1e-2)
+        return {"raw": w + jnp.log(-jnp.expm1(-w))}
+
+    def violation(self, w):
+        return max(0.0, -float(w.min()))
+
+
+def test_own_constraint_in_a_tree():
+    params = {"a": jnp.asarray(random_matrix((3, 4))), "b": jnp.zeros(4)}
+    raw, dense = svdrnn.constrain_tree(params, "a", Positive())
+    np.testing.assert_allclose(
+        dense(raw)["a"], np.maximum(params["a"], 1e-2), rtol=1e-5
+    )
+    raw, dense = svdrnn.constrain_tree(
+        params, "a", Positive(), init="random", key=jax.random.key(0)
+    )
+    assert float(dense(raw)["a"].min()) > 0
+    with pytest.raises(ValueError, match="violates it by"):
+        svdrnn.constrain_tree(params, "a", Positive(), init="strict")
+
+
+def test_tree_of_linen_parameters(x64):
+    from flax import linen
+
+    class Net(linen.Module):
+        @linen.compact
+        def __call__(self, x):
+            x = jnp.tanh(linen.Dense(3, param_dtype=jnp.float64)(x))
+            return linen.Dense(3, param_dtype=jnp.float64)(x)
+
+    net, x = Net(), jnp.asarray(random_matrix((5, 4)))
+    params = net.init(jax.random.key(0), x)
+    raw, dense = svdrnn.constrain_tree(params, "**/kernel", svdrnn.Spectral(0.1))
+    assert dense.paths == ("params/Dense_0/kernel", "params/Dense_1/kernel")
+    assert jax.tree.structure(dense(raw)) == jax.tree.structure(params)
+
+    @jax.jit
+    def loss(raw):
+        return jnp.mean(net.apply(dense(raw), x) ** 2)
+
+    for _ in range(20):
+        raw = jax.tree.map(lambda p, g: p - g, raw, jax.grad(loss)(raw))
+    for name in ("Dense_0", "Dense_1"):
+        kernel = np.asarray(dense(raw)["params"][name]["kernel"])
+        sigma = np.linalg.svd(kernel, compute_uv=False)
+        assert 0.9 - 1e-9 <= sigma.min() and sigma.max() <= 1.1 + 1e-9
+
+
+def test_tree_keeps_fixed_arrays_out_of_training():
+    params = {"w": jnp.asarray(random_matrix((4, 4)), jnp.float32)}
+    raw, dense = svdrnn.constrain_tree(params, "w", svdrnn.Orthogonal("cayley"))
+    assert set(raw["w"]) == {"skew_entries"}
+    # A pytree: its arrays go through jit and into checkpoints.
+    assert [leaf.shape for leaf in jax.tree.leaves(dense)] == [(4, 4)]
+    built = jax.jit(lambda dense, raw: dense(raw))(dense, raw)["w"]
+    np.testing.assert_allclose(built.T @ built, np.eye(4), atol=1e-5)
+
+
+def test_tree_stacks_and_axes():
+    params = {"w": jnp.asarray(random_matrix((2, 3, 4)), jnp.float32)}
+    with pytest.raises(ValueError, match="axes must be given.* w of shape"):
+        svdrnn.constrain_tree(params, "w", svdrnn.Spectral(0.1))
+    raw, dense = svdrnn.constrain_tree(
+        params, lambda path, leaf: path == "w", svdrnn.Spectral(0.1), axes=(1, 2)
+    )
+    assert raw["w"]["u_vectors"].shape == (2, 3, 4)
+    each = np.linalg.svd(np.asarray(dense(raw)["w"]), compute_uv=False)
+    assert 0.9 - 1e-5 <= each.min() and each.max() <= 1.1 + 1e-5
+    # The leading axis may be taken away again by a map over the parameters.
+    one = jax.vmap(dense)(raw)["w"]
+    np.testing.assert_allclose(one, dense(raw)["w"], atol=1e-6)
+
+
+def test_unhashable_constraints():
+    @dataclasses.dataclass
+    class Loose(svdrnn.Constraint):
+        matrix = parameters = None
+
+    with pytest.raises(ValueError, match="constraint must be hashable, as a frozen"):
+        svdrnn.constrain_tree({"w": jnp.ones((2, 2))}, "w", Loose())
+
+
+def test_tree_errors():
+    params = {"w": jnp.ones((2, 2)), "b": jnp.ones(2)}
+    with pytest.raises(ValueError, match="where must match a leaf of two axes.*b, w"):
+        svdrnn.constrain_tree(params, "b", svdrnn.Spectral(0.1))
+    with pytest.raises(ValueError, match="constraint must be a svdrnn.Constraint"):
+        svdrnn.constrain_tree(params, "w", 0.1)
+    with pytest.raises(ValueError, match="without a source of random"):
+        svdrnn.constrain_tree(params, "w", svdrnn.Spectral(0.1), init="random")
+    with pytest.raises(ValueError, match="init must be one of project"):
+        svdrnn.constrain_tree(params, "w", svdrnn.Spectral(0.1), init="zeros")
+    params["w"] = params["w"].at[0, 0].set(jnp.nan)
+    with pytest.raises(ValueError, match="kernel must be finite"):
+        svdrnn.constrain_tree(params, "w", svdrnn.Spectral(0.1))
+    assert constraint.largest_violation(svdrnn.Spectral(0.1), params["w"]) == np.inf
