@@ -66,7 +66,9 @@ def test_every_field_of_a_config_has_a_meaning():
     assert {name.strip("`") for name, *_ in cells} == set(fields) | read
     assert all(about for _, _, about, _ in cells)
     by_name = {name.strip("`"): row for name, *row in cells}
-    assert by_name["model.radius"][2] == "spectral, spectral_mlp, spectral_resnet"
+    assert by_name["model.radius"][2] == (
+        "spectral, spectral_lstm, spectral_gru, spectral_mlp, spectral_resnet"
+    )
     assert by_name["train.decay_rate"][2] == "`train.schedule=exponential`"
     assert by_name["model.hidden"][2] == "all"
 
