@@ -17,7 +17,7 @@ def get_config() -> config_dict.ConfigDict:
     # stand-in: a few random digits or words; not part of what a run is
     config.data_dir = os.environ.get("SVDRNN_DATA", "")
 
-    # takes files that are not the published ones, by their digests
+    # whether data files with other digests than the published are taken
     config.allow_other_data = False
 
     config.task = config_dict.ConfigDict()
@@ -74,8 +74,8 @@ def get_config() -> config_dict.ConfigDict:
     config.train.log_every = 50  # steps between lines of training metrics
     config.train.eval_every = 250  # steps between evaluations on validation data
     config.train.checkpoint_every = 250  # steps between checkpoints
-    # or restore: what a loss that is not finite does; restore goes back to the last
-    # checkpoint with the learning rates halved
+    # at a loss that is not finite; or restore: back to the last checkpoint, with the
+    # learning rates halved
     config.train.on_nonfinite = "stop"
     config.train.restores = 3  # times at most, each with rates halved again
     return config

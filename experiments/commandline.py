@@ -25,7 +25,8 @@ def run(
       usage: exit code of a command line that is wrong.
       resumes: whether the same command goes on with what was done.
     """
-    signals.raise_at_once()
+    goes_on = "; the same command goes on" if resumes else ""
+    signals.exit_at_once(goes_on)
 
     def parse(argv: list[str]) -> list[str]:
         return parse_flags(argv, usage)
@@ -33,7 +34,6 @@ def run(
     try:
         app.run(lambda argv: main(argv[1:]), flags_parser=parse)
     except signals.Stopped as stopped:
-        goes_on = "; the same command goes on" if resumes else ""
         fail(stopped.code, f"{stopped}{goes_on}")
 
 

@@ -6,6 +6,7 @@ script and SIGHUP under nohup, stays ignored.
 """
 
 import contextlib
+import os
 import signal
 import threading
 from collections.abc import Callable, Iterator
@@ -32,6 +33,23 @@ class Ending:
     """Whether a signal has come: its number, or None."""
 
     asked: int | None = None
+
+
+def exit_at_once(goes_on: str = "") -> None:
+    """Makes each of the signals end the process with one line and its code.
+
+    Nothing is raised: an exception in the midst of loading JAX crashes it.
+
+    Args:
+      goes_on: the end of the line.
+    """
+
+    def handle(number: int, _: Any) -> None:
+        stopped = Stopped(number)
+        os.write(2, f"error: {stopped}{goes_on}\n".encode())
+        os._exit(stopped.code)
+
+    _install(handle)
 
 
 def raise_at_once() -> None:

@@ -33,7 +33,7 @@ from absl import flags
 from ml_collections import config_flags
 
 from experiments import commandline
-from experiments.runs import identity
+from experiments.runs import identity, signals
 from experiments.sweep import processes, setup, summary, worker
 from experiments.sweep import space as spaces
 
@@ -89,6 +89,7 @@ def main(words: list[str]) -> None:
     # Heartbeats are marked experimental; a resumed run reports some steps twice.
     warnings.filterwarnings("ignore", category=optuna.exceptions.ExperimentalWarning)
     warnings.filterwarnings("ignore", message="The reported value is ignored")
+    signals.raise_at_once()  # that workers are ended, and attempts marked
     try:
         workdir = commandline.folder(_WORKDIR.value)
         if words == ["summary"]:

@@ -76,6 +76,7 @@ class Checkpoints:
         """
         if step in self._manager.all_steps():
             return
+        record = {**FIRST_RECORD, **record}
         self._check_space(step, state, best_params)
         args = ocp.args.Composite(
             state=ocp.args.StandardSave(state),

@@ -59,7 +59,7 @@ def test_a_signal_saves_the_step_and_the_run_goes_on(
 ):
     before = {each: signal.getsignal(each) for each in signals.ENDING}
     at_step(monkeypatch, 7, lambda: signal.raise_signal(number))
-    # As every command does; the handlers of the tests are put back below.
+    # As a sweep does; the handlers of the tests are put back below.
     signals.raise_at_once()
     try:
         with pytest.raises(signals.Stopped, match="step 7, which is saved") as raised:
@@ -147,7 +147,8 @@ def test_the_command_ends_by_a_signal_with_its_code_and_refuses_a_second(tmp_pat
     )
 
 
-def test_a_signal_at_the_start_is_one_line(tmp_path):
+@pytest.mark.parametrize("wait", [0.0, 0.5, 1.5, 3.0])
+def test_a_signal_at_the_start_is_one_line(tmp_path, wait):
     process = subprocess.Popen(
         command(tmp_path / "run", "--verbosity=0"),
         **{"cwd": ROOT, "stderr": subprocess.PIPE, "text": True},
@@ -161,6 +162,7 @@ def test_a_signal_at_the_start_is_one_line(tmp_path):
         if int(caught, 16) & int(handled, 16) == int(handled, 16):
             break
         time.sleep(0.01)
+    time.sleep(wait)
     process.send_signal(signal.SIGINT)
     _, errors = process.communicate(timeout=60)
     assert process.returncode == 130

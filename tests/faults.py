@@ -1,0 +1,147 @@
+"""Faults that are injected into a run, and what is left of it; larger than the tests.
+
+    python -m tests.faults kills --count=20
+    python -m tests.faults signals --count=20
+    python -m tests.faults record
+
+`kills`: a small run is killed at random moments and started again until it ends; its
+result must be that of an uninterrupted one, and no step may stand twice in its log.
+`signals`: as `kills`, by SIGTERM, SIGHUP, SIGUSR1 and SIGINT in turn; nothing that was
+done may be done again. `record`: every bit of a checkpoint's record is flipped, one at
+a time, and the checkpoint has to be refused or read as it was.
+"""
+
+import argparse
+import collections
+import json
+import os
+import pathlib
+import random
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+
+ROOT = pathlib.Path(__file__).resolve().parents[1]
+FIELDS = {
+    **{"task.length": 6, "model.hidden": 8, "model.reflectors": 3},
+    **{"train.batch_size": 16, "train.steps": 30_000, "train.log_every": 100},
+    **{"train.eval_every": 5_000, "train.checkpoint_every": 300},
+}
+ENDING = (signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGINT)
+
+
+def start(workdir: pathlib.Path, cache: pathlib.Path) -> subprocess.Popen:
+    """The command of the small run."""
+    return subprocess.Popen(
+        [
+            *(sys.executable, "-m", "experiments.run", f"--workdir={workdir}"),
+            *("--config=configs/addition.py",),
+            *(f"--config.{name}={value}" for name, value in FIELDS.items()),
+        ],
+        cwd=ROOT,
+        env={
+            **os.environ,
+            "JAX_PLATFORMS": "cpu",
+            "JAX_COMPILATION_CACHE_DIR": str(cache),
+            "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+            "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1",
+        },
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def result(workdir: pathlib.Path) -> dict:
+    """What does not depend on time."""
+    found = json.loads((workdir / "result.json").read_text())
+    return {name: value for name, value in found.items() if name != "wall_seconds"}
+
+
+def repeated(workdir: pathlib.Path) -> list:
+    """(split, step) that stand more than once in the log."""
+    lines = map(json.loads, (workdir / "metrics.jsonl").read_text().splitlines())
+    found = collections.Counter(
+        (line["split"], line["step"]) for line in lines if line["split"] != "event"
+    )
+    return [name for name, count in found.items() if count > 1]
+
+
+def interrupt(count: int, by_signals: bool) -> None:
+    """Ends runs until `count` were ended, and compares what they come to."""
+    generator = random.Random(0)
+    done = finished = 0
+    codes: collections.Counter = collections.Counter()
+    with tempfile.TemporaryDirectory() as folder:
+        cache = pathlib.Path(folder) / "compiled"
+        whole = pathlib.Path(folder) / "whole"
+        assert start(whole, cache).wait() == 0
+        while done < count:
+            workdir = pathlib.Path(folder) / f"run-{finished}"
+            code = None
+            while code != 0:
+                process = start(workdir, cache)
+                if done < count:
+                    time.sleep(generator.uniform(1.0, 9.0))
+                    number = ENDING[done % 4] if by_signals else signal.SIGKILL
+                    if process.poll() is None:
+                        process.send_signal(number)
+                        done += 1
+                _, errors = process.communicate()
+                code = process.returncode
+                codes[code] += 1
+                expected = {0, *(128 + n for n in ENDING), -signal.SIGKILL}
+                assert code in expected, (code, errors)
+                assert by_signals is False or "Traceback" not in errors, errors
+            finished += 1
+            assert result(workdir) == result(whole)
+            assert not repeated(workdir), repeated(workdir)
+            left = sorted(path.name for path in (workdir / "checkpoints").iterdir())
+            assert len(left) == 2 and all(name.isdigit() for name in left), left
+    print(f"{done} ends, {finished} runs finished, exit codes {dict(codes)}: all equal")
+
+
+def record() -> None:
+    """Flips every bit of a checkpoint's record."""
+    import jax.numpy as jnp
+
+    from experiments.training import checkpoints, steps
+
+    state = steps.TrainState({}, {}, jnp.int32(40), None, {}, jnp.int32(-1))
+    params = {"w": jnp.arange(3.0)}
+    best = {"step": 30, "valid": {"loss": 0.123456789, "mse": 0.123456789}}
+    content = {"best": best, "seconds": 12.345678901234567, "restores": 0}
+    text = json.dumps(checkpoints._sealed(40, params, content)).encode()
+    outcomes: collections.Counter = collections.Counter()
+    for bit in range(8 * len(text)):
+        damaged = bytearray(text)
+        damaged[bit // 8] ^= 1 << bit % 8
+        try:
+            value = json.loads(bytes(damaged))
+        except ValueError:
+            outcomes["no JSON"] += 1
+            continue
+        try:
+            assert checkpoints._opened(40, state, params, value) == content
+            outcomes["as it was"] += 1
+        except ValueError:
+            outcomes["refused"] += 1
+    print(f"{8 * len(text)} bits: {dict(outcomes)}")
+
+
+def main() -> None:
+    """Does what the first word says."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("what", choices=("kills", "signals", "record"))
+    parser.add_argument("--count", type=int, default=20)
+    arguments = parser.parse_args()
+    if arguments.what == "record":
+        record()
+    else:
+        interrupt(arguments.count, arguments.what == "signals")
+
+
+if __name__ == "__main__":
+    main()
