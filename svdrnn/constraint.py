@@ -20,7 +20,7 @@ from jaxtyping import Array, Float, Key
 from svdrnn import householder, initializers, skew, spectral
 from svdrnn._types import Number
 from svdrnn.checks import check_finite, check_name
-from svdrnn.matrices import Reflectors, reflector_counts
+from svdrnn.spectral import Reflectors, reflector_counts
 
 INITS = ("project", "strict", "random", "identity")
 

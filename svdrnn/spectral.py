@@ -8,8 +8,44 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from svdrnn import checks, householder
-from svdrnn._types import AnyArray, Number
+from svdrnn._types import AnyArray, Count, Number
 from svdrnn.householder import matmul
+
+Reflectors = Count | tuple[Count, Count] | list[Count] | None
+
+
+def reflector_counts(
+    reflectors: Reflectors, n_out: int, n_in: int, name: str = "reflectors"
+) -> tuple[int, int]:
+    """(m1, m2), the reflectors of U (n_out) and of V (n_in).
+
+    Args:
+      reflectors: one number for both sides, capped at min(n_out, n_in), which already
+        reaches every matrix; a pair (m1, m2), taken literally; None for that cap.
+      n_out: rows of W.
+      n_in: columns of W.
+      name: what errors call the number.
+
+    Raises:
+      ValueError: for anything else, a number below 1, or a pair larger than
+        (n_out, n_in).
+    """
+    full = min(n_out, n_in)
+    if reflectors is None:
+        return full, full
+    if not isinstance(reflectors, (tuple, list)):
+        both = min(checks.check_integer(name, reflectors), full)
+        return both, both
+    if len(reflectors) != 2:
+        raise ValueError(f"{name} must be a number, a pair or None, got {reflectors!r}")
+    for side, count, limit in zip("UV", reflectors, (n_out, n_in), strict=True):
+        if checks.check_integer(f"{name} of {side}", count) > limit:
+            raise ValueError(
+                f"{name} of {side} must be at most {limit}, the length of its vectors,"
+                f" got {count}"
+            )
+    m1, m2 = map(int, reflectors)
+    return m1, m2
 
 
 def bounded_singular_values(

@@ -10,6 +10,7 @@ import hypothesis
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 from flax import nnx
 from hypothesis import strategies as st
@@ -306,12 +307,15 @@ def test_a_checkpoint_holds_every_kind_of_carry(tmp_path):
         )
         for name in ("rnn", "lstm", "gru")
     }
-    saved.save(1, carries, carries, {})
-    zeros = jax.tree.map(jnp.zeros_like, carries)
-    found, _, _ = saved.restore(zeros, zeros)
+    state = steps.initial_state(carries, {}, optax.identity(), carries)
+    state = state._replace(step=jnp.int32(1))
+    saved.save(1, state, carries, {})
+    zeros = jax.tree.map(jnp.zeros_like, (state, carries))
+    found, best_params, _ = saved.restore(*zeros)
     saved.close()
-    assert jax.tree.structure(found) == jax.tree.structure(carries)
-    jax.tree.map(np.testing.assert_array_equal, found, carries)
+    assert jax.tree.structure(found.carry) == jax.tree.structure(carries)
+    jax.tree.map(np.testing.assert_array_equal, found.carry, carries)
+    jax.tree.map(np.testing.assert_array_equal, best_params, carries)
 
 
 # ---- Embeddings, dropout, layers.

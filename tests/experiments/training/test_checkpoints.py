@@ -29,7 +29,7 @@ def best(step):
 
 def record(step):
     metrics = {"step": step, "valid": {"loss": 0.5 / step}}
-    return {"best": metrics, "seconds": float(step), "restores": 0}
+    return {"best": metrics, "last": metrics, "seconds": float(step), "restores": 0}
 
 
 def save(folder, *steps):
