@@ -306,7 +306,6 @@ ATTENTION = [
         (["stem", nnx.Linear], ["head/kernel", "stem/kernel"]),
         (..., [*ATTENTION, "head/kernel", "stem/kernel"]),
     ],
-    ids=str,
 )
 def test_where(where, expected):
     net = Net(nnx.Rngs(0))
