@@ -13,7 +13,7 @@ from svdrnn._types import AnyArray
 
 def singular_values(
     w: transitions.Transition | spectral.SVD | Float[AnyArray, "n_out n_in"],
-) -> Float[Array, " smaller"]:
+) -> Float[Array, "*stack smaller"]:
     """Singular values of a matrix in descending order.
 
     Args:
@@ -29,7 +29,7 @@ def singular_values(
 
 
 def spectral_margin(
-    values: Float[AnyArray, " n"], center: float = 1.0
+    values: Float[AnyArray, "*stack n"], center: float = 1.0
 ) -> Float[Array, ""]:
     """max_i |sigma_i - center|: how far singular values have moved from the center."""
     return jnp.max(jnp.abs(values - center))

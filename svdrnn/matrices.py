@@ -54,7 +54,7 @@ class Matrix(nnx.Module, abc.ABC):
     def matrix(self) -> Float[Array, "n_out n_in"]:
         """W, (n_out, n_in)."""
 
-    def singular_values(self) -> Float[Array, " smaller"]:
+    def singular_values(self) -> Float[Array, "*stack smaller"]:
         """Singular values of W in descending order; an n^3 decomposition."""
         return spectral.singular_values(self.matrix())
 
@@ -222,7 +222,7 @@ class SpectralMatrix(_Interval, Matrix, ParameterArguments, SpectralArguments):
         """The shape (n_out, n_in) of W."""
         return self.n_out, self.n_in
 
-    def sigma(self) -> Float[Array, " smaller"]:
+    def sigma(self) -> Float[Array, "*stack smaller"]:
         """Sigma's diagonal, (min(n_out, n_in),)."""
         if self.sigma_raw is None:
             dtype = self.u_vectors[...].dtype
@@ -257,7 +257,7 @@ class SpectralMatrix(_Interval, Matrix, ParameterArguments, SpectralArguments):
         """
         return spectral.materialize(self.svd(), custom_backward=custom_backward)
 
-    def singular_values(self) -> Float[Array, " smaller"]:
+    def singular_values(self) -> Float[Array, "*stack smaller"]:
         """Singular values of W in descending order, without decomposing it."""
         return spectral.singular_values(self.svd())
 

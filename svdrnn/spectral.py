@@ -117,7 +117,7 @@ def validate(svd: SVD) -> SVD:
 
 def singular_values(
     w: SVD | Float[AnyArray, "n_out n_in"],
-) -> Float[Array, " smaller"]:
+) -> Float[Array, "*stack smaller"]:
     """Singular values of a matrix in descending order, (min(n_out, n_in),).
 
     Args:

@@ -3,6 +3,7 @@
 import functools
 import pathlib
 import re
+import runpy
 import shlex
 import subprocess
 import sys
@@ -11,6 +12,8 @@ import jax
 import pytest
 from absl import flags
 from ml_collections import config_flags
+
+from experiments import models, tasks
 
 ROOT = pathlib.Path(__file__).parents[2]
 PAGES = sorted(
@@ -58,6 +61,16 @@ def light(monkeypatch, tmp_path):
 LONG = ("docs/guide.md",)
 
 
+@pytest.fixture
+def registries():
+    """What a page adds to tasks and models is gone after it."""
+    kept = [(each, dict(each)) for each in (tasks.TASKS, models.MODELS)]
+    yield
+    for registry, content in kept:
+        registry.clear()
+        registry.update(content)
+
+
 @pytest.mark.parametrize(
     "page",
     [
@@ -66,10 +79,10 @@ LONG = ("docs/guide.md",)
         if blocks(page, "python")
     ],
 )
-def test_blocks_of_code_run_in_order(page, light):
-    space = {"__name__": "__main__"}
-    for number, block in enumerate(blocks(page, "python")):
-        exec(compile(block, f"{page}, block {number}", "exec"), space)
+def test_blocks_of_code_run_in_order(page, light, registries, tmp_path):
+    program = tmp_path / f"{page.replace('/', '_')}.py"
+    program.write_text("\n\n".join(blocks(page, "python")))
+    runpy.run_path(str(program), run_name="__main__")
 
 
 def test_there_are_blocks_to_run():

@@ -115,7 +115,7 @@ def test_a_record_of_before_there_were_digests(tmp_path):
     save(tmp_path, 1, 2)
     old = {name: record(2)[name] for name in ("best", "seconds")}
     stored(tmp_path, 2).write_text(json.dumps(old))
-    assert restored(tmp_path) == (2, 2.0, record(2))
+    assert restored(tmp_path) == (2, 2.0, record(2) | {"last": None})
     for damaged in (
         old | {"seconds": -1.0},
         old | {"best": {"step": 3, "valid": {"loss": 0.1}}},
