@@ -147,6 +147,7 @@ def parse_config(arguments):
     return holder.value
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("module,arguments", all_commands())
 def test_commands_are_ones_that_there_are(module, arguments):
     assert module in MODULES

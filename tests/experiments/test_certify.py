@@ -38,6 +38,7 @@ def workdir(tmp_path_factory):
     return folder
 
 
+@pytest.mark.slow
 def test_a_run_is_certified_and_its_record_has_it(workdir, tmp_path):
     values = certificates.of_run(workdir, "last")
     assert json.loads((workdir / "certificate.json").read_text()) == values
@@ -104,6 +105,7 @@ def test_runs_without_a_bound_are_refused(tmp_path, workdir):
             certificates.of_run(other)
 
 
+@pytest.mark.slow
 def test_random_labels_are_random_fixed_and_certified_as_such(tmp_path):
     config = tiny("random_labels")
     task, again = random_labels.build(config), random_labels.build(config)

@@ -132,6 +132,7 @@ def command(*arguments):
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "override,code,message",
     [

@@ -48,6 +48,7 @@ def copied(finished, tmp_path):
     return shutil.copytree(finished[0], tmp_path / "run")
 
 
+@pytest.mark.slow
 def test_models_have_the_metrics_of_the_result(finished):
     workdir, result = finished
     before = {p: p.stat().st_mtime_ns for p in workdir.rglob("*")}
@@ -61,6 +62,7 @@ def test_models_have_the_metrics_of_the_result(finished):
     assert [loading.load(workdir, each).step for each in loading.WHICH] == [40, 60]
 
 
+@pytest.mark.slow
 def test_a_run_that_goes_on_can_be_loaded(tmp_path, monkeypatch):
     original = addition.Addition.train_batch
     seen = []
@@ -89,6 +91,7 @@ def test_a_run_that_goes_on_can_be_loaded(tmp_path, monkeypatch):
     assert outputs.shape == (16, 1)
 
 
+@pytest.mark.slow
 def test_the_best_needs_a_validation(tmp_path, monkeypatch):
     def evaluate(*_):
         raise Killed
@@ -189,6 +192,7 @@ def test_predictions_of_digits(tmp_path):
     assert -chosen.mean() == pytest.approx(metrics["loss"], rel=1e-5)
 
 
+@pytest.mark.slow
 def test_predictions_of_what_is_no_run(tmp_path):
     done = command(f"--workdir={tmp_path}", f"--output={tmp_path / 'o.npz'}")
     assert done.returncode == 2

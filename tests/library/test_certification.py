@@ -49,6 +49,7 @@ def numpy_parameters(rnn, readout):
     return wide
 
 
+@pytest.mark.slow
 def test_margins_are_those_of_the_recurrence_in_float64():
     rnn, readout = model()
     rnn.cell.weight.sigma_raw[...] = jnp.linspace(-2, 2, N)

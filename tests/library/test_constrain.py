@@ -286,6 +286,7 @@ ATTENTION = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("where", "expected"),
     [
@@ -340,6 +341,7 @@ def test_nothing_matches():
         svdrnn.constrain(net, 0.1, where="stem")
 
 
+@pytest.mark.slow
 def test_twice_is_an_error_and_changes_nothing():
     net = Net(nnx.Rngs(0))
     svdrnn.constrain(net, SPECTRAL, where="stem")
@@ -375,6 +377,7 @@ def test_axes_of_unknown_layers():
     np.testing.assert_allclose(x @ odd.w.T, x @ w.T, rtol=1e-6)
 
 
+@pytest.mark.slow
 def test_axes_and_blocks_override():
     head = nnx.Linear(4, 6, rngs=nnx.Rngs(0))
     svdrnn.constrain(head, SPECTRAL, blocks=3)
@@ -465,6 +468,7 @@ def test_inits():
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("map", ["householder", "exponential"])
 def test_set_matrix(map):
     cell = nnx.GRUCell(2, 3, rngs=nnx.Rngs(0))
@@ -533,6 +537,7 @@ def test_baked_outside_is_a_copy():
     np.testing.assert_array_equal(plain.head.bias[...], bias)
 
 
+@pytest.mark.slow
 def test_baked_inside_shares_what_is_updated():
     block = nnx.Dict(
         linear=nnx.Linear(3, 3, rngs=nnx.Rngs(0)),
@@ -554,6 +559,7 @@ def test_baked_inside_shares_what_is_updated():
     assert int(block.drop.rngs.count[...]) == 2
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("frozen", [False, True])
 def test_training_with_flax_alone(frozen):
     """The lines that users have: nnx.jit, nnx.value_and_grad, nnx.Optimizer."""
@@ -585,6 +591,7 @@ def test_training_with_flax_alone(frozen):
 # --- transformations, checkpoints ---------------------------------------------------
 
 
+@pytest.mark.slow
 def test_created_under_transformations():
     eager = Net(nnx.Rngs(0))
     svdrnn.constrain(eager, SPECTRAL, where="head")
@@ -609,6 +616,7 @@ def test_created_under_transformations():
     )
 
 
+@pytest.mark.slow
 def test_stacked_layers():
     """Made under nnx.vmap, or stacked already: one matrix for each, scanned over."""
 
@@ -648,6 +656,7 @@ def test_stacked_layers():
         np.testing.assert_allclose(run(x, layer), expected, rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_orbax_round_trip(tmp_path):
     import orbax.checkpoint as ocp
 

@@ -55,6 +55,7 @@ def moved(case, w):
     return (u * sigma) @ v_transposed
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", CASES, ids=str)
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
 def test_start_from_a_matrix(x64, case, shape):
@@ -68,6 +69,7 @@ def test_start_from_a_matrix(x64, case, shape):
     np.testing.assert_allclose(again, built, atol=1e-7)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", CASES, ids=str)
 @pytest.mark.parametrize("shape", SHAPES[:2], ids=str)
 def test_no_parameters_leave_the_set(x64, case, shape):
@@ -83,6 +85,7 @@ def test_no_parameters_leave_the_set(x64, case, shape):
             assert case.violation(case.matrix(parameters, shape)) < 1e-12
 
 
+@pytest.mark.slow
 def test_spectral_matrix_by_hand(x64):
     case = svdrnn.Spectral(radius=0.4, center=1.2, reflectors=(2, 3))
     p = case.random(jax.random.key(0), (4, 3), jnp.float64)
@@ -100,6 +103,7 @@ def test_householder_matrix_by_hand(x64):
     np.testing.assert_allclose(case.matrix(p, (3, 5)), expected.T, atol=1e-12)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", CASES, ids=str)
 @pytest.mark.parametrize("start", ["eye", "identity"])
 def test_the_identity_can_move(x64, case, start):
@@ -124,6 +128,7 @@ def test_the_identity_can_move(x64, case, start):
             assert np.min(np.linalg.norm(gradient[name], axis=1)[:-1]) > 1e-3, name
 
 
+@pytest.mark.slow
 def test_identity_is_the_nearest_multiple(x64):
     eye = np.eye(3, 5)
     for case, factor in [
@@ -139,6 +144,7 @@ def test_identity_is_the_nearest_multiple(x64):
         np.testing.assert_allclose(w, factor * eye, atol=1e-10, err_msg=str(case))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float16])
 def test_narrow_dtypes(dtype):
     w = jnp.asarray(random_matrix((4, 6)), dtype)
@@ -150,6 +156,7 @@ def test_narrow_dtypes(dtype):
         assert case.violation(built) < 0.03
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", [CASES[0], CASES[-1]], ids=str)
 def test_traced_starts(x64, case):
     w = jnp.asarray(random_matrix((3, 5)))
@@ -283,6 +290,7 @@ def test_own_constraint_in_a_tree():
         svdrnn.constrain_tree(params, "a", Positive(), init="strict")
 
 
+@pytest.mark.slow
 def test_tree_of_linen_parameters(x64):
     from flax import linen
 
@@ -320,6 +328,7 @@ def test_tree_keeps_fixed_arrays_out_of_training():
     np.testing.assert_allclose(built.T @ built, np.eye(4), atol=1e-5)
 
 
+@pytest.mark.slow
 def test_tree_stacks_and_axes():
     params = {"w": jnp.asarray(random_matrix((2, 3, 4)), jnp.float32)}
     with pytest.raises(ValueError, match="axes must be given.* w of shape"):

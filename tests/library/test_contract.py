@@ -182,6 +182,7 @@ def given_matrix(rngs):
     return SpectralMatrix(N, N, reflectors=None, radius=0.1, init=w, rngs=rngs)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["jit", "vmap", "eval_shape", "dense"])
 def test_creation_from_a_matrix_under_transformations(kind):
     match kind:
@@ -221,6 +222,7 @@ def test_traced_lengths_beyond_the_end_mean_the_last_state(form):
     assert np.isfinite(found).all()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("form", ["nnx.RNN", "low_rank", "chunk"])
 def test_lengths_closed_over_as_an_array(form):
     model = make(form)
@@ -246,6 +248,7 @@ def test_no_step_at_all(form):
 # ---- Numbers.
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("form", ["nnx.RNN", *FORMS])
 def test_nan_stays_nan(form):
     model = make(form)
@@ -275,12 +278,14 @@ def test_strict_promotion(form):
     assert all(leaf.dtype == jnp.float32 for leaf in jax.tree.leaves((value, grads)))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("make", [DenseRNN, OrthogonalRNN])
 def test_strict_promotion_of_other_layers(make):
     with jax.numpy_dtype_promotion("strict"), jax.numpy_rank_promotion("raise"):
         assert make(FEATURES, N, rngs=nnx.Rngs(0))(X).shape == (BATCH, STEPS, N)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", ["scan", "wy", "dense"])
 def test_strict_promotion_of_a_narrow_linear_layer(method):
     with jax.numpy_dtype_promotion("strict"), jax.numpy_rank_promotion("raise"):
@@ -296,6 +301,7 @@ def test_strict_promotion_of_a_narrow_linear_layer(method):
         assert layer(X).dtype == jnp.bfloat16
 
 
+@pytest.mark.slow
 def test_float16_gradients_to_sigma_are_scaled_before_they_are_narrowed():
     x = np.random.default_rng(0).normal(size=(16, 784, 1)).astype(np.float32)
     options = {"reflectors": 4, "radius": 0.01, "rngs": nnx.Rngs(0)}
@@ -319,6 +325,7 @@ def test_float16_gradients_to_sigma_are_scaled_before_they_are_narrowed():
     np.testing.assert_allclose(found, expected, atol=0.1 * np.abs(expected).max())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("call", "message"),
     [

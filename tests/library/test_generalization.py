@@ -443,6 +443,7 @@ def test_with_examples_without_end_the_bound_is_the_ramp_loss():
     assert found.bound == pytest.approx(0.15, abs=1e-4)
 
 
+@pytest.mark.slow
 @hypothesis.settings(max_examples=25)
 @hypothesis.given(
     st.integers(0, 2**32 - 1), st.floats(-3, 3), st.floats(0, 5), st.integers(1, 4000)

@@ -95,6 +95,7 @@ def test_auto_is_the_default_and_equals_wy():
         assert default == auto == wy != scan
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("shape", [(70, 70), (130, 140)])
 def test_values_at_several_blocks_and_odd_sizes(shape):
     vectors = random_vectors(*shape)
@@ -151,6 +152,7 @@ def test_wy_triangular_factor_stays_small_for_nearly_equal_rows():
     np.testing.assert_allclose(actual, reflector_product(vectors), atol=1e-12)
 
 
+@pytest.mark.slow
 @given(st.data())
 @settings(max_examples=40)
 def test_orthogonal_with_known_determinant_at_any_shape(data):
@@ -180,6 +182,7 @@ def test_orthogonal_with_known_determinant_at_any_shape(data):
         np.testing.assert_allclose(np.linalg.det(q), (-1) ** nonzero, atol=1e-10)
 
 
+@pytest.mark.slow
 def test_float32_stays_orthogonal_at_a_large_size():
     vectors = random_vectors(512, 512).astype(np.float32)
     q = jax.jit(orthogonal_matrix)(vectors)
@@ -192,6 +195,7 @@ def test_float32_stays_orthogonal_at_a_large_size():
 # What does not matter, and degenerate rows.
 
 
+@pytest.mark.slow
 def test_values_below_the_trapezoid_do_not_matter(method):
     vectors = random_vectors(5, 6)
     other = np.triu(vectors) + np.tril(random_vectors(5, 6, seed=3) * 1e3, -1)
@@ -244,6 +248,7 @@ def test_zero_row_is_identity_with_zero_gradients_of_any_order(method):
     assert np.any(gradient != 0) and np.any(second != 0)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize(
     "dtype, scales",

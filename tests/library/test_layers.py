@@ -64,6 +64,7 @@ def test_values_of_every_method(shape):
         np.testing.assert_allclose(output, expected, atol=1e-13)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("method", "shape"), [("scan", (6, 4)), ("wy", (4, 6)), ("dense", (6, 4))]
 )
@@ -110,6 +111,7 @@ def test_center_zero():
     assert all(np.any(leaf != 0) for leaf in jax.tree.leaves(grads))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("init", ["identity", "matrix"])
 def test_init(init):
     given = np.diag([1.2, 1.0, 0.8, 0.9]) if init == "matrix" else np.eye(4)
@@ -153,6 +155,7 @@ def test_dtypes():
         assert nnx.eval_shape(outputs).dtype == expected
 
 
+@pytest.mark.slow
 def test_bfloat16_outputs_are_near_the_float32_ones():
     layer = spectral_linear(param_dtype=jnp.float32, dtype=jnp.bfloat16)
     inputs = draw_inputs(5, 4).astype(np.float32)

@@ -124,6 +124,7 @@ def test_num_redundant_counts_the_entries_below_the_trapezoids():
 # Initial values.
 
 
+@pytest.mark.slow
 def test_random_init():
     weight = spectral_matrix(300, 200, reflectors=(20, 30))
     assert weight.u_vectors.shape == (20, 200) and weight.v_vectors.shape == (30, 300)
@@ -202,6 +203,7 @@ def test_init_from_a_matrix(x64, shape, reflectors, sigma, options):
     np.testing.assert_allclose(weight.sigma(), signs * np.array(sigma), atol=1e-13)
 
 
+@pytest.mark.slow
 def test_init_from_an_orthogonal_matrix_in_float32():
     given = matrix_with(np.ones(64), 64, 64)
     weight = spectral_matrix(64, 64, reflectors=None, radius=0.0, init=given)
@@ -298,6 +300,7 @@ def test_block_rotation_inits(x64, init, n, center):
     assert np.all(np.linalg.norm(v, axis=1) > 0)
 
 
+@pytest.mark.slow
 def test_every_reflector_of_a_block_rotation_trains(x64):
     weight = spectral_matrix(5, 5, reflectors=5, init="cayley", param_dtype=jnp.float64)
     target = np.random.default_rng(0).normal(size=(5, 5))
@@ -328,6 +331,7 @@ def orthogonal_matrix(n=5, *, seed=0, **options):
     return OrthogonalMatrix(n, rngs=nnx.Rngs(seed), **options)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("map", skew.MAPS)
 @pytest.mark.parametrize(
     ("init", "fraction", "signs"),
@@ -387,6 +391,7 @@ def test_an_orthogonal_transition_has_one_method():
 # Forms of a transition.
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", transitions.METHODS)
 def test_every_form_is_the_matrix(x64, method):
     weight = spectral_matrix(param_dtype=jnp.float64, center=-1.0)
@@ -425,6 +430,7 @@ def test_dense_transition():
 # Errors.
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("options", "message"),
     [

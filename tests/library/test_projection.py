@@ -37,6 +37,7 @@ def project(updates, params):
     return tx.update(updates, tx.init(params), params)[0]
 
 
+@pytest.mark.slow
 def test_rows_have_unit_length_and_the_same_reflectors(x64, strict):
     params, updates = trees()
     params["cell"]["u_vectors"][1] = 0  # a reflector that does nothing ...

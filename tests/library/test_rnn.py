@@ -108,6 +108,7 @@ def assert_same(actual, expected, atol=1e-12):
 # Values.
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("activation", ["leaky_relu", "tanh", "modrelu"])
 def test_values_against_a_loop(x64, activation):
     layer = spectral_rnn(activation=activation)
@@ -118,6 +119,7 @@ def test_values_against_a_loop(x64, activation):
     assert_same(last, np.stack(expected)[:, -1])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", METHODS)
 def test_every_method_of_the_layer_and_the_cell(x64, method):
     layer = spectral_rnn(method=method)
@@ -387,6 +389,7 @@ def test_rotations_with_modrelu_against_a_loop(x64, make):
         assert_same(gradient[...], expected, 1e-7)
 
 
+@pytest.mark.slow
 def test_initialize_carry():
     cell = DenseRNNCell(FEATURES, N, rngs=nnx.Rngs(0))
     assert cell.num_feature_axes == 1
@@ -624,6 +627,7 @@ def test_dtypes(x64, param_dtype, dtype, input_dtype, expected):
     assert all(leaf.dtype == param_dtype for leaf in grads)
 
 
+@pytest.mark.slow
 def test_bfloat16_values_and_gradients_are_near_the_float32_ones():
     inputs = draw_inputs().astype(np.float32)
 

@@ -33,6 +33,7 @@ def layers():
     return contenders.layers(24, 3)
 
 
+@pytest.mark.slow
 def test_names(layers):
     assert [each.name for each in layers] == LAYERS
     names = [each.name for each in contenders.matrices(4)]

@@ -152,6 +152,7 @@ def test_programs_do_not_grow_with_depth(name):
     assert equations(100) == equations(6)
 
 
+@pytest.mark.slow
 def test_a_hundred_identities_pass_the_first_layer_on():
     graph, params = split("spectral_mlp", layers=100, init="identity", leak=0.0)
     x = jax.random.normal(jax.random.key(0), (8, 7))
@@ -165,6 +166,7 @@ def test_a_hundred_identities_pass_the_first_layer_on():
     np.testing.assert_allclose(found, two_layers(params), rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name,bound", [("mlp", 3), ("resnet", 6)])
 def test_power_of_dense_layers_at_the_start(name, bound):
     graph, params = split(name, layers=40, hidden=200, leak=0.1)
@@ -236,6 +238,7 @@ def test_branches_around_zero_learn_where_zeros_would_be_stuck():
 # ---- Diagnostics, counts, labels.
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", registry.names(False))
 def test_spectral_margin_is_measured_from_each_center(name, x64):
     graph, params = moved(name)

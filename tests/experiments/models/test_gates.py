@@ -52,6 +52,7 @@ def gates(layer, count):
     return np.stack([each.T for each in np.split(kernel, count, axis=1)])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize("center,radius", [(1.0, 0.2), (0.9, 0.0)])
 def test_every_gate_stays_in_its_interval(name, center, radius):

@@ -34,6 +34,7 @@ def smoke(folder, *figures, redo=False):
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "arguments,message",
     [

@@ -8,6 +8,7 @@ from experiments.reproduce import protocol, ptb_word, registry, status
 from experiments.training import fields
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("scale", protocol.SCALES)
 @pytest.mark.parametrize("figure", registry.FIGURES)
 def test_every_run_has_a_valid_config_and_a_name_of_its_own(figure, scale):

@@ -64,6 +64,7 @@ def test_curve_needs_a_start_and_a_validation_line(tmp_path):
     assert not output.exists()
 
 
+@pytest.mark.slow
 def test_command_draws_without_jax(tmp_path):
     write(tmp_path / "metrics.jsonl", LINES)
     code = (

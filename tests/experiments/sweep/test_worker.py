@@ -82,6 +82,7 @@ def test_more_trials_continue_a_random_sweep(tmp_path, trained):
     assert [config.model.radius for config in trained] == drawn
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("sampler", ["grid", "tpe"])
 def test_fields_that_depend_on_another(tmp_path, trained, sampler):
     radii = {"by": "model.hidden", 4: [0.1, 0.2], 8: [0.3]}
@@ -170,6 +171,7 @@ def begin_and_die(sweep, *, claim):
     return trial
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("claim", [True, False])
 def test_a_killed_workers_run_is_retried_so_many_times(tmp_path, trained, claim):
     sweep = prepare(tmp_path, {"model.radius": [0.1]}, max_retries=1, grace=2)
@@ -193,6 +195,7 @@ def test_a_run_that_kills_its_workers_is_given_up(tmp_path, trained):
     assert states(sweep) == ["killed"] and not trained
 
 
+@pytest.mark.slow
 def test_a_run_that_was_queued_twice_is_run_once(tmp_path, trained):
     sweep = prepare(tmp_path, {"model.radius": [0.1, 0.2]})
     for number in (0, 1):  # what a second worker does at the same moment

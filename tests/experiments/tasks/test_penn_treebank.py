@@ -199,6 +199,7 @@ def test_perplexity_and_bits_by_hand():
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("make,expected", [(words, 6), (characters, math.log2(4))])
 def test_guessing_uniformly_is_the_baseline(make, expected):
     task = make()
@@ -256,6 +257,7 @@ def test_two_windows_equal_one(name):
         assert np.isfinite(norm) and norm > 0, jax.tree_util.keystr(path)
 
 
+@pytest.mark.slow
 def test_evaluation_carries_the_state_through_the_split():
     metrics = {}
     for window in (2, 30):  # 30: a stream of six words in one piece
@@ -269,6 +271,7 @@ def test_evaluation_carries_the_state_through_the_split():
     assert 1 < metrics[2]["perplexity"] < 100
 
 
+@pytest.mark.slow
 def test_training_carries_the_state_and_resets_it():
     task = words()
     config = tiny_config()
@@ -299,6 +302,7 @@ def test_training_carries_the_state_and_resets_it():
     assert float(jnp.abs(state.carry[0]).max()) > 0.01
 
 
+@pytest.mark.slow
 def test_a_checkpoint_holds_every_kind_of_carry(tmp_path):
     saved = checkpoints.Checkpoints(tmp_path / "checkpoints")
     carries = {

@@ -175,6 +175,7 @@ def test_copying_layout():
         np.testing.assert_array_equal(target, [8] * 13 + list(symbols))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("length", [1, 30])
 def test_copying_baseline_is_the_loss_of_knowing_only_the_layout(length):
     task = Copying(length=length, seed=0, batch_size=1)

@@ -67,6 +67,7 @@ def test_two_are_kept_and_a_step_that_exists_is_not_saved_again(tmp_path):
     np.testing.assert_array_equal(best_params["weights"], [3, 3, 3])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "name", ["lr[0.1]", "[x]", "a\\b", "a?b", "a*b", "a%41b", "{b}", "a\nb", "ü #"]
 )

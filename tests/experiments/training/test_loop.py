@@ -26,6 +26,7 @@ def finished(tmp_path_factory):
     return workdir, loop.train(tiny_config(), workdir)
 
 
+@pytest.mark.slow
 def test_result(finished):
     workdir, result = finished
     assert json.loads((workdir / "result.json").read_text()) == result
@@ -192,6 +193,7 @@ def said(config, workdir, capsys):
     return capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_the_first_lines_say_what_was_resolved(tmp_path, capsys):
     config = tiny_config(steps=None, epochs=3, steps_per_epoch=2)
     lines = said(config, tmp_path, capsys).splitlines()
@@ -206,6 +208,7 @@ def test_the_first_lines_say_what_was_resolved(tmp_path, capsys):
     assert lines[6].startswith("step 1/6 | loss ") and max(map(len, lines[:6])) <= 80
 
 
+@pytest.mark.slow
 def test_stand_in_data_say_so(tmp_path, capsys):
     config = ptb_word.get_config()
     config.data_dir = stand_in.NAME

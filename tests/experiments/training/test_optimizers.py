@@ -69,6 +69,7 @@ def updates_of(**changes):
     return updates
 
 
+@pytest.mark.slow
 def test_reflector_learning_rate_is_that_of_the_orthogonal_part():
     alike = updates_of()
     own = updates_of(reflector_learning_rate=0.01)

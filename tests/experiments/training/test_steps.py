@@ -32,6 +32,7 @@ def compiled():
     return task, lambda: fresh()[1], step
 
 
+@pytest.mark.slow
 def test_every_parameter_changes_and_the_loss_falls(compiled):
     task, fresh, train_step = compiled
     state = fresh()
@@ -54,6 +55,7 @@ def test_every_parameter_changes_and_the_loss_falls(compiled):
     assert np.mean(losses[-10:]) < 0.7 * np.mean(losses[:10])
 
 
+@pytest.mark.slow
 def test_norm_of_the_gradient_at_the_first_state(compiled):
     task, fresh, train_step = compiled
     batch = task.train_batch(0)
