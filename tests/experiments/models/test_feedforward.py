@@ -306,6 +306,7 @@ def test_trains_by_the_same_loop_as_sequences(tmp_path, monkeypatch):
     config.task.name = "mnist"
     config.model = model_config("spectral_mlp", radius=0.5, layers=2)
     config.train.update({"steps": 20, "eval_every": 10, "checkpoint_every": 20})
+    config.train.batch_size = 8  # that of the task
     result = loop.train(config, tmp_path)
     assert result["task"] == "mnist" and result["model"] == "spectral_mlp"
     assert 0 < result["diagnostics"]["spectral_margin"] < 0.5

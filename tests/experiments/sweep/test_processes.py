@@ -174,7 +174,8 @@ def test_workers_end_with_the_command_that_started_them(tmp_path, environment):
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
     )
-    line = process.stdout.readline()
+    lines = iter(process.stdout.readline, "")
+    line = next(line for line in lines if line.startswith("workers: "))
     workers = [int(each) for each in line.removeprefix("workers: ").split(", ")]
     deadline = time.monotonic() + 200
     while len(list(workdir.glob("runs/*/checkpoints/20"))) < 2:

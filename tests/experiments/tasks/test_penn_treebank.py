@@ -427,7 +427,7 @@ def train_lines(workdir):
 
 @pytest.mark.slow
 def test_a_resumed_run_equals_the_uninterrupted_one(tmp_path, monkeypatch):
-    monkeypatch.setattr(ptb, "load_words", lambda data_dir: corpus())
+    monkeypatch.setattr(ptb, "load_words", lambda *places: corpus())
     whole = loop.train(run_config(), tmp_path / "whole")
     assert whole["task"] == "ptb_word"
     assert whole["baseline"] == pytest.approx(math.log(6))
@@ -505,7 +505,7 @@ def test_unknown_split_and_variant():
 
 
 def test_a_bad_window_is_named_before_data_are_read(monkeypatch):
-    monkeypatch.setattr(ptb, "load_words", lambda _: pytest.fail("read"))
+    monkeypatch.setattr(ptb, "load_words", lambda *_: pytest.fail("read"))
     config = tiny_config()
     config.task.window = -3
     with pytest.raises(ValueError, match="config.task.window .* got -3"):
