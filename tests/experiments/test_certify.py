@@ -52,6 +52,7 @@ def test_a_run_is_certified_and_its_record_has_it(workdir, tmp_path):
     assert certificates.of_run(workdir, delta=0.5)["delta"] == 0.5
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("which", ["best", "last"])
 def test_margins_in_float64_give_the_accuracy_that_was_measured(workdir, which):
     model, task, _ = experiments.load(workdir, which)

@@ -63,6 +63,7 @@ def test_margins_are_those_of_the_recurrence_in_float64():
     np.testing.assert_allclose(found, expected, rtol=0, atol=1e-12)
 
 
+@pytest.mark.slow
 def test_a_certificate_is_that_of_class_norms_and_margins():
     rnn, readout = model()
     inputs, labels = data()

@@ -362,6 +362,7 @@ class Odd(nnx.Module):
         return x @ self.w.T + (2.0 * self.w).sum()
 
 
+@pytest.mark.slow
 def test_axes_of_unknown_layers():
     odd = Odd(nnx.Rngs(0))
     with pytest.raises(
@@ -500,6 +501,7 @@ def test_unconstrain_gives_the_matrix_of_now():
     np.testing.assert_array_equal(linear.kernel[...], now)
 
 
+@pytest.mark.slow
 def test_repr_and_reports():
     net = Net(nnx.Rngs(0))
     svdrnn.constrain(net, svdrnn.Spectral(radius=0.2), where="head")
@@ -684,6 +686,7 @@ def test_orbax_round_trip(tmp_path):
         np.testing.assert_array_equal(at(back, path)[...], at(net, path)[...])
 
 
+@pytest.mark.slow
 def test_narrow_and_other_variables():
     class Special(nnx.Param):
         pass

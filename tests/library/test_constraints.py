@@ -165,6 +165,7 @@ def test_traced_starts(x64, case):
     np.testing.assert_allclose(jax.jit(start)(w[None])[0], plain, atol=1e-10)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "make", [lambda **k: svdrnn.Spectral(0.2, **k), lambda **k: svdrnn.Orthogonal(**k)]
 )

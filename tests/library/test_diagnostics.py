@@ -56,6 +56,7 @@ def test_spectral_margin():
     np.testing.assert_allclose(margin, 0.7, rtol=1e-6)
 
 
+@pytest.mark.slow
 def test_state_gradient_norms(x64):
     # The identity activation: dL/dh_t = (W^T)^(T-t) dL/dh_T, by hand.
     batch, steps, n = 3, 5, 4

@@ -121,6 +121,7 @@ def test_order_of_reflectors_against_a_loop(method):
         np.testing.assert_allclose(actual, y, rtol=0, atol=1e-13)
 
 
+@pytest.mark.slow
 def test_first_row_is_the_first_factor():
     # H_0 with u = e_0 + e_1 swaps the first two coordinates with a minus; H_1 with
     # u = e_1 changes the sign of the second. They do not commute.
@@ -131,6 +132,7 @@ def test_first_row_is_the_first_factor():
         np.testing.assert_allclose(actual, expected, atol=1e-15)
 
 
+@pytest.mark.slow
 def test_wy_factors_give_the_product():
     for m, n in [(0, 4), (1, 1), (5, 8), (70, 75)]:
         vectors = random_vectors(m, n)
@@ -455,6 +457,7 @@ def test_apply_has_forward_mode_and_hessian(method):
 # Transformations, batches, dtypes.
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", METHODS)
 def test_batch_equals_per_item(method):
     vectors, x = random_vectors(3, 5), random_vectors(12, 5, seed=1).reshape(2, 6, 5)
@@ -543,6 +546,7 @@ def test_dtypes_are_kept_and_computed_in_float32_at_least(method, dtype, toleran
     assert all(a.dtype == jnp.float32 for a in factors)
 
 
+@pytest.mark.slow
 def test_every_matrix_product_runs_at_highest_precision(method):
     vectors, x = jnp.asarray(random_vectors(5, 6)), jnp.asarray(random_vectors(2, 6))
 
@@ -591,6 +595,7 @@ ORTHOGONAL = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ORTHOGONAL)
 @pytest.mark.parametrize("columns", ["all", "some", "none"])
 def test_reflectors_from_orthogonal_is_the_inverse(name, columns):
@@ -636,6 +641,7 @@ def test_inverse_returns_the_directions():
     np.testing.assert_allclose(cosines, 1, rtol=0, atol=1e-12)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float32])
 def test_inverse_keeps_the_dtype(dtype):
     q = jnp.asarray(random_orthogonal(8, 1), dtype)

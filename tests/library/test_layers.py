@@ -95,6 +95,7 @@ def test_without_bias():
     np.testing.assert_allclose(call(layer, inputs), expected, atol=1e-13)
 
 
+@pytest.mark.slow
 def test_center_zero():
     layer = SpectralLinear(
         6, 6, reflectors=2, radius=1.0, center=0.0, param_dtype=jnp.float64,
@@ -123,6 +124,7 @@ def test_init(init):
     np.testing.assert_allclose(call(layer, np.eye(4)), given, atol=1e-14)
 
 
+@pytest.mark.slow
 def test_forward_mode_without_the_custom_backward_pass():
     options = {"method": "dense", "custom_backward": False}
     layer, inputs = spectral_linear(**options), draw_inputs(4)

@@ -251,6 +251,7 @@ def test_center_zero_starts_away_from_zero():
     np.testing.assert_allclose([raw.mean(), raw.std()], [0, 1], atol=0.1)
 
 
+@pytest.mark.slow
 def test_dense_inits():
     def build(init, n=400):
         return np.asarray(DenseMatrix(n, init=init, rngs=nnx.Rngs(0)).matrix())
@@ -311,6 +312,7 @@ def test_every_reflector_of_a_block_rotation_trains(x64):
             assert np.all(np.linalg.norm(rows[:-1], axis=1) > 1e-3)
 
 
+@pytest.mark.slow
 def test_block_rotation_init_in_float32():
     weight = oracles.jit(
         lambda: spectral_matrix(64, 64, reflectors=None, init="henaff")
@@ -479,6 +481,7 @@ def test_bad_dense_matrix(n, init, message):
         DenseMatrix(n, init=init, rngs=nnx.Rngs(0))
 
 
+@pytest.mark.slow
 def test_a_rectangular_matrix_is_no_transition():
     matrix = SpectralMatrix(4, 5, reflectors=2, radius=0.1, rngs=nnx.Rngs(0))
     for method in ("auto", "dense", "scan"):

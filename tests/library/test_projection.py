@@ -58,6 +58,7 @@ def test_rows_have_unit_length_and_the_same_reflectors(x64, strict):
         assert projected[part][name] is updates[part][name]
 
 
+@pytest.mark.slow
 def test_dtypes_are_kept():
     params = {"u_vectors": jnp.asarray(draw(3, 5), jnp.bfloat16)}
     updates = {"u_vectors": jnp.asarray(draw(3, 5, seed=1), jnp.float32)}
@@ -69,6 +70,7 @@ def test_dtypes_are_kept():
     np.testing.assert_allclose(lengths, 1, atol=1e-2)
 
 
+@pytest.mark.slow
 def test_in_a_chain_with_an_nnx_optimizer():
     weight = SpectralMatrix(5, 5, reflectors=3, radius=0.1, rngs=nnx.Rngs(0))
     tx = optax.chain(optax.sgd(0.5), projection.unit_reflectors())

@@ -246,6 +246,7 @@ def check_options(params, options):
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("chunk", [None, 3])
 def test_length_zero_gives_the_initial_carry(chunk):
     params = draw_params("dense")
@@ -324,6 +325,7 @@ def test_gradient_of_gradient(form, chunk):
     close(second(params, True), second(params, False))
 
 
+@pytest.mark.slow
 def test_hessian_against_finite_differences_of_the_gradient():
     params = draw_params("dense")
 

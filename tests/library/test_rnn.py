@@ -154,6 +154,7 @@ def test_input_scale(x64):
     np.testing.assert_array_equal(scaled, 0.25 * plain)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("use_bias", [True, False])
 def test_many_input_features(x64, use_bias):
     layer = spectral_rnn(n_in=4, use_bias=use_bias)
@@ -407,6 +408,7 @@ def test_initialize_carry():
 # Derivatives through the modules.
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", ["low_rank", "dense"])
 def test_perturbations(x64, method):
     layer = spectral_rnn(method=method, activation="tanh")

@@ -196,6 +196,7 @@ def test_equal_reflectors_give_a_multiple_of_the_identity():
     check(compiled(spectral.materialize)(svd), 0.9 * np.eye(5))
 
 
+@pytest.mark.slow
 def test_singular_values_are_the_magnitudes_of_sigma():
     for shape in [(4, 4, 2, 3), (3, 5, 3, 2)]:
         svd = random_svd(*shape)
@@ -231,6 +232,7 @@ def test_zero_sigma_in_slogdet_and_pseudo_inverse():
     assert gradient.sigma[2] == 0
 
 
+@pytest.mark.slow
 def test_inverse_undoes_apply():
     svd, x = random_svd(4, 4, 4, 4), batch(4)
     y = compiled(spectral.apply)(svd, x)
@@ -277,6 +279,7 @@ def test_any_matrix_is_rebuilt(shape, rank, kind, seed):
     check(rebuilt, w, atol=2e-14 * max(np.max(np.abs(w)), 1e-300))
 
 
+@pytest.mark.slow
 def test_from_matrix_outside_of_jit_and_at_float32():
     w = low_rank_matrix(5, 4, 4, seed=0).astype(np.float32)
     svd = spectral.from_matrix(w)
@@ -394,6 +397,7 @@ def test_jit_equals_eager():
     check(compiled(spectral.apply)(svd, x), spectral.apply(svd, x))
 
 
+@pytest.mark.slow
 def test_batch_equals_per_item():
     svd, x = random_svd(5, 3, 2, 3), batch(3)
     apply = compiled(spectral.apply)

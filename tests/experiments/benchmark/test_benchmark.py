@@ -40,6 +40,7 @@ def test_names(layers):
     assert names == ["svdrnn", "paper", "QR", "matrix exponential"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("index", range(len(LAYERS) - 1))
 def test_a_step_is_loss_and_gradient_of_every_parameter(layers, index):
     function, (params, x) = layers[index].make(5)

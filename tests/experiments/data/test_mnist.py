@@ -196,6 +196,7 @@ def test_data_dir_that_is_a_file(tmp_path):
         load_small(path)
 
 
+@pytest.mark.slow
 def test_no_files_and_no_network(tmp_path, serve):
     _, address = serve  # serves nothing
     read = functools.partial(mnist.download_parts, mirrors=[address])

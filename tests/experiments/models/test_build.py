@@ -122,6 +122,7 @@ def test_fields_that_a_model_does_not_read_do_not_reach_it(name):
     build.check(config)
 
 
+@pytest.mark.slow
 def test_a_model_needs_a_function_and_a_line(monkeypatch):
     monkeypatch.setattr(registry, "MODELS", dict(registry.MODELS))
 

@@ -68,6 +68,7 @@ def test_every_gate_stays_in_its_interval(name, center, radius):
     assert found == pytest.approx(max(margins), abs=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", NAMES)
 def test_parameters_and_the_identity(name):
     config = make_config(name, init="identity")

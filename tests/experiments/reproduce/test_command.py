@@ -53,6 +53,7 @@ def test_wrong_arguments_are_one_line(arguments, message):
     assert re.search(message, done.stderr)
 
 
+@pytest.mark.slow
 def test_the_plan_of_everything_finds_the_records():
     done = command("all", "--scale=cpu", "--plan")
     assert done.returncode == 0, done.stderr

@@ -58,6 +58,7 @@ def test_another_config_is_left_out_of_a_figure_aloud(tmp_path, capsys):
     assert "config.model.hidden: 64 -> 128" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_drawing_tables_and_plans_do_without_jax():
     code = (
         "import sys; from experiments import figures;"

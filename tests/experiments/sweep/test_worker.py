@@ -54,6 +54,7 @@ def states(sweep):
     return [run.state for run in summary.runs(sweep.study)]
 
 
+@pytest.mark.slow
 def test_failing_runs_are_recorded_and_do_not_end_the_sweep(tmp_path, trained):
     space = {"model.radius": [0.1, 2.0, 0.2], "seed": [7]}
     sweep = prepare(tmp_path / "sweep", space)

@@ -124,6 +124,7 @@ def check_streams(batches, tokens, streams):
         assert row[:count].all() and not row[count:].any()
 
 
+@pytest.mark.slow
 @hypothesis.given(
     count=st.integers(1, 120), streams=st.integers(1, 9), window=st.integers(1, 40)
 )
@@ -178,6 +179,7 @@ def over_split(task, split, outputs_of):
     return task.metrics(totals), totals["count"]
 
 
+@pytest.mark.slow
 def test_perplexity_and_bits_by_hand():
     # The targets get probability 1/2 and 1/8; a third one is padding.
     probabilities = np.array([[[1, 2, 1], [1, 1, 6], [1, 0, 0]]]) + 1e-30
@@ -371,6 +373,7 @@ def test_dropout_needs_a_key():
     assert not np.allclose(on[0], on[2]) and not np.allclose(on[0], expected[0])
 
 
+@pytest.mark.slow
 def test_dropout_is_on_embeddings_and_on_outputs_but_not_on_the_carry():
     # Every unit sums what it sees of an embedding of ones, four in number.
     layer = svdrnn.DenseRNN(
@@ -531,6 +534,7 @@ def test_embeddings_are_for_tokens(field, value):
 # ---- The real text.
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "make,counts,symbols",
     [

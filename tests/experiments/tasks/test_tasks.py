@@ -200,6 +200,7 @@ def test_copying_baselines_of_the_literature():
     )
 
 
+@pytest.mark.slow
 def test_copying_recall_counts_the_last_ten_only():
     task = Copying(length=2, seed=0, batch_size=4)
     batch = base.pad(task.train_batch(0), 5)

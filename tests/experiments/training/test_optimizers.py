@@ -83,6 +83,7 @@ def test_reflector_learning_rate_is_that_of_the_orthogonal_part():
         np.testing.assert_allclose(updates["readout"]["kernel"], -0.1, rtol=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("clip_norm,scale", [(None, 1), (0.0, 1), (1.0, 15**-0.5)])
 def test_clipping_is_by_the_norm_of_all_gradients(clip_norm, scale):
     # Adam's first update forgets the scale; its second does not.
@@ -117,6 +118,7 @@ def plateau_config(**changes):
     return train_config(**known | changes)
 
 
+@pytest.mark.slow
 def test_the_rate_falls_on_a_plateau():
     config = plateau_config(reflector_learning_rate=0.5, learning_rate=0.1)
     optimizer, rate = optimizers.build(config, steps=9, steps_per_epoch=None)
@@ -187,6 +189,7 @@ def decayed(**changes):
     return jax.tree.map(lambda x: float(x.ravel()[0]), updates)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("constrained", [False, True])
 @pytest.mark.parametrize(
     "name,step",
