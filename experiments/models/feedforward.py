@@ -5,6 +5,7 @@ layer is scanned over it, so that depth costs no compilation. Their matrices are
 before the scan, all at once.
 """
 
+import abc
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -44,13 +45,13 @@ class FeedForward(nnx.Module):
         self.last = last
         self.activation = activation
 
+    @abc.abstractmethod
     def enter(self, z: jax.Array) -> jax.Array:
         """The first h, of z = W_in x + b_in."""
-        raise NotImplementedError
 
+    @abc.abstractmethod
     def step(self, h: jax.Array, *layers: Layer) -> jax.Array:
         """The next h, given one layer of every stack."""
-        raise NotImplementedError
 
     def initialize_carry(self, batch_size: int) -> None:
         """None: nothing is carried from batch to batch."""
