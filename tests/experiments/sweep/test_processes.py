@@ -59,6 +59,15 @@ def load(workdir):
     return optuna.load_study(study_name="sweep", storage=storage)
 
 
+def at_work(pid):
+    """Whether the process runs; one that ended may wait for ever to be collected."""
+    try:
+        status = pathlib.Path(f"/proc/{pid}/stat").read_text()
+    except OSError:
+        return False
+    return status.rpartition(")")[2].split()[0] not in ("Z", "X")
+
+
 def run_events(folder, name):
     lines = map(json.loads, (folder / "metrics.jsonl").read_text().splitlines())
     return [each["step"] for each in lines if each.get("event") == name]
@@ -183,7 +192,8 @@ def test_workers_end_with_the_command_that_started_them(tmp_path, environment):
         time.sleep(0.1)
     process.kill()
     process.communicate()
-    while any(pathlib.Path(f"/proc/{pid}").exists() for pid in workers):
+    deadline = time.monotonic() + 200
+    while any(map(at_work, workers)):
         assert time.monotonic() < deadline
         time.sleep(0.1)
     trials = load(workdir).get_trials()
