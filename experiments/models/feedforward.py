@@ -15,6 +15,7 @@ from flax import nnx
 from typing_extensions import override
 
 import svdrnn
+from experiments.models import activation as asked
 from svdrnn import activations, diagnostics, transitions
 
 Layer = tuple[Any, jax.Array]  # how W is applied, and the bias
@@ -190,7 +191,7 @@ def _blocks(config: Any) -> int:
 def _network(
     kind: type[FeedForward], config: Any, makers: Makers, depth: int, rngs: nnx.Rngs
 ) -> FeedForward:
-    activation = activations.Activation(config.activation, config.leak)
+    activation = activations.Activation(*asked.arguments(config).values())
     if activation.needs_offset:
         raise ValueError(
             f"activation must need no offset for {config.name}, got"

@@ -12,6 +12,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 import svdrnn
+from experiments.models import activation as asked
 from svdrnn import checks, diagnostics, kernels
 from svdrnn import spectral as spectral_form
 
@@ -210,8 +211,7 @@ def gru(config: Any, features: int, *, rngs: nnx.Rngs) -> nnx.Module:
 def _cell(config: Any) -> dict[str, Any]:
     """What the fields say of every cell of the library."""
     return {
-        "activation": config.activation,
-        "leak": config.leak,
+        **asked.arguments(config),
         "input_scale": config.input_scale,
     }
 
