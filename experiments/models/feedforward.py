@@ -59,11 +59,11 @@ class FeedForward(nnx.Module):
         return None
 
     def __call__(
-        self, inputs: jax.Array, carry: None = None, *, key: jax.Array | None = None
+        self, inputs: jax.Array, carry: None = None, *, keys: jax.Array | None = None
     ) -> tuple[jax.Array, None]:
         """Outputs (batch, out_features) of inputs (batch, in_features), and None.
 
-        The call of `recurrent.SequenceModel`: `carry` and `key` are not used.
+        The call of `recurrent.SequenceModel`: `carry` and `keys` are not used.
         """
         h = self.enter(self.first(inputs))
         if self.stacks:
