@@ -181,8 +181,7 @@ def choose(wanted: int | None, batch_size: int) -> "Spread":
     there = jax.local_device_count()
     processes = jax.process_count()
     if wanted is None:
-        fits = _fitting(there, processes, batch_size)
-        count = max(fits) if fits else 1
+        count = max(fitting(batch_size), default=1)
     else:
         checks.check_integer("config.train.devices", wanted)
         count = wanted
@@ -207,8 +206,9 @@ def choose(wanted: int | None, batch_size: int) -> "Spread":
     return Spread(Mesh(np.array(chosen), (BATCH,)))
 
 
-def _fitting(there: int, processes: int, batch_size: int) -> list[int]:
-    least = 1
+def fitting(batch_size: int) -> list[int]:
+    """The numbers of devices, of each process, that a batch may be split over."""
+    there, processes, least = jax.local_device_count(), jax.process_count(), 1
     if jax.default_backend() == "cpu":
         there, least = min(there, cores.count()), WORTHWHILE
     return [
