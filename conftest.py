@@ -1,6 +1,8 @@
-"""Which processes run the tests, and on which device."""
+"""Which processes run the tests, on which device, and what they compile only once."""
 
 import os
+import shutil
+import tempfile
 
 import jax
 import pytest
@@ -22,7 +24,9 @@ def wants_accelerator(config):
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_cmdline_main(config):
-    """As -n 2 --dist loadfile, but not under --pdb, -n, --dist or -p no:xdist.
+    """As -n 2 --dist worksteal, but not under --pdb, -n, --dist or -p no:xdist.
+
+    By files (loadfile) those of few and long tests come last, and one process waits.
 
     Nor under --cov, which would have to know earlier: give it -n 2 as well; nor for
     tests of accelerators, of which one process takes the whole memory.
@@ -34,14 +38,29 @@ def pytest_cmdline_main(config):
     worker = hasattr(config, "workerinput")
     if not (chosen or single or worker):
         option.numprocesses = 2
-        option.dist = "loadfile"
+        option.dist = "worksteal"
 
 
 def pytest_configure(config):
-    """All but the tests of accelerators run on the CPU, whatever else there is."""
+    """All but the tests of accelerators run on the CPU, whatever else there is.
+
+    What one process has compiled, all take from a folder: the tests' processes and the
+    commands that they start. It lasts as long as the tests; a JAX_COMPILATION_CACHE_DIR
+    of your own is kept.
+    """
+    settings = {
+        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": 0,
+        "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": -1,
+    }
     if not wants_accelerator(config) or config.option.on_cpu:
-        os.environ["JAX_PLATFORMS"] = "cpu"  # of the commands that tests start
-        jax.config.update("jax_platforms", "cpu")
+        settings["JAX_PLATFORMS"] = "cpu"
+    if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
+        folder = tempfile.mkdtemp(prefix="svdrnn-compiled-")
+        config.add_cleanup(lambda: shutil.rmtree(folder, ignore_errors=True))
+        settings["JAX_COMPILATION_CACHE_DIR"] = folder
+    for name, value in settings.items():
+        os.environ[name] = str(value)
+        jax.config.update(name.lower(), value)
 
 
 def pytest_runtest_setup(item):
