@@ -6,13 +6,10 @@ import jax
 import numpy as np
 
 # Programs of tests compile for much longer than they run: a quarter of the time.
-jit = functools.partial(
-    jax.jit,
-    compiler_options={
-        "xla_backend_optimization_level": 0,
-        "xla_cpu_use_fusion_emitters": False,
-    },
-)
+_QUICK: dict[str, int | bool] = {"xla_backend_optimization_level": 0}
+if jax.__version_info__ < (0, 11):  # some later XLA has no such option
+    _QUICK["xla_cpu_use_fusion_emitters"] = False
+jit = functools.partial(jax.jit, compiler_options=_QUICK)
 
 
 def reflector_product(vectors):

@@ -1,11 +1,16 @@
 """Step times of recurrent layers and of orthogonal matrices, each against its rivals.
 
-    python -m experiments.benchmark [--quick] [--peers] [--out=DIR]
+    python -m experiments.benchmark [--quick] [--devices=N] [--peers] [--out=DIR]
 
 One step is loss and gradient of all parameters, the loss a random projection of the
 last state, float32, one input feature. Compilation is excluded. Within a cell (one n
 and T) all contenders run in turn, so ratios hold where absolute times do not; the
-table gives the median and, as spread, the range.
+table gives the median and, as spread, the range. The ratio that counts is that of
+SpectralRNN to nnx.RNN with the same activation, leaky ReLU.
+
+--devices=N measures every cell of layers on one device and again on N, with 0 on all
+that there are (of a CPU as many as cores): the batch is split between them, and the
+gradients are summed once, for all contenders alike.
 
 Writes benchmark.json and benchmark.png to --out. A contender predicted above
 --max_seconds a step or --max_gib of temporaries is printed as skipped, with the
@@ -14,16 +19,23 @@ prediction.
 
 import json
 import pathlib
+from collections.abc import Callable
 
+import jax
 from absl import flags
 
 from experiments import commandline
 from experiments.benchmark import contenders, drawing, measuring, peers, printing
-from experiments.runs import records
+from experiments.runs import cores, records
 
 _OUT = flags.DEFINE_string("out", "runs/benchmark", "Folder of the results.")
-_QUICK = flags.DEFINE_bool("quick", False, "One cell and one matrix size, < 3 minutes.")
+_QUICK = flags.DEFINE_bool(
+    "quick", False, "One cell and one matrix size, nothing above 10 s a step."
+)
 _PEERS = flags.DEFINE_bool("peers", False, "Also PyTorch and geotorch, if installed.")
+_DEVICES = flags.DEFINE_integer(
+    "devices", 1, "Also on so many; 0: on all.", lower_bound=0
+)
 _SIZES = flags.DEFINE_multi_integer("n", [128, 256, 512, 1024], "Hidden sizes.")
 _STEPS = flags.DEFINE_multi_integer("steps", [100, 784, 2000], "Sequence lengths T.")
 _BATCH = flags.DEFINE_integer("batch", 128, "Batch size.", lower_bound=1)
@@ -31,6 +43,7 @@ _SECONDS = flags.DEFINE_float("seconds", 8.0, "Time of a cell's rounds, 15 at mo
 _MAX_SECONDS = flags.DEFINE_float("max_seconds", 60.0, "Longest step that is run.")
 _MAX_GIB = flags.DEFINE_float("max_gib", 8.0, "Most temporary memory that is run.")
 
+QUICK_SECONDS = 10.0  # longest step of --quick
 MATRICES = [128, 256, 512, 1024, 2048]  # sizes n
 # Of the scaling of one layer.
 LENGTHS = [100, 316, 1000, 3162, 10_000]
@@ -40,43 +53,33 @@ BATCHES = [32, 64, 128, 256]
 def main(words: list[str]) -> None:
     """Measures what the flags ask for, cell by cell."""
     commandline.no_words(words)
-    limits = measuring.Limits(_SECONDS.value, _MAX_SECONDS.value, _MAX_GIB.value)
+    try:
+        numbers = _devices(_DEVICES.value, _BATCH.value)
+    except ValueError as error:
+        commandline.fail(1, error)
+    longest = min(_MAX_SECONDS.value, QUICK_SECONDS if _QUICK.value else float("inf"))
+    limits = measuring.Limits(_SECONDS.value, longest, _MAX_GIB.value)
     out = pathlib.Path(_OUT.value)
     out.mkdir(parents=True, exist_ok=True)
-    sizes = [128] if _QUICK.value else _SIZES.value
-    steps_of = [784] if _QUICK.value else _STEPS.value
-    matrices = [512] if _QUICK.value else MATRICES
-    batch = _BATCH.value
+    machine = records.machine()
+    print(f"{machine['device']}, {machine['cores']} cores, JAX {machine['jax']}")
     rows: list[dict] = []
 
     def store(new: list[dict]) -> None:
         rows.extend(new)
         record = {
-            "machine": records.machine(),
+            "machine": machine,
             "revision": records.revision(),
-            "batch": batch,
+            "batch": _BATCH.value,
+            "ratios": measuring.ratios(rows),
             "rows": rows,
         }
         (out / "benchmark.json").write_text(json.dumps(record, indent=1) + "\n")
 
-    for n in sizes:
-        rivals = contenders.layers(n, batch)
-        if _QUICK.value:
-            rivals = [each for each in rivals if each.name != f"paper m={n}"]
-        if _PEERS.value:
-            rivals += peers.layers(n, batch)
-        for steps in sorted(steps_of):
-            about = {"kind": "layer", "n": n, "steps": steps}
-            known = measuring.predictions(rows, n, steps)
-            new = measuring.measure_cell(rivals, steps, limits, about, known)
-            printing.cell(
-                f"n={n}, T={steps}, batch {batch}",
-                new,
-                (contenders.BASELINE, contenders.OWN),
-            )
-            printing.choice(new, n)
-            store(new)
-    for n in matrices:
+    for n in [128] if _QUICK.value else _SIZES.value:
+        for devices in numbers:
+            _measure_layers(n, devices, limits, rows, store)
+    for n in [512] if _QUICK.value else MATRICES:
         rivals = contenders.matrices(n)
         if _PEERS.value:
             rivals += peers.matrices(n)
@@ -86,11 +89,56 @@ def main(words: list[str]) -> None:
         printing.cell(f"orthogonal matrix, n = m = {n}", new, ("svdrnn", "QR"))
         store(new)
     if not _QUICK.value:
-        new = measuring.measure_scaling(batch, LENGTHS, BATCHES)
+        new = measuring.measure_scaling(_BATCH.value, LENGTHS, BATCHES)
         printing.scaling(new)
         store(new)
+    printing.ratios(measuring.ratios(rows))
     drawing.draw(out / "benchmark.json", out / "benchmark.png")
     print(f"\nwritten: {out / 'benchmark.json'}, {out / 'benchmark.png'}")
+
+
+def _devices(asked: int, batch: int) -> list[int]:
+    """How many devices to measure on: one, and as many as are asked for.
+
+    Raises:
+      ValueError: there are fewer, or they do not divide the batch.
+    """
+    # Before JAX looks for devices; only those of a CPU can be chosen.
+    jax.config.update("jax_num_cpu_devices", asked or cores.count())
+    there = jax.device_count()
+    number = asked or there
+    if number > there:
+        raise ValueError(f"--devices must be at most {there}, got {number}")
+    if batch % number:
+        raise ValueError(f"--batch must be a multiple of {number} devices, got {batch}")
+    return sorted({1, number})
+
+
+def _measure_layers(
+    n: int,
+    devices: int,
+    limits: measuring.Limits,
+    rows: list[dict],
+    store: Callable[[list[dict]], None],
+) -> None:
+    """All lengths of one hidden size on so many devices."""
+    batch = _BATCH.value
+    rivals = contenders.layers(n, batch, devices)
+    if _QUICK.value:
+        rivals = [each for each in rivals if each.name != f"{contenders.PAPER} m={n}"]
+    if _PEERS.value and devices == 1:
+        rivals += peers.layers(n, batch)
+    for steps in [784] if _QUICK.value else sorted(_STEPS.value):
+        about = {"kind": "layer", "n": n, "steps": steps, "devices": devices}
+        known = measuring.predictions(rows, n, steps, devices)
+        new = measuring.measure_cell(rivals, steps, limits, about, known)
+        printing.cell(
+            f"n={n}, T={steps}, batch {batch}, {printing.devices(devices)}",
+            new,
+            (contenders.BASELINE, contenders.OWN),
+        )
+        printing.choice(new, n)
+        store(new)
 
 
 if __name__ == "__main__":

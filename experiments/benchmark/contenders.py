@@ -12,45 +12,87 @@ from experiments.benchmark import timing
 from svdrnn import householder
 
 REFLECTORS = 16
-BASELINE = "nnx.RNN(SimpleCell)"
+# With the activation of all others but the LSTM: tanh alone costs a third of a step.
+BASELINE = "nnx.RNN, leaky ReLU"
+TANH = "nnx.RNN(SimpleCell)"
 OWN = "DenseRNN"
+HEADLINE = f"SpectralRNN low_rank m={REFLECTORS}"
 PAPER = "paper"  # how the names of those begin that apply a reflector at a time
 
+AXIS = "batch"  # of the mesh of devices
 
-def layer_step(model: Any, n: int, batch: int) -> timing.Make:
+
+def layer_step(model: Any, n: int, batch: int, devices: int = 1) -> timing.Make:
     """T -> loss and gradient of a whole-sequence layer, and its arguments."""
     graph, params, rest = nnx.split(model, nnx.Param, ...)  # type: ignore[misc]
     weights = jax.random.normal(jax.random.key(1), (batch, n))
     ours = isinstance(model, svdrnn.TransitionRNN)
-    carry = model.cell.initialize_carry((batch, 1), nnx.Rngs(0))
+    carry = model.cell.initialize_carry((batch // devices, 1), nnx.Rngs(0))
 
-    def loss(params: Any, x: jax.Array) -> jax.Array:
+    def loss(params: Any, x: jax.Array, weights: jax.Array) -> jax.Array:
         layer = nnx.merge(graph, params, rest)
         if ours:
             last = layer(x, last_only=True)
         else:
-            last, _ = layer(x, initial_carry=carry, return_carry=True)
+            first = _varying(carry) if devices > 1 else carry
+            last, _ = layer(x, initial_carry=first, return_carry=True)
             last = last[1] if isinstance(last, tuple) else last  # LSTM: (c, h)
         return jnp.sum(last * weights)
 
     def make(steps: int) -> tuple[Callable, tuple | None]:
         x = jax.random.uniform(jax.random.key(2), (batch, steps, 1))
-        return jax.value_and_grad(loss), (params, x)
+        step = jax.value_and_grad(loss)
+        return _shared(step, devices, params, x, weights)
 
     return make
 
 
-def products(n: int, batch: int) -> timing.Make:
+def products(n: int, batch: int, devices: int = 1) -> timing.Make:
     """T -> the 3 T dense (batch, n) x (n, n) products that a dense step consists of."""
     w = jnp.eye(n) + 1e-6 * jax.random.normal(jax.random.key(0), (n, n))
 
     def make(steps: int) -> tuple[Callable, tuple | None]:
-        def chain(h: jax.Array, w: jax.Array) -> jax.Array:
-            return jax.lax.fori_loop(0, 3 * steps, lambda _, h: h @ w, h)
+        def chain(w: jax.Array, h: jax.Array) -> jax.Array:
+            h = jax.lax.fori_loop(0, 3 * steps, lambda _, h: h @ w, h)
+            return jnp.sum(h)
 
-        return chain, (jnp.ones((batch, n)), w)
+        return _shared(chain, devices, w, jnp.ones((batch, n)))
 
     return make
+
+
+def _shared(
+    step: Callable, devices: int, params: Any, *batches: jax.Array
+) -> tuple[Callable, tuple]:
+    """A sum over a batch, split between devices and summed once at the end.
+
+    Args:
+      step: (params, *batches) -> sums over the batch.
+      devices: how many there are.
+      params: first argument, the same for all devices.
+      *batches: the others; the first axis is split.
+    """
+    if devices == 1:
+        return step, (params, *batches)
+    mesh = jax.make_mesh((devices,), (AXIS,), (jax.sharding.AxisType.Auto,))
+    everywhere, split = jax.P(), jax.P(AXIS)
+
+    def part(params: Any, *batches: jax.Array) -> Any:
+        # Else every product of the loop would be summed over devices by itself.
+        return jax.lax.psum(step(_varying(params), *batches), AXIS)
+
+    specs = (everywhere, *(split for _ in batches))
+    arguments = tuple(
+        jax.device_put(each, jax.NamedSharding(mesh, spec))
+        for each, spec in zip((params, *batches), specs, strict=True)
+    )
+    shared = jax.shard_map(part, mesh=mesh, in_specs=specs, out_specs=everywhere)
+    return shared, arguments
+
+
+def _varying(tree: Any) -> Any:
+    """Values that a device has for itself, though they are the same on all."""
+    return jax.tree.map(lambda x: jax.lax.pcast(x, AXIS, to="varying"), tree)
 
 
 def spectral(n: int, m: int, method: str, **kwargs: Any) -> nnx.Module:
@@ -60,14 +102,17 @@ def spectral(n: int, m: int, method: str, **kwargs: Any) -> nnx.Module:
     )
 
 
-def layers(n: int, batch: int) -> list[timing.Contender]:
-    """All rivals at hidden size n; the spectral ones with 16 and with n reflectors."""
+def layers(n: int, batch: int, devices: int = 1) -> list[timing.Contender]:
+    """All rivals at hidden size n; the spectral ones with 16 and with n reflectors.
+
+    The paper's loops on one device alone.
+    """
     rngs = nnx.Rngs(0)
     models = {
-        BASELINE: nnx.RNN(nnx.SimpleCell(1, n, rngs=rngs), rngs=False),
-        "nnx.RNN, leaky ReLU": nnx.RNN(
+        BASELINE: nnx.RNN(
             nnx.SimpleCell(1, n, activation_fn=jax.nn.leaky_relu, rngs=rngs), rngs=False
         ),
+        TANH: nnx.RNN(nnx.SimpleCell(1, n, rngs=rngs), rngs=False),
         "nnx.RNN(OptimizedLSTMCell)": nnx.RNN(
             nnx.OptimizedLSTMCell(1, n, rngs=rngs), rngs=False
         ),
@@ -76,10 +121,14 @@ def layers(n: int, batch: int) -> list[timing.Contender]:
     for m in (REFLECTORS, n):
         for method in ("low_rank", "dense"):
             models[f"SpectralRNN {method} m={m}"] = spectral(n, m, method)
-        paper = spectral(n, m, "scan", custom_backward=False)
-        models[f"paper m={m}"] = paper
-    rivals = [timing.Contender(k, layer_step(v, n, batch)) for k, v in models.items()]
-    return rivals + [timing.Contender("dense products", products(n, batch))]
+        if devices == 1:
+            paper = spectral(n, m, "scan", custom_backward=False)
+            models[f"{PAPER} m={m}"] = paper
+    rivals = [
+        timing.Contender(name, layer_step(model, n, batch, devices))
+        for name, model in models.items()
+    ]
+    return [*rivals, timing.Contender("dense products", products(n, batch, devices))]
 
 
 def matrices(n: int) -> list[timing.Contender]:

@@ -11,10 +11,11 @@ def draw(record: str | pathlib.Path, output: str | pathlib.Path) -> pathlib.Path
     """Draws step times of recurrent layers over n and over T from a benchmark.json.
 
     Left: over n at the T that most sizes were measured at. Right: over T at the
-    smallest n. Both logarithmic; skipped contenders are left out.
+    smallest n. Both logarithmic, on one device; skipped contenders are left out.
     """
     rows = json.loads(pathlib.Path(record).read_text())["rows"]
     rows = [r for r in rows if r["kind"] == "layer" and "seconds" in r]
+    rows = [r for r in rows if r.get("devices", 1) == 1]
     for row in rows:
         row["contender"] = row["contender"].replace(f"m={row['n']}", "m=n")
     steps = [row["steps"] for row in rows]

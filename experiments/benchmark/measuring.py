@@ -47,7 +47,9 @@ def predict_seconds(make: timing.Make, steps: int, short: int) -> float:
     return timings[""].median * steps / short
 
 
-def predictions(rows: list[dict], n: int, steps: int) -> dict[str, float]:
+def predictions(
+    rows: list[dict], n: int, steps: int, devices: int = 1
+) -> dict[str, float]:
     """Seconds of a layer's step at `steps`, from rows of the same n, linearly.
 
     A contender that was skipped at a shorter length keeps its prediction.
@@ -55,7 +57,8 @@ def predictions(rows: list[dict], n: int, steps: int) -> dict[str, float]:
     found = {}
     for row in rows:
         seconds = row.get("seconds", row.get("predicted_seconds"))
-        if row.get("n") == n and row.get("steps") and seconds is not None:
+        same = (row.get("n"), row.get("devices", 1)) == (n, devices)
+        if same and row.get("steps") and seconds is not None:
             found[row["contender"]] = seconds * steps / row["steps"]
     return found
 
@@ -112,6 +115,23 @@ def measure_cell(
                 "repeats": found.repeats,
             }
     return rows
+
+
+def ratios(rows: list[dict]) -> list[dict]:
+    """Of every cell that has both: SpectralRNN's time to that of `nnx.RNN`."""
+    seconds = {
+        (row["n"], row["steps"], row["devices"], row["contender"]): row["seconds"]
+        for row in rows
+        if row["kind"] == "layer" and "seconds" in row
+    }
+    found = []
+    for *cell, contender in seconds:
+        base = seconds.get((*cell, contenders.BASELINE))
+        if contender == contenders.HEADLINE and base is not None:
+            names = dict(zip(("n", "steps", "devices"), cell, strict=True))
+            ratio = seconds[*cell, contender] / base
+            found.append({**names, "contender": contender, "ratio": ratio})
+    return found
 
 
 def measure_scaling(batch: int, steps: list[int], batches: list[int]) -> list[dict]:

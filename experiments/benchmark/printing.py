@@ -34,6 +34,19 @@ def cell(title: str, rows: list[dict], baselines: tuple[str, ...]) -> None:
         )
 
 
+def ratios(found: list[dict]) -> None:
+    """Of each cell one line: what the README's headline is made of."""
+    print(f"\n{contenders.HEADLINE} to {contenders.BASELINE}:")
+    for each in found:
+        cell = f"n={each['n']}, T={each['steps']}, {devices(each['devices'])}"
+        print(f"  {cell:<32}{each['ratio']:.3f}")
+
+
+def devices(number: int) -> str:
+    """How many, in words."""
+    return "one device" if number == 1 else f"{number} devices"
+
+
 def choice(rows: list[dict], n: int) -> None:
     """What `method="auto"` picks, against what was measured."""
     found = {row["contender"]: row.get("seconds") for row in rows}

@@ -8,17 +8,24 @@ from typing import Any
 
 from experiments.reproduce import markdown
 
+# As the benchmark's records call them: nnx.RNN with the activation of all others, with
+# its own, and the layer that is compared with them.
+BASELINE = "nnx.RNN, leaky ReLU"
+TANH = "nnx.RNN(SimpleCell)"
+OWN = "SpectralRNN low_rank m=16"
+
 # Columns of the table of all cells: contender (m=n stands for as many reflectors as
 # hidden units), name, and the contender that it is divided by.
 LAYERS = (
-    ("nnx.RNN(SimpleCell)", "`nnx.RNN`", None),
+    (BASELINE, "`nnx.RNN`", None),
     ("nnx.RNN(OptimizedLSTMCell)", "LSTM", None),
     ("DenseRNN", "`DenseRNN`", None),
-    ("SpectralRNN low_rank m=16", "`SpectralRNN`, 16", None),
-    ("SpectralRNN low_rank m=16", "to `nnx.RNN`", "nnx.RNN(SimpleCell)"),
-    ("SpectralRNN low_rank m=16", "to `DenseRNN`", "DenseRNN"),
+    (OWN, "`SpectralRNN`, 16", None),
+    (OWN, "to `nnx.RNN`", BASELINE),
+    (OWN, "to `DenseRNN`", "DenseRNN"),
     ("SpectralRNN dense m=n", "`SpectralRNN`, n", None),
-    ("SpectralRNN dense m=n", "to `nnx.RNN`", "nnx.RNN(SimpleCell)"),
+    ("SpectralRNN dense m=n", "to `nnx.RNN`", BASELINE),
+    (TANH, "`nnx.RNN`, tanh", None),
     ("paper m=16", "the paper's loop, 16", None),
 )
 
@@ -62,76 +69,101 @@ def few_cells(results: pathlib.Path) -> str:
     wanted = [f"| {n} | {FEW_STEPS} |" for n in FEW_SIZES]
     rows = [line for line in lines if any(line.startswith(start) for start in wanted)]
     return "\n".join(
-        "|".join(line.split("|")[: 3 + FEW_COLUMNS]) + "|"
+        "|".join(line.split("|")[: 4 + FEW_COLUMNS]) + "|"
         for line in [*lines[:2], *rows]
     )
 
 
 def cells(results: pathlib.Path) -> str:
     """A training step of every cell of `benchmark_grid`, in milliseconds and ratios."""
-    cells: dict[tuple[int, int], dict[str, Any]] = {}
+    cells: dict[tuple[int, int, int], dict[str, Any]] = {}
     for row in _benchmark("benchmark_grid", results):
         if row["kind"] == "layer":
-            cell = cells.setdefault((row["n"], row["steps"]), {})
+            place = (row["n"], row["steps"], _devices(row))
+            cell = cells.setdefault(place, {})
             cell[row["contender"]] = row.get("seconds")
 
     def text(cell, n, contender, base):
-        seconds = cell[contender.replace("m=n", f"m={n}")]
+        contender = contender.replace("m=n", f"m={n}")
+        if contender not in cell:
+            return ""  # measured on one device alone
+        seconds = cell[contender]
         if seconds is None:
             return "skipped"
-        return f"{seconds / cell[base]:.2f}" if base else _milliseconds(seconds)
+        if base is None:
+            return _milliseconds(seconds)
+        return f"{seconds / cell[base]:.2f}" if cell[base] else ""
 
     rows = [
-        [str(n), f"{steps:,}", *(text(cell, n, each, base) for each, _, base in LAYERS)]
-        for (n, steps), cell in cells.items()
+        [
+            *(str(n), f"{steps:,}", str(devices)),
+            *(text(cell, n, each, base) for each, _, base in LAYERS),
+        ]
+        for (n, steps, devices), cell in sorted(cells.items())
     ]
-    return markdown.table(["n", "T", *(name for _, name, _ in LAYERS)], rows)
+    return markdown.table(["n", "T", "devices", *(name for _, name, _ in LAYERS)], rows)
 
 
 def headline(results: pathlib.Path, more: str) -> str:
     """The speed of wide layers in a sentence, with a link to more."""
-    ratios = [
-        f"{theirs / ours:.1f} times at n = {n}"
-        for n, (theirs, ours) in _widths(results).items()
-    ]
+    widths = _widths(results)
+    machine = _record("benchmark_sizes", results)["machine"]
+    parts = []
+    for devices in sorted({devices for _, devices in widths}):
+        ratios = [
+            f"{theirs / ours:.1f} times at n = {n}"
+            for (n, on), (theirs, ours) in widths.items()
+            if on == devices
+        ]
+        where = "one device" if devices == 1 else f"{devices} devices"
+        parts.append(f"{' and '.join(ratios)} on {where}")
     return markdown.wrapped(
         "The constraint costs no speed: with 16 reflectors a side, a training step of"
-        f" `SpectralRNN` is faster than one of `nnx.RNN`, {' and '.join(ratios)} (two"
-        f" CPU cores, batch 128, T = 100; see [Speed]({more}))."
+        " `SpectralRNN` is faster than one of `nnx.RNN` with the same activation,"
+        f" {'; '.join(parts)} ({machine['device'].upper()}, {machine['cores']} cores,"
+        f" batch 128, T = 100; see [Speed]({more}))."
     )
 
 
 def widths(results: pathlib.Path) -> str:
     """A step of wider layers, of `benchmark_sizes`."""
     rows = [
-        [str(n), f"{theirs * 1e3:.0f}", f"{ours * 1e3:.0f}", f"**{ours / theirs:.2f}**"]
-        for n, (theirs, ours) in _widths(results).items()
+        [
+            *(str(n), str(devices), f"{theirs * 1e3:.0f}", f"{ours * 1e3:.0f}"),
+            f"**{ours / theirs:.2f}**",
+        ]
+        for (n, devices), (theirs, ours) in _widths(results).items()
     ]
-    names = ["`nnx.RNN(nnx.SimpleCell)`, ms", "`SpectralRNN`, ms", "ratio"]
+    names = ["devices", "`nnx.RNN`, ms", "`SpectralRNN`, ms", "ratio"]
     return markdown.table(["n", *names], rows)
 
 
-def _widths(results: pathlib.Path) -> dict[int, tuple[float, float]]:
-    """{n: seconds of a step of nnx.RNN and of SpectralRNN} of `benchmark_sizes`."""
+def _widths(results: pathlib.Path) -> dict[tuple[int, int], tuple[float, float]]:
+    """{(n, devices): seconds of `nnx.RNN` and of SpectralRNN} of `benchmark_sizes`."""
     found = {
-        (row["n"], row["contender"]): row["seconds"]
+        (row["n"], _devices(row), row["contender"]): row["seconds"]
         for row in _benchmark("benchmark_sizes", results)
         if row["kind"] == "layer" and "seconds" in row
     }
     return {
-        n: (found[n, "nnx.RNN(SimpleCell)"], found[n, "SpectralRNN low_rank m=16"])
-        for n in sorted({n for n, _ in found})
+        (n, devices): (found[n, devices, BASELINE], found[n, devices, OWN])
+        for n, devices in sorted({(n, devices) for n, devices, _ in found})
     }
 
 
+def _devices(row: dict) -> int:
+    """On how many a row was measured; the first records had one alone."""
+    return row.get("devices", 1)
+
+
 def peers(results: pathlib.Path) -> str:
-    """A step of every contender of `benchmark_quick`, PyTorch's too."""
+    """A step of every contender of `benchmark_quick` on one device, PyTorch's too."""
     rows = [
         row
         for row in _benchmark("benchmark_quick", results)
-        if row["kind"] == "layer" and "seconds" in row
+        if row["kind"] == "layer" and "seconds" in row and _devices(row) == 1
     ]
-    ours = next(r for r in rows if r["contender"] == "SpectralRNN low_rank m=16")
+    ours = next(r for r in rows if r["contender"] == OWN)
     return markdown.table(
         ["n = 128, T = 784", "ms", "range", "`SpectralRNN`, 16, to it"],
         [
@@ -205,4 +237,8 @@ def _exponent(points: dict[int, dict]) -> float:
 
 
 def _benchmark(name: str, results: pathlib.Path) -> list[dict]:
-    return json.loads((results / f"{name}.json").read_text())["rows"]
+    return _record(name, results)["rows"]
+
+
+def _record(name: str, results: pathlib.Path) -> dict:
+    return json.loads((results / f"{name}.json").read_text())

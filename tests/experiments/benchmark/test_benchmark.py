@@ -15,8 +15,7 @@ from experiments.benchmark import contenders, drawing, measuring, printing, timi
 
 ROOT = pathlib.Path(__file__).resolve().parents[3]
 LAYERS = [
-    contenders.BASELINE,
-    "nnx.RNN, leaky ReLU",
+    *("nnx.RNN, leaky ReLU", "nnx.RNN(SimpleCell)"),
     "nnx.RNN(OptimizedLSTMCell)",
     contenders.OWN,
     *("SpectralRNN low_rank m=16", "SpectralRNN dense m=16", "paper m=16"),
@@ -43,9 +42,9 @@ def test_names(layers):
 @pytest.mark.slow
 @pytest.mark.parametrize("index", range(len(LAYERS) - 1))
 def test_a_step_is_loss_and_gradient_of_every_parameter(layers, index):
-    function, (params, x) = layers[index].make(5)
+    function, (params, x, weights) = layers[index].make(5)
     assert x.shape == (3, 5, 1) and x.dtype == jnp.float32
-    loss, gradient = jax.eval_shape(function, params, x)
+    loss, gradient = jax.eval_shape(function, params, x, weights)
     assert loss.shape == ()
     assert jax.tree.structure(gradient) == jax.tree.structure(params)
 
@@ -69,9 +68,28 @@ def test_spectral_contenders_of_the_same_parameters_agree(layers):
 
 def test_dense_products_are_three_a_time_step():
     make = contenders.products(4, 2)
-    function, (h, w) = make(2)
+    function, (w, h) = make(2)
     expected = np.asarray(h) @ np.linalg.matrix_power(np.asarray(w), 6)
-    np.testing.assert_allclose(jax.jit(function)(h, w), expected, rtol=1e-5)
+    np.testing.assert_allclose(jax.jit(function)(w, h), expected.sum(), rtol=1e-5)
+
+
+@pytest.mark.slow
+def test_devices_share_a_step_and_the_sums_are_the_same():
+    split = {each.name: each.make(3) for each in contenders.layers(6, 4, devices=2)}
+    whole = {each.name: each.make(3) for each in contenders.layers(6, 4)}
+    assert set(whole) - set(split) == {"paper m=16", "paper m=6"}
+    for name, (function, arguments) in split.items():
+        assert len(arguments[1].sharding.device_set) == 2
+        lowered = jax.jit(function).lower(*arguments)
+        # Each array is summed once, none in the loop.
+        sums = len(jax.tree.leaves(lowered.out_info))
+        assert lowered.as_text().count("all_reduce") == sums, name
+        expected = jax.jit(whole[name][0])(*whole[name][1])
+        jax.tree.map(
+            lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5),
+            lowered.compile()(*arguments),
+            expected,
+        )
 
 
 # ---- Measuring.
@@ -123,6 +141,9 @@ def test_predictions_are_linear_in_the_length():
         {"contender": "c", "n": 4, "steps": 100, "skipped": "8.1 GiB"},
     ]
     assert measuring.predictions(rows, 4, 300) == {"a": 6.0, "b": 150.0}
+    rows.append(rows[0] | {"seconds": 1.0, "devices": 2})
+    assert measuring.predictions(rows, 4, 300) == {"a": 6.0, "b": 150.0}
+    assert measuring.predictions(rows, 4, 300, devices=2) == {"a": 3.0}
 
 
 def test_exponent_of_a_power_law():
@@ -149,6 +170,25 @@ def test_printed_ratios(capsys):
     assert lines[1] == "a cell"
     assert lines[4].split() == ["own", "50.0", "50.0", "-", "100.0", "2", "0.250"]
     assert lines[5].split() == ["paper", "skipped:", "90", "s", "a", "step"]
+
+
+def test_ratios_are_those_of_one_activation_in_one_cell(capsys):
+    rows = [
+        timed(contenders.TANH, 0.8, devices=1),
+        timed(contenders.BASELINE, 0.4, devices=1),
+        timed(contenders.HEADLINE, 0.1, devices=1),
+        timed(contenders.BASELINE, 0.3, devices=2),
+        timed(contenders.HEADLINE, 0.06, devices=2),
+        timed(contenders.HEADLINE, 0.2, n=8, devices=1),  # nothing beside it
+    ]
+    found = measuring.ratios(rows)
+    assert [(each["n"], each["devices"]) for each in found] == [(4, 1), (4, 2)]
+    assert [each["ratio"] for each in found] == pytest.approx([0.25, 0.2])
+    printing.ratios(found)
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[1] == "SpectralRNN low_rank m=16 to nnx.RNN, leaky ReLU:"
+    assert lines[2].split() == ["n=4,", "T=8,", "one", "device", "0.250"]
+    assert lines[3].split() == ["n=4,", "T=8,", "2", "devices", "0.200"]
 
 
 def test_a_figure_of_a_record(tmp_path):
@@ -186,7 +226,7 @@ def test_scaling_over_lengths_and_batches(monkeypatch, capsys):
 
 @pytest.mark.slow
 def test_the_command(tmp_path):
-    arguments = ["--n=8", "--steps=5", "--batch=2", "--seconds=0.01"]
+    arguments = ["--n=8", "--steps=5", "--batch=2", "--seconds=0.01", "--devices=2"]
     code = (
         "from experiments import commandline\n"
         "from experiments.benchmark import __main__ as command\n"
@@ -205,6 +245,8 @@ def test_the_command(tmp_path):
     record = json.loads((tmp_path / "benchmark.json").read_text())
     assert record["batch"] == 2 and record["machine"]["backend"] == "cpu"
     kinds = [row["kind"] for row in record["rows"]]
-    assert kinds.count("layer") == 11 and kinds.count("matrix") == 4
+    assert kinds.count("layer") == 11 + 9 and kinds.count("matrix") == 4
+    assert [each["devices"] for each in record["ratios"]] == [1, 2]
+    assert "2 devices" in done.stdout and "to nnx.RNN, leaky ReLU:" in done.stdout
     assert all(row["seconds"] > 0 for row in record["rows"])
     assert (tmp_path / "benchmark.png").exists()

@@ -30,14 +30,14 @@ def test_links_start_from_the_page_they_stand_on():
     headline = "<!-- table: headline -->\n<!-- end -->\n"
     pictures = "<!-- table: figures -->\n<!-- end -->\n"
     one = documents.rewritten({"README.md": headline + speed + pictures})
-    assert "see [Speed](#speed)" in one["README.md"]
+    assert "[Speed](#speed)" in one["README.md"]
     assert "](experiments/results/figures/F1_cpu.png)" in one["README.md"]
     pages = {"README.md": headline, "docs/speed.md": speed, "docs/paper.md": pictures}
     several = documents.rewritten(pages)
-    assert "see [Speed](docs/speed.md)" in several["README.md"]
+    assert "[Speed](docs/speed.md)" in several["README.md"]
     assert "](../experiments/results/figures/F1_cpu.png)" in several["docs/paper.md"]
     again = documents.rewritten(pages | {"docs/index.md": headline})
-    assert "see [Speed](speed.md)" in again["docs/index.md"]
+    assert "[Speed](speed.md)" in again["docs/index.md"]
 
 
 def test_all_pages_are_written(tmp_path):

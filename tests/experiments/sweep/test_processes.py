@@ -32,18 +32,6 @@ pytestmark = [
 ]
 
 
-@pytest.fixture(scope="module")
-def environment(tmp_path_factory):
-    """One cache of compiled programs for all processes."""
-    return os.environ | {
-        "JAX_PLATFORMS": "cpu",
-        "JAX_DISABLE_MOST_OPTIMIZATIONS": "1",
-        "JAX_COMPILATION_CACHE_DIR": str(tmp_path_factory.mktemp("compiled")),
-        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
-        "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1",
-    }
-
-
 def command(tmp_path, workdir, space, *more):
     path = tmp_path / "space.py"
     path.write_text(f"def get_space():\n    return {space!r}\n")
@@ -98,13 +86,13 @@ def kill_a_worker_in_mid_run(workdir, process):
             os.kill(pid, signal.SIGCONT)
 
 
-def test_two_workers_one_killed_end_with_12_completed_runs(tmp_path, environment):
+def test_two_workers_one_killed_end_with_12_completed_runs(tmp_path):
     workdir = tmp_path / "sweep"
     scales = [0.1, 0.2, 0.4, 0.6, 0.8, 1.0]
     space = {"model.input_scale": scales, "seed": [0, 1]}
     process = subprocess.Popen(
         command(tmp_path, workdir, space, "--workers=2"),
-        **{"cwd": ROOT, "env": environment, "text": True},
+        **{"cwd": ROOT, "text": True},
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
     )
@@ -140,11 +128,11 @@ def test_two_workers_one_killed_end_with_12_completed_runs(tmp_path, environment
     assert "12 runs: 12 complete" in output and (workdir / "sweep.png").exists()
 
 
-def test_commands_end_in_one_line(tmp_path, environment):
+def test_commands_end_in_one_line(tmp_path):
     def run(arguments):
         return subprocess.run(
             arguments,
-            **{"cwd": ROOT, "env": environment, "text": True},
+            **{"cwd": ROOT, "text": True},
             capture_output=True,
         )
 
@@ -174,13 +162,13 @@ def test_any_name_of_a_folder_holds_its_own_sweep(tmp_path):
         assert found == [name]
 
 
-def test_workers_end_with_the_command_that_started_them(tmp_path, environment):
+def test_workers_end_with_the_command_that_started_them(tmp_path):
     workdir = tmp_path / "sweep"
     space = {"model.input_scale": [0.1, 0.2]}
     long = ("--config.train.steps=10000000", "--config.train.eval_every=10000000")
     process = subprocess.Popen(
         command(tmp_path, workdir, space, "--workers=2", *long),
-        **{"cwd": ROOT, "env": environment, "text": True},
+        **{"cwd": ROOT, "text": True},
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
     )
@@ -318,11 +306,11 @@ def test_many_workers_share_a_postgresql_server(tmp_path, postgresql):
     check_many_workers(tmp_path, postgresql)
 
 
-def test_two_commands_at_one_postgresql_server(tmp_path, environment, postgresql):
+def test_two_commands_at_one_postgresql_server(tmp_path, postgresql):
     workdir = tmp_path / "sweep"
     space = {"model.input_scale": [0.1, 0.2]}
     arguments = command(tmp_path, workdir, space, f"--storage={postgresql}")
-    settings = {"cwd": ROOT, "env": environment, "text": True}
+    settings = {"cwd": ROOT, "text": True}
     first = subprocess.Popen(arguments, **settings, stdout=subprocess.PIPE)
     deadline = time.monotonic() + 200
     while not (workdir / "sweep.json").exists():  # which the second finds

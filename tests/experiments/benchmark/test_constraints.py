@@ -3,22 +3,21 @@
 import numpy as np
 import pytest
 
-from experiments import benchmark_constraints as benchmark
-from experiments.benchmark import timing
+from experiments.benchmark import constraints, timing
 
 
 @pytest.mark.slow
 def test_baked_and_not_are_one_model(monkeypatch):
-    monkeypatch.setattr(benchmark, "UNITS", 4)
-    monkeypatch.setattr(benchmark, "STEPS", 3)
-    monkeypatch.setattr(benchmark, "BATCH", 2)
-    calls = benchmark.calls("lstm")
+    monkeypatch.setattr(constraints, "UNITS", 4)
+    monkeypatch.setattr(constraints, "STEPS", 3)
+    monkeypatch.setattr(constraints, "BATCH", 2)
+    calls = constraints.calls("lstm")
     assert list(calls) == [
         "unconstrained",
         *("Spectral, as it is", "Spectral, baked"),
         *("Orthogonal, as it is", "Orthogonal, baked"),
     ]
-    for name in benchmark.CONSTRAINTS:
+    for name in constraints.CONSTRAINTS:
         as_it_is, baked = (calls[f"{name}, {how}"]() for how in ("as it is", "baked"))
         np.testing.assert_allclose(as_it_is[0], baked[0], rtol=1e-5)
     assert calls["unconstrained"]()[0] != baked[0]
@@ -31,6 +30,6 @@ def test_table():
         "torch unconstrained": timing.Timing(0.1, 0.1, 0.1, 5),
         "torch orthogonal": timing.Timing(0.2, 0.1, 0.3, 5),
     }
-    lines = benchmark.table({"lstm": times}).splitlines()
+    lines = constraints.table({"lstm": times}).splitlines()
     assert lines[3] == "| lstm | Spectral, baked | 12.0 | 11.0–13.0 | 1.20 | 1.22 |"
     assert lines[5].endswith("| 2.00 | 1.00 |")
