@@ -26,7 +26,7 @@ TUNED: dict[str, dict[str, Any]] = {
     "lstm": {"train.learning_rate": 4e-3},
     "spectral": {
         "train.learning_rate": 8e-3,
-        "train.reflector_learning_rate": 2e-3,
+        "train.rates.reflectors": 2e-3,
         "model.radius": 1.0,
     },
 }
