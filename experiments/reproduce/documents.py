@@ -14,6 +14,7 @@ from typing import NamedTuple
 from experiments.reproduce import (
     config_fields,
     figures,
+    markdown,
     registry,
     shipped,
     speed,
@@ -101,8 +102,8 @@ def tables_of(text: str) -> list[str]:
 
 
 def _pictures(results: pathlib.Path, place: Place) -> str:
-    """Links to the figures that are drawn, the greatest scale of each."""
-    lines = []
+    """The figures that are drawn with their captions, the greatest scale of each."""
+    blocks = []
     for figure in registry.FIGURES.values():
         if figure.draw is None:
             continue
@@ -110,9 +111,17 @@ def _pictures(results: pathlib.Path, place: Place) -> str:
             path = figures.picture(figure, scale, results)
             if path.exists():
                 link = place.link(f"experiments/results/figures/{path.name}")
-                lines.append(f"![{figure.title}, scale {scale}]({link})")
+                found = figures.usable(figure.runs(scale), results)
+                text = figures.caption(figure, scale, found)
+                files = [
+                    f"[{ending.upper()}]({posixpath.splitext(link)[0]}.{ending})"
+                    for ending in ("pdf", "svg")
+                ]
+                image = f"![{figure.title}, scale {scale}]({link})"
+                words = markdown.wrapped(f"{text} {', '.join(files)}")
+                blocks += [image, words]
                 break
-    return "\n\n".join(lines) or "No run of F1 to F4 is recorded yet."
+    return "\n\n".join(blocks) or "No run of a figure is recorded yet."
 
 
 def _plain(table: Callable[[pathlib.Path], str]) -> Table:

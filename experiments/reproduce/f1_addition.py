@@ -49,18 +49,29 @@ def draw(found: list[dict], scale: str) -> Figure:
     """Validation MSE and ||dL/dh_0|| over iterations, a column for each length."""
     del scale
     lengths = sorted({record["config"]["task"]["length"] for record in found})
-    figure = Figure(figsize=(4 * len(lengths) + 1, 6.5), layout="constrained")
-    columns = figure.subplots(2, len(lengths), squeeze=False).T
+    figure = Figure(figsize=(2.3 * len(lengths) + 0.3, 4), layout="constrained")
+    columns = figure.subplots(2, len(lengths), squeeze=False, sharex="col").T
     for (above, below), length in zip(columns, lengths, strict=True):
         mine = [r for r in found if r["config"]["task"]["length"] == length]
         series = panels.by_model(mine)
         panels.curves(above, series, "valid", "mse")
         panels.baseline(above, mine, "always answering 1")
-        panels.curves(below, series, "train", "carry_grad_norm", legend=False)
-        above.set_title(f"T = {length}, {panels.iterations(mine)}", fontsize=9)
-        panels.label(above, "iteration", "validation MSE")
-        panels.label(below, "iteration", r"$\|\partial L/\partial h^{(0)}\|$")
+        panels.curves(below, series, "train", "carry_grad_norm")
+        above.set_title(f"T = {length}, {panels.iterations(mine)}")
+        below.set_xlabel("iteration")
+    columns[0][0].set_ylabel("validation MSE")
+    columns[0][1].set_ylabel(panels.CARRY_GRADIENT)
     return figure
 
 
-FIGURE = protocol.Figure("F1", "F1: addition, 128 hidden units", runs, draw)
+FIGURE = protocol.Figure(
+    "F1",
+    "F1: addition, 128 hidden units",
+    runs,
+    draw,
+    caption=(
+        "Above the mean squared error on validation data, below the norm of the loss's"
+        " gradient at the first state, of training batches. A line that leaves its"
+        " panel downwards is zero in float32."
+    ),
+)

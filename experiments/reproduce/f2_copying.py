@@ -40,18 +40,28 @@ def draw(found: list[dict], scale: str) -> Figure:
     """Validation loss and recall over iterations, a column for each lag."""
     del scale
     lags = sorted({record["config"]["task"]["length"] for record in found})
-    figure = Figure(figsize=(4 * len(lags) + 1, 6.5), layout="constrained")
-    columns = figure.subplots(2, len(lags), squeeze=False).T
+    figure = Figure(figsize=(2.7 * len(lags) + 0.6, 4), layout="constrained")
+    columns = figure.subplots(2, len(lags), squeeze=False, sharex="col").T
     for (above, below), lag in zip(columns, lags, strict=True):
         mine = [r for r in found if r["config"]["task"]["length"] == lag]
         series = panels.by_model(mine)
         panels.curves(above, series, "valid", "loss")
         panels.baseline(above, mine, "knows nothing")
-        panels.curves(below, series, "valid", "recall", log=False, legend=False)
-        above.set_title(f"lag T = {lag}, {panels.iterations(mine)}", fontsize=9)
-        panels.label(above, "iteration", "validation loss")
-        panels.label(below, "iteration", "validation recall")
+        panels.curves(below, series, "valid", "recall", log=False)
+        above.set_title(f"lag T = {lag}, {panels.iterations(mine)}")
+        below.set_xlabel("iteration")
+    columns[0][0].set_ylabel("validation loss")
+    columns[0][1].set_ylabel("validation recall")
     return figure
 
 
-FIGURE = protocol.Figure("F2", "F2: copy, 128 hidden units", runs, draw)
+FIGURE = protocol.Figure(
+    "F2",
+    "F2: copy, 128 hidden units",
+    runs,
+    draw,
+    caption=(
+        "Above the loss on validation data, below the share of the last ten symbols"
+        " that are recalled."
+    ),
+)

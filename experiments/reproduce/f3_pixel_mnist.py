@@ -4,6 +4,8 @@
 steps; an LSTM has none).
 """
 
+import functools
+from collections.abc import Callable
 from typing import Any
 
 from matplotlib.figure import Figure
@@ -25,6 +27,7 @@ LEAKS = {
 LEAK = 0.1  # of the curves over iterations: that of the shipped config
 RADIUS = 0.3
 LEAK_STEPS = 28
+MARGIN = "max |σᵢ − 1|"
 
 
 def runs(scale: str) -> list[protocol.Run]:
@@ -66,8 +69,9 @@ def _run(
 def draw(found: list[dict], scale: str) -> Figure:
     """Accuracy, ||dL/dh_0|| and margin over iterations, and over the leak."""
     del scale
-    figure = Figure(figsize=(13, 9.5), layout="constrained")
+    figure = Figure(figsize=(7.2, 6.4), layout="constrained")
     grid = figure.subplots(3, 3)
+    looks = panels.styles(panels.by_radius(found))
     lengths = sorted({record["config"]["task"]["steps"] for record in found})
     for row, length in zip(grid, lengths, strict=False):
         mine = [
@@ -76,21 +80,24 @@ def draw(found: list[dict], scale: str) -> Figure:
             if record["config"]["task"]["steps"] == length and _leak(record) == LEAK
         ]
         series = panels.by_radius(mine)
-        panels.curves(row[0], series, "valid", "accuracy", log=False)
-        panels.curves(row[1], series, "train", "carry_grad_norm", legend=False)
-        panels.curves(row[2], series, "train", "spectral_margin", legend=False)
-        row[0].set_title(f"{length} steps, {panels.iterations(mine)}", fontsize=9)
-        panels.label(row[0], "iteration", "validation accuracy")
-        panels.label(row[1], "iteration", r"$\|\partial L/\partial h^{(0)}\|$")
-        panels.label(row[2], "iteration", r"margin $\max_i |\sigma_i - 1|$ of W")
-    _over_leak(grid[2], found)
+        columns = (
+            ("valid", "accuracy", "validation accuracy"),
+            ("train", "carry_grad_norm", panels.CARRY_GRADIENT),
+            ("train", "spectral_margin", MARGIN),
+        )
+        for panel, (split, key, name) in zip(row, columns, strict=True):
+            log = key != "accuracy"
+            panels.curves(panel, series, split, key, log=log, looks=looks)
+            panels.label(panel, "iteration", name)
+        row[0].set_title(f"{length} steps, {panels.iterations(mine)}")
+    _over_leak(grid[2], found, looks)
     for panel in grid.flat:
-        if not panel.has_data():
-            panel.set_axis_off()
+        panels.not_run(panel)
+    figure.align_ylabels(grid)
     return figure
 
 
-def _over_leak(row: Any, found: list[dict]) -> None:
+def _over_leak(row: Any, found: list[dict], looks: panels.Styles) -> None:
     """The row over the leak, of the records that differ in it."""
     leaks = {_leak(record) for record in found} - {LEAK}
     steps = {r["config"]["task"]["steps"] for r in found if _leak(r) in leaks}
@@ -103,25 +110,32 @@ def _over_leak(row: Any, found: list[dict]) -> None:
     ]
     if not steps:
         return
-    values = {
+    values: dict[str, Callable[[dict], float | None]] = {
         "test accuracy": lambda record: panels.final(record, "accuracy"),
-        r"median $\|\partial L/\partial h^{(0)}\|$": lambda record: panels.median(
+        f"median {panels.CARRY_GRADIENT}": lambda record: panels.median(
             record, "carry_grad_norm"
         ),
-        "margin at the end": lambda record: panels.last(record, "spectral_margin"),
+        f"{MARGIN} at the end": lambda record: panels.last(record, "spectral_margin"),
     }
-    series = panels.by_model(mine)
+    series = panels.by_radius(mine)
+    shown = ", ".join(map(str, sorted(steps)))
+    row[0].set_title(f"{shown} steps, {panels.iterations(mine)}")
     for panel, (name, value) in zip(row, values.items(), strict=True):
-        first = name == "test accuracy"
-        field = ("model", "leak")
-        panels.over(panel, series, field, value, log=not first, legend=first)
-        shown = ", ".join(map(str, sorted(steps)))
-        panels.label(panel, f"leak ({shown} steps)", name)
+        points = functools.partial(_point, value)
+        panels.over(panel, series, points, log=name != "test accuracy", looks=looks)
+        panels.label(panel, "leak", name)
         ticks = sorted(leaks | {LEAK})
         # Evenly spread enough to be read: 0, 0.01 and 0.1 would fall together.
         panel.set_xscale("symlog", linthresh=0.01)
         panel.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
+        panel.set_xticks([], minor=True)
         panel.set_xlim(-0.002, 1.5)
+
+
+def _point(
+    value: Callable[[dict], float | None], record: dict
+) -> tuple[float, float | None]:
+    return _leak(record), value(record)
 
 
 def _leak(record: dict) -> float:
@@ -134,4 +148,10 @@ FIGURE = protocol.Figure(
     "F3: pixel MNIST at several steps, radii and leaks, 128 hidden units",
     runs,
     draw,
+    caption=(
+        "Over iterations: accuracy on validation data, the norm of the loss's gradient"
+        " at the first state, and the margin of the transition, which an LSTM does not"
+        " have. Below over the leak: test accuracy, the median of that norm over"
+        " training, the margin at the end."
+    ),
 )

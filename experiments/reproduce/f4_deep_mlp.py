@@ -55,38 +55,43 @@ def draw(found: list[dict], scale: str) -> Figure:
         model = record["config"]["model"]
         return (model["layers"], model["hidden"]) == shape
 
-    figure = Figure(figsize=(11, 4.6), layout="constrained")
+    figure = Figure(figsize=(7.2, 2.9), layout="constrained")
     left, right = figure.subplots(1, 2)
     one = [record for record in found if fits(record)]
     depths = [record for record in found if not fits(record)]
     series = panels.by_model(one)
     panels.curves(left, series, "valid", "accuracy", log=False, unit=epoch)
-    left.set_title(f"{shape[0]} layers of {shape[1]} units", fontsize=9)
+    left.set_title(f"{shape[0]} layers of {shape[1]} units, {panels.iterations(one)}")
     panels.label(left, "epoch", "validation accuracy")
-    panels.over(
-        right,
-        panels.by_model(depths),
-        ("model", "layers"),
-        lambda record: panels.final(record, "accuracy"),
-    )
+    panels.over(right, panels.by_model(depths), _point)
     widths = sorted({record["config"]["model"]["hidden"] for record in depths})
-    right.set_title(
-        f"width {', '.join(map(str, widths))}, {panels.iterations(depths)}", fontsize=9
-    )
+    shown = ", ".join(map(str, widths))
+    right.set_title(f"layers of {shown} units, {panels.iterations(depths)}")
     panels.label(right, "hidden layers", "test accuracy")
     for depth, name in FAILS if scale != "smoke" else ():
         right.axvline(depth, color="gray", linestyle=":", linewidth=1)
-        right.text(
-            depth,
-            0.33,
-            f" the paper: {name} fails beyond {depth}",
-            rotation=90,
-            fontsize=7,
-            transform=right.get_xaxis_transform(),
+        right.annotate(
+            f"{name} fails\nin the paper",
+            (depth, 0.04),
+            xycoords=right.get_xaxis_transform(),
+            **{"xytext": (3, 0), "textcoords": "offset points"},
+            **{"fontsize": 7, "color": "dimgray"},
         )
     return figure
 
 
+def _point(record: dict) -> tuple[float, float | None]:
+    return record["config"]["model"]["layers"], panels.final(record, "accuracy")
+
+
 FIGURE = protocol.Figure(
-    "F4", "F4: deep and residual networks of whole MNIST digits", runs, draw
+    "F4",
+    "F4: deep and residual networks of whole MNIST digits",
+    runs,
+    draw,
+    caption=(
+        "Left accuracy on validation data over epochs at one shape, right test accuracy"
+        " over depth at one width; dotted, the depths beyond which networks fail in the"
+        " paper."
+    ),
 )

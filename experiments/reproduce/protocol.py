@@ -66,10 +66,11 @@ class Figure(NamedTuple):
     """A figure or a table of the paper.
 
     name: what the command calls it.
-    title: what is drawn.
+    title: what it is about.
     settings: scale -> its runs.
-    draw: (records, scale) -> the drawing; None of a table.
+    draw: (records, scale) -> the drawing, without legend and title; None of a table.
     table: (folder of records, scale) -> the table in Markdown; None of a drawing.
+    caption: what the panels of a drawing show, in sentences.
     """
 
     name: str
@@ -77,6 +78,7 @@ class Figure(NamedTuple):
     settings: Callable[[str], list[Run]]
     draw: Callable[[list[dict], str], figure.Figure] | None = None
     table: Callable[[pathlib.Path, str], str] | None = None
+    caption: str = ""
 
     def runs(self, scale: str) -> list[Run]:
         """Its runs, in the order in which they are made.
