@@ -1,13 +1,16 @@
 """The paper's figures and tables: runs what is missing, draws what is there.
 
     python -m experiments.reproduce FIGURE... --scale=smoke|cpu|full [--plan]
-        [--seeds=N]
+        [--seeds=N] [--protocol=paper|tuned]
     python -m experiments.reproduce readme
 
-FIGURE is F1, F2, F3, F4 (addition, copy, pixel MNIST, deep MLPs), pixel_mnist or
-ptb_word (the tables), all, or the path of a Python file with FIGURE, as those in
-experiments/reproduce/. --plan shows every run, whether it is recorded, and what
-it takes; nothing is run. --seeds=N leaves all but the first N seeds for another time.
+FIGURE is F1, F2, F3, F4, F5 (addition, copy, pixel MNIST, deep MLPs, certificates),
+pixel_mnist or ptb_word (the tables), all, or the path of a Python file with FIGURE, as
+those in experiments/reproduce/. trials stands for the grids from which each model's
+settings were chosen (experiments/reproduce/trials.py), and each can be named. --plan
+shows every run, whether it is recorded, and what it takes; nothing is run. --seeds=N
+leaves all but the first N seeds for another time, --protocol=paper the runs of the
+other.
 `readme` draws every figure anew and rewrites the tables of README.md and docs/*.md.
 
 Each run is recorded in experiments/results/ as it finishes or diverges, and a run that
@@ -42,6 +45,9 @@ _SCALE = flags.DEFINE_string("scale", None, ", ".join(protocol.SCALES))
 _PLAN = flags.DEFINE_bool("plan", False, "Show the runs only.")
 _REDO = flags.DEFINE_bool("redo", False, "Run again what has another config.")
 _SEEDS = flags.DEFINE_integer("seeds", None, "Only the first N seeds of each setting.")
+_PROTOCOL = flags.DEFINE_string(
+    "protocol", None, f"Only the runs of one: {', '.join(protocol.PROTOCOLS)}."
+)
 _WORKDIR = flags.DEFINE_string(
     "workdir", "runs/reproduce", "Folder of the runs' own workdirs."
 )
@@ -70,16 +76,18 @@ def main(words: list[str]) -> None:
 
 def _request(words: list[str]) -> plan.Request:
     """What is asked for, with `all` and the places of workdir and results filled in."""
-    names = list(registry.FIGURES) if "all" in words else words
     try:
-        if not names:
-            raise ValueError("FIGURE must be given, got none")
-        found = [registry.find(name) for name in names]
+        found = registry.named(words)
         if _SCALE.value not in protocol.SCALES:
             allowed = ", ".join(protocol.SCALES)
             raise ValueError(f"--scale must be one of {allowed}, got {_SCALE.value!r}")
         if _SEEDS.value is not None and _SEEDS.value < 1:
             raise ValueError(f"--seeds must be at least 1, got {_SEEDS.value}")
+        if _PROTOCOL.value not in (None, *protocol.PROTOCOLS):
+            allowed = ", ".join(protocol.PROTOCOLS)
+            raise ValueError(
+                f"--protocol must be one of {allowed}, got {_PROTOCOL.value!r}"
+            )
     except ValueError as error:
         commandline.fail(1, error)
     workdir = commandline.folder(_WORKDIR.value)
@@ -90,6 +98,7 @@ def _request(words: list[str]) -> plan.Request:
         scale=_SCALE.value,
         seeds=_SEEDS.value,
         redo=_REDO.value,
+        protocol=_PROTOCOL.value,
         workdir=workdir,
         results=pathlib.Path(_RESULTS.value) if _RESULTS.value else results,
     )

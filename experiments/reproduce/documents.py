@@ -15,6 +15,7 @@ from experiments.reproduce import (
     config_fields,
     figures,
     markdown,
+    protocol,
     registry,
     shipped,
     speed,
@@ -129,9 +130,9 @@ def _plain(table: Callable[[pathlib.Path], str]) -> Table:
     return lambda results, place: table(results)
 
 
-def _of_figure(name: str) -> Table:
-    table = registry.FIGURES[name].table
-    assert table is not None, name
+def _of_figure(figure: protocol.Figure) -> Table:
+    table = figure.table
+    assert table is not None, figure.name
     return lambda results, place: table(results, "cpu")
 
 
@@ -141,8 +142,8 @@ TABLES: dict[str, Table] = {
     ),
     "results": _plain(shipped.table),
     "readme_results": _plain(functools.partial(shipped.table, few=True)),
-    **{name: _of_figure(name) for name, each in registry.FIGURES.items() if each.table},
-    **{name: _plain(functools.partial(trials.table, name)) for name in trials.GRIDS},
+    **{name: _of_figure(each) for name, each in registry.FIGURES.items() if each.table},
+    **{name: _of_figure(each) for name, each in trials.FIGURES.items()},
     "speed": _plain(speed.cells),
     "readme_speed": _plain(speed.few_cells),
     "speed_peers": _plain(speed.peers),

@@ -30,7 +30,7 @@ def reproduce(request: plan.Request) -> None:
 
 def run(each: protocol.Run, workdir: pathlib.Path, results: pathlib.Path) -> None:
     """Makes one run, or goes on with it, and records it, diverged or not."""
-    from experiments.training import loop  # after the arguments: errors are quick
+    from experiments.training import certificates, loop  # errors before are quick
 
     config = protocol.build_config(each)
     content = json.dumps(protocol.config_dict(each) | {"data_dir": ""}, sort_keys=True)
@@ -40,6 +40,8 @@ def run(each: protocol.Run, workdir: pathlib.Path, results: pathlib.Path) -> Non
     print(f"---- {each.name} in {folder}", flush=True)
     try:
         loop.train(config, folder)
+        if each.certificate:
+            certificates.of_run(folder)
     except loop.NonFiniteLoss as error:
         print(f"diverged: {error}", flush=True)
     print(records.record(folder, each.name, results), flush=True)

@@ -5,10 +5,11 @@ import sys
 from collections.abc import Iterable
 
 from experiments.reproduce import markdown, panels, protocol, registry, status
-from experiments.runs import pictures, records
+from experiments.runs import pictures
+from experiments.runs import records as stored
 
 
-def redraw(results: pathlib.Path = records.RESULTS) -> list[pathlib.Path]:
+def redraw(results: pathlib.Path = stored.RESULTS) -> list[pathlib.Path]:
     """Draws every figure of which some run is recorded, and returns their paths."""
     drawings = [figure for figure in registry.FIGURES.values() if figure.draw]
     paths = [
@@ -52,14 +53,17 @@ def picture(figure: protocol.Figure, scale: str, results: pathlib.Path) -> pathl
 
 
 def usable(runs: Iterable[protocol.Run], results: pathlib.Path) -> dict[str, dict]:
-    """{name: record} of these runs; what is wrong with others goes to stderr."""
+    """{name: record} of these runs; what is wrong with others goes to stderr.
+
+    A record has the run's `protocol` besides.
+    """
     found = {}
     for run in runs:
         record, problem = status.find(run, results)
         if problem:
             print(f"warning: left out: {problem}", file=sys.stderr)
         elif record:
-            found[run.name] = record
+            found[run.name] = record | {"protocol": run.protocol}
     return found
 
 
@@ -72,17 +76,25 @@ def caption(figure: protocol.Figure, scale: str, found: dict[str, dict]) -> str:
       found: {name: record} of those that are drawn.
     """
     seeds = sorted({record["config"]["seed"] for record in found.values()})
-    runs = len(figure.runs(scale))
+    runs, records = figure.runs(scale), list(found.values())
     many = len(seeds) > 1
     parts = [
         f"**{figure.title}.** {figure.caption}",
         "Lines are means over seeds, bands from the least to the greatest." * many,
         f"Scale `{scale}`, {'seeds' if many else 'seed'} {', '.join(map(str, seeds))},"
-        f" {len(found)} of {runs} runs, on {panels.machines(list(found.values()))}.",
+        f" {len(found)} of {len(runs)} runs, on {panels.machines(records)}.",
+        _absent(runs, records),
         _diverged(found, scale),
         "Stand-in data, no result." * (scale == "smoke"),
     ]
     return " ".join(part for part in parts if part)
+
+
+def _absent(runs: list[protocol.Run], found: list[dict]) -> str:
+    """Which protocols have no record yet."""
+    asked = {run.protocol for run in runs} - {record["protocol"] for record in found}
+    text = " and ".join(f"`{name}`" for name in sorted(asked))
+    return f"Protocol {text}: not run." if asked else ""
 
 
 def _diverged(found: dict[str, dict], scale: str) -> str:

@@ -5,11 +5,15 @@ diverged ends at a cross. Who draws the figure adds one legend for all its panel
 """
 
 import statistics
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Iterable
+from typing import Any, NamedTuple
 
-from experiments.reproduce import estimates
+from matplotlib.figure import Figure
+
+from experiments.reproduce import estimates, protocol
 from experiments.runs import pictures
+
+_TICKS = ("bottom", "left", "labelbottom", "labelleft")
 
 Series = dict[str, list[dict]]  # label: its records, one a seed
 Styles = dict[str, dict]  # label: how its line is drawn
@@ -34,6 +38,23 @@ def by_radius(found: list[dict]) -> Series:
             label += f", r = {record['config']['model']['radius']:g}"
         series.setdefault(label, []).append(record)
     return series
+
+
+def by_protocol(found: list[dict]) -> dict[str, list[dict]]:
+    """The records of each protocol that has any."""
+    groups = {
+        name: [record for record in found if record["protocol"] == name]
+        for name in protocol.PROTOCOLS
+    }
+    return {name: records for name, records in groups.items() if records}
+
+
+def same_limits(panels: Iterable[Any]) -> None:
+    """Gives panels of one kind the widest limits of their values."""
+    drawn = [panel for panel in panels if panel.has_data()]
+    ends = [panel.get_ylim() for panel in drawn]
+    for panel in drawn:
+        panel.set_ylim(min(low for low, _ in ends), max(high for _, high in ends))
 
 
 def styles(series: Series) -> Styles:
@@ -117,6 +138,54 @@ def curves(
         panel.set_yscale("log")
 
 
+class Curve(NamedTuple):
+    """What a panel shows over iterations: a metric of a split, named on the axis."""
+
+    split: str
+    key: str
+    name: str
+    log: bool = True
+
+
+def lengths(
+    found: list[dict], rows: tuple[Curve, ...], title: str, nothing: str, width: float
+) -> Figure:
+    """Curves over iterations: lengths of the task across, protocols and rows down.
+
+    Args:
+      found: the records, with `task.length`.
+      rows: of each protocol; the first has a line at the loss of the model that knows
+        nothing.
+      title: of a column, with {} for its length.
+      nothing: the name of that line.
+      width: of a column, in inches.
+    """
+    columns = sorted({record["config"]["task"]["length"] for record in found})
+    groups = by_protocol(found)
+    size = width * len(columns) + 0.3, 1.8 * len(rows) * len(groups) + 0.4
+    figure = Figure(figsize=size, layout="constrained")
+    shape = len(groups), len(rows), len(columns)
+    grid = figure.subplots(shape[0] * shape[1], shape[2], squeeze=False)
+    for block, (name, records) in zip(grid.reshape(shape), groups.items(), strict=True):
+        for column, length in zip(block.T, columns, strict=True):
+            mine = [r for r in records if r["config"]["task"]["length"] == length]
+            for panel, row in zip(column, rows, strict=True):
+                curves(panel, by_model(mine), row.split, row.key, log=row.log)
+            baseline(column[0], mine, nothing)
+            heading = f"{name}, {title.format(length)}, {iterations(mine)}"
+            column[0].set_title(heading)
+            column[-1].set_xlabel("iteration")
+        for panel, row in zip(block[:, 0], rows, strict=True):
+            panel.set_ylabel(row.name)
+    # The same panel of each protocol has the same limits.
+    for panels in grid.reshape(shape).transpose(1, 2, 0).reshape(-1, len(groups)):
+        same_limits(panels)
+    for panel in grid.flat:
+        not_run(panel)
+    figure.align_ylabels(grid)
+    return figure
+
+
 def over(
     panel: Any,
     series: Series,
@@ -157,7 +226,8 @@ def not_run(panel: Any) -> None:
     if not panel.has_data():
         middle = {"ha": "center", "va": "center", "transform": panel.transAxes}
         panel.text(0.5, 0.5, "not run", color="gray", **middle)
-        panel.set(xticks=[], yticks=[])
+        panel.tick_params(which="both", **dict.fromkeys(_TICKS, False))
+        panel.grid(False)
 
 
 def label(panel: Any, x: str, y: str) -> None:
@@ -174,7 +244,7 @@ def _band(panel: Any, points: dict, name: str, unit: int, look: dict) -> None:
     low, high = ([end(points[place]) for place in places] for end in (min, max))
     panel.plot(x, means, label=name, **look)
     if low != high:  # of one seed there is no band
-        panel.fill_between(x, low, high, color=look["color"], alpha=0.2, linewidth=0)
+        panel.fill_between(x, low, high, color=look["color"], alpha=0.15, linewidth=0)
 
 
 def _mark_diverged(

@@ -109,16 +109,18 @@ def _columns(labels: list[str], width: float) -> int:
 
 
 def save(
-    figure: Figure, output: str | pathlib.Path, formats: Sequence[str] = FORMATS
+    figure: Figure, output: str | pathlib.Path, formats: Sequence[str] = ()
 ) -> pathlib.Path:
-    """Writes `output` in each of the formats, with their endings, and returns the PNG.
+    """Writes `output` in `formats` (or `FORMATS`), with their endings; returns the PNG.
 
     The same figure gives the same bytes with the same version of matplotlib.
     """
     output = pathlib.Path(output)
     output.parent.mkdir(parents=True, exist_ok=True)
     with style():
-        for ending in formats:
+        figure.draw_without_rendering()
+        figure.set_layout_engine("none")  # laid out once for all of them
+        for ending in formats or FORMATS:
             path = output.with_suffix(f".{ending}")
             if ending == "png":
                 _save_png(figure, path)
@@ -143,4 +145,4 @@ def picture(
         figure = Figure(figsize=(width, height), layout="constrained")
         yield figure
         legend(figure)
-        save(figure, output, formats or FORMATS)
+        save(figure, output, formats)

@@ -15,7 +15,7 @@ ROOT = pathlib.Path(__file__).resolve().parents[3]
 
 @pytest.mark.parametrize(
     "figure",
-    [*(pytest.param(f"F{i}", marks=pytest.mark.slow) for i in (1, 2, 3)), "F4"],
+    [*(pytest.param(f"F{i}", marks=pytest.mark.slow) for i in (1, 2, 3)), "F4", "F5"],
 )
 def test_figures_are_drawn_from_what_there_is(figure, tmp_path):
     runs = registry.FIGURES[figure].runs("cpu")
@@ -54,14 +54,61 @@ def test_curves_show_mean_range_and_divergence(tmp_path):
     band = panel.collections[0].get_paths()[0].vertices
     assert band[:, 1].max() == 3 and band[:, 1].min() == pytest.approx(1 / 3)
     named = {run.name: record for run, record in zip(runs, found, strict=True)}
+    named = {name: r | {"protocol": "tuned"} for name, r in named.items()}
     text = figures.caption(registry.FIGURES["F1"], "cpu", named)
+    assert "Protocol `paper`: not run." in text
     asked = len(registry.FIGURES["F1"].runs("cpu"))
     assert f"`cpu`, seeds 0, 1, 2, 3 of {asked} runs, on cpu, 2 cores, x86_64." in text
     assert "bands from the least to the greatest" in text
     diverged = runs[2].name.removeprefix("cpu/")
     assert f"Diverged (a cross at the last value): {diverged} at step 3." in text
-    one = figures.caption(registry.FIGURES["F1"], "cpu", {runs[0].name: found[0]})
+    one = figures.caption(
+        registry.FIGURES["F1"], "cpu", {runs[0].name: named[runs[0].name]}
+    )
     assert "seed 0, 1 of" in one and "bands" not in one and "Diverged" not in one
+
+
+def test_protocols_are_drawn_below_one_another(tmp_path):
+    figure = registry.FIGURES["F2"]
+    runs = [run for run in figure.runs("cpu") if run.changes["seed"] == 0]
+    for run in runs:
+        if run.protocol == "tuned" or run.changes["model.name"] == "lstm":
+            invent(run, tmp_path)
+    found = list(figures.usable(runs, tmp_path).values())
+    drawn = figure.draw(found, "cpu").axes
+    assert [panel.get_title() for panel in drawn if panel.get_title()] == [
+        f"{name}, lag T = {lag}, {count} iterations"
+        for name in ("paper", "tuned")
+        for lag, count in ((100, 400), (500, 300))
+    ]
+    assert len(drawn) == 8
+    models = [sum("RNN" in x.get_label() for x in panel.lines) for panel in drawn]
+    assert models == [0] * 4 + [4] * 4
+    assert drawn[0].get_ylim() == drawn[4].get_ylim()  # of the same lag
+    tuned = [record for record in found if record["protocol"] == "tuned"]
+    assert len(figure.draw(tuned, "cpu").axes) == 4
+
+
+def test_the_certificate_s_figure_says_what_was_not_run(tmp_path):
+    figure = registry.FIGURES["F5"]
+    runs = [run for run in figure.runs("cpu") if run.changes.get("task.steps") != 112]
+    for run in runs:
+        invent(run, tmp_path)
+    found = list(figures.usable(runs, tmp_path).values())
+    drawn = figure.draw(found, "cpu").axes
+    assert [panel.get_title() for panel in drawn[:3]] == [
+        "T = 28",
+        "T = 112",
+        "T = 784",
+    ]
+    words = [[text.get_text() for text in panel.texts] for panel in drawn]
+    assert words == [[], ["not run"], []] * 3
+    gap = {line.get_label(): line for line in drawn[6].lines}
+    assert list(gap) == [
+        *("n = 16, m = 2", "n = 16, m = 2, random labels", "n = 32, m = 4")
+    ]
+    assert list(gap["n = 32, m = 4"].get_xdata()) == [0.001, 0.01, 0.1, 0.3]
+    assert gap["n = 32, m = 4"].get_ydata() == pytest.approx([0.05] * 4)
 
 
 def test_several_radii_are_told_apart_in_every_panel(tmp_path):
