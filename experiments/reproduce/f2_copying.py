@@ -25,7 +25,7 @@ def runs(scale: str) -> list[protocol.Run]:
         _run(scale, name, lag, model, seed)
         for name in reversed(protocol.PROTOCOLS)
         for lag in STEPS[scale]
-        for model in protocol.RECURRENT
+        for model in protocol.models(name, scale, protocol.RECURRENT)
         for seed in range(SEEDS[scale])
     ]
 

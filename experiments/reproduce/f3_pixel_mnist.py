@@ -50,7 +50,7 @@ def runs(scale: str) -> list[protocol.Run]:
     return found + [
         _paper(scale, steps, model, seed)
         for steps in lengths
-        for model in protocol.RECURRENT
+        for model in protocol.models("paper", scale, protocol.RECURRENT)
         for seed in range(SEEDS[scale])
     ]
 

@@ -36,6 +36,7 @@ def runs(scale: str) -> list[protocol.Run]:
         _run(scale, name, *setting, seed)
         for name in reversed(protocol.PROTOCOLS)
         for setting in settings
+        if setting[-1] in protocol.models(name, scale, protocol.FEEDFORWARD)
         for seed in range(SEEDS[scale])
     ]
 

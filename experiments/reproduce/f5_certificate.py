@@ -15,7 +15,7 @@ from experiments.runs import pictures
 SEEDS = {"smoke": 1, "cpu": 1, "full": 3}
 LENGTHS = {"smoke": (28,), "cpu": (28, 112, 784), "full": (28, 112, 784)}
 RADII = {
-    "smoke": (0.01, 0.3),
+    "smoke": (0.01,),
     "cpu": (0.001, 0.01, 0.1, 0.3),
     "full": (0.001, 0.003, 0.01, 0.03, 0.1, 0.3),
 }

@@ -119,6 +119,11 @@ class Figure(NamedTuple):
         return found
 
 
+def models(name: str, scale: str, known: tuple[str, ...]) -> tuple[str, ...]:
+    """Those that run by a protocol: at `smoke` the last alone has `paper` too."""
+    return known[-1:] if (name, scale) == ("paper", "smoke") else known
+
+
 def paper(model: str) -> dict[str, Any]:
     """The changes of the protocol `paper` for a model."""
     own: dict[str, Any] = {"model.name": model}
