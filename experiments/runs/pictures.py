@@ -9,6 +9,7 @@ from typing import Any
 
 import matplotlib
 import numpy as np
+from matplotlib import rcsetup
 from matplotlib.figure import Figure
 from PIL import Image
 
@@ -42,13 +43,13 @@ DASHED = ("spectral_lstm", "spectral_gru")
 # Of several series of one model: the last one is solid.
 DASHES = ("-", "--", "-.", ":", (0, (5, 1, 1, 1, 1, 1)), (0, (1, 3)))
 
-STYLE = {
+STYLE: Any = {
     **{"font.size": 8, "axes.titlesize": 8, "axes.labelsize": 8},
     **{"xtick.labelsize": 7, "ytick.labelsize": 7, "legend.fontsize": 8},
     **{"lines.linewidth": 1.3, "lines.markersize": 3},
     **{"axes.grid": True, "grid.alpha": 0.3, "grid.linewidth": 0.5},
     **{"axes.spines.top": False, "axes.spines.right": False, "axes.linewidth": 0.6},
-    **{"legend.frameon": False, "axes.prop_cycle": matplotlib.cycler(color=PALETTE)},
+    **{"legend.frameon": False, "axes.prop_cycle": rcsetup.cycler(color=list(PALETTE))},
     "figure.constrained_layout.use": True,
     # Text stays text, and nothing in a file depends on when it was drawn.
     **{"svg.fonttype": "none", "pdf.fonttype": 42, "svg.hashsalt": "svdrnn"},
@@ -85,17 +86,20 @@ def spans(values: Iterable[float]) -> bool:
 
 def legend(figure: Figure) -> None:
     """One legend for all panels, above them; equal labels are one entry."""
-    found = {}
+    found: dict[str, Any] = {}
     for panel in figure.axes:
         for line, label in zip(*panel.get_legend_handles_labels(), strict=True):
             found.setdefault(label, line)
     if found:
+        where: Any = "outside upper center"
         figure.legend(
-            found.values(),
-            found.keys(),
-            loc="outside upper center",
+            list(found.values()),
+            list(found),
+            loc=where,
             ncols=_columns(list(found), figure.get_figwidth()),
-            **{"handlelength": 1.8, "columnspacing": 1.2, "handletextpad": 0.5},
+            handlelength=1.8,
+            columnspacing=1.2,
+            handletextpad=0.5,
         )
 
 

@@ -144,7 +144,7 @@ def _draw_parallel(
         axes.set_facecolor("white")
         axes.grid(False)
         axes.collections[0].set_cmap("viridis" if higher_is_better else "viridis_r")
-        figure = axes.figure
+        figure: Any = axes.figure
         figure.axes[1].set_ylabel("")  # of the colours, which the first axis has
         axes.tick_params(axis="x", rotation=0)
         axes.set_xticks(*_broken(axes))
@@ -165,9 +165,10 @@ def _study(
     points: list[_Point], fields: list[str], higher_is_better: bool
 ) -> optuna.Study:
     """A trial for each point, with the mean of its completed runs."""
-    direction = "maximize" if higher_is_better else "minimize"
+    directions = optuna.study.StudyDirection
     study = optuna.create_study(
-        storage=optuna.storages.InMemoryStorage(), direction=direction
+        storage=optuna.storages.InMemoryStorage(),
+        direction=directions.MAXIMIZE if higher_is_better else directions.MINIMIZE,
     )
     known = {f: {p.fields[f] for p in points} - {""} for f in fields}
     kinds = {f: _distribution(texts) for f, texts in known.items() if texts}

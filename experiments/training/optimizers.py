@@ -131,7 +131,7 @@ def labels(params: Any, parts: Container[str] = ()) -> Any:
         if keys[-1] in ORTHOGONAL:
             return "orthogonal"
         part = _part(keys)
-        return part if part in parts else "rest"
+        return part if part and part in parts else "rest"
 
     return jax.tree_util.tree_map_with_path(label, params)
 
