@@ -103,26 +103,27 @@ def tables_of(text: str) -> list[str]:
 
 
 def _pictures(results: pathlib.Path, place: Place) -> str:
-    """The figures that are drawn with their captions, the greatest scale of each."""
-    blocks = []
-    for figure in registry.FIGURES.values():
-        if figure.draw is None:
-            continue
-        for scale in ("full", "cpu"):
-            path = figures.picture(figure, scale, results)
-            if path.exists():
-                link = place.link(f"experiments/results/figures/{path.name}")
-                found = figures.usable(figure.runs(scale), results)
-                text = figures.caption(figure, scale, found)
-                files = [
-                    f"[{ending.upper()}]({posixpath.splitext(link)[0]}.{ending})"
-                    for ending in ("pdf", "svg")
-                ]
-                image = f"![{figure.title}, scale {scale}]({link})"
-                words = markdown.wrapped(f"{text} {', '.join(files)}")
-                blocks += [image, words]
-                break
-    return "\n\n".join(blocks) or "No run of a figure is recorded yet."
+    """The figures that are drawn, with their captions."""
+    drawn = [_picture(name, results, place) for name in registry.FIGURES]
+    return "\n\n".join(filter(None, drawn)) or "No run of a figure is recorded yet."
+
+
+def _picture(name: str, results: pathlib.Path, place: Place) -> str:
+    """A figure and its caption at the greatest scale that is drawn, or nothing."""
+    figure = registry.FIGURES[name]
+    for scale in ("full", "cpu"):
+        path = figures.picture(figure, scale, results)
+        if figure.draw is not None and path.exists():
+            link = place.link(f"experiments/results/figures/{path.name}")
+            found = figures.usable(figure.runs(scale), results)
+            files = [
+                f"[{ending.upper()}]({posixpath.splitext(link)[0]}.{ending})"
+                for ending in ("pdf", "svg")
+            ]
+            text = f"{figures.caption(figure, scale, found)} {', '.join(files)}"
+            image = f"![{figure.title}, scale {scale}]({link})"
+            return f"{image}\n\n{markdown.wrapped(text)}"
+    return ""
 
 
 def _plain(table: Callable[[pathlib.Path], str]) -> Table:
@@ -151,5 +152,6 @@ TABLES: dict[str, Table] = {
     "speed_lengths": _plain(speed.lengths),
     "speed_matrices": _plain(speed.matrices),
     "figures": _pictures,
+    "readme_figure": functools.partial(_picture, "F2"),
     "config_fields": lambda results, place: config_fields.table(),
 }

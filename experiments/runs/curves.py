@@ -73,7 +73,8 @@ def compare(
     with pictures.picture(7.2, 3.2, output) as figure:
         left, right = figure.subplots(1, 2)
         for run, label, look in zip(runs, _labels(runs), _looks(runs), strict=True):
-            _draw(left, run.curves.get("train", []), "loss", **look | {"linewidth": 1})
+            thin = look | {"linewidth": 0.8}
+            _draw(left, run.curves.get("train", []), "loss", label=label, **thin)
             _draw(right, run.curves["valid"], metric, label=label, **look)
         if len({(run.started["task"], run.started["baseline"]) for run in runs}) == 1:
             _baseline(left, runs[0].started)
@@ -85,7 +86,10 @@ def compare(
 
 
 def _run(folder: pathlib.Path) -> _Run:
-    config = files.read_object(folder / "config.json")
+    path = folder / "config.json"
+    if not path.exists():
+        raise ValueError(f"WORKDIR must hold a run, got {folder}: no config.json")
+    config = files.read_object(path)
     flat = identity.flatten(identity.read_part(config))
     return _Run(folder, *_read(folder / "metrics.jsonl"), flat)
 
