@@ -25,7 +25,7 @@ TITLES = {
 }
 
 # Okabe and Ito, "Color Universal Design", 2008, without the yellow, which is too light
-# for a line, and with a gray. The first ones are what curves of no model take.
+# for a line, and with a gray. Curves that are of no model take them in turn.
 BLUE, ORANGE, GREEN, RED = "#0072B2", "#E69F00", "#009E73", "#D55E00"
 PINK, SKY, BLACK, GRAY = "#CC79A7", "#56B4E9", "#000000", "#8C8C8C"
 PALETTE = (BLUE, ORANGE, GREEN, RED, PINK, SKY, BLACK, GRAY)
