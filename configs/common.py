@@ -55,8 +55,13 @@ def get_config() -> config_dict.ConfigDict:
     config.train.optimizer = "adam"  # or adamw, rmsprop, sgd, lion
     config.train.momentum = 0.9  # of earlier gradients
     config.train.learning_rate = 1e-3  # at its highest
-    # of the orthogonal part: reflectors, or A of exprnn and scornn; None: the same
-    config.train.reflector_learning_rate = nullable(None)
+    # learning rates of parts, each at its highest; None: train.learning_rate
+    config.train.rates = config_dict.ConfigDict()
+    # of the orthogonal part: reflectors, or A of exprnn and scornn
+    config.train.rates.reflectors = nullable(None)
+    config.train.rates.singular_values = nullable(None)  # of the raw ones
+    config.train.rates.inputs = nullable(None)  # of M, and of b of transitions
+    config.train.rates.readout = nullable(None)  # of Y and c
     config.train.unit_reflectors = False  # reflectors have length 1 after an update
     # of matrices and embeddings, not of vectors: by the learning rate, apart from the
     # gradient, with adamw and lion; added to the gradient with the others

@@ -47,7 +47,7 @@ def get_config(variant=None):
         config.model.radius = 1e-4
         config.train.steps = 300
         config.train.learning_rate = 3e-3
-        config.train.reflector_learning_rate = 5e-3 / config.task.length
+        config.train.rates.reflectors = 5e-3 / config.task.length
         config.train.log_every = 25
         config.train.eval_every = 50
     return config

@@ -12,7 +12,7 @@ Two epochs on one of two shared CPU cores, seed 0, test perplexity
 
     as it is: rate 1.6e-2, the best of six after 300 updates     150.3    19 min
     the same, --config.train.learning_rate=8e-3 --config.model.radius=1
-        --config.train.reflector_learning_rate=2e-3              137.2    21 min
+        --config.train.rates.reflectors=2e-3                     137.2    21 min
     --config.model.name=rnn --config.train.learning_rate=8e-3    144.5    12 min
     --config.model.name=lstm --config.train.learning_rate=4e-3   136.5    21 min
 

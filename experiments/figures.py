@@ -1,26 +1,43 @@
 """Figures from logs alone; nothing here imports JAX.
 
     python -m experiments.figures
-    python -m experiments.figures WORKDIR [WORKDIR ...]
+    python -m experiments.figures WORKDIR
+    python -m experiments.figures WORKDIR WORKDIR ... [--out=FILE]
 
-draws the paper's figures anew from experiments/results, or `learning_curve.png` in each
-workdir. Exit codes: 0 done, 1 a log or record that cannot be read, 2 wrong arguments.
+draws the paper's figures anew from experiments/results, or `learning_curve.png` in a
+workdir, or the curves of several workdirs over one another: FILE.png, by default
+comparison.png, with a PDF and an SVG beside it. The legend has what differs between
+their configs.
+
+Exit codes: 0 done, 1 a log or record that cannot be read, 2 wrong arguments.
 """
+
+from absl import flags
 
 from experiments import commandline
 from experiments.reproduce import figures
 from experiments.runs import curves
 
+_OUT = flags.DEFINE_string(
+    "out", None, "File of several workdirs' curves; default: comparison.png."
+)
+
 
 def main(words: list[str]) -> None:
     """Draws each workdir that is named, or else the paper's figures."""
     try:
-        if not words:
+        if _OUT.value is not None and len(words) < 2:
+            commandline.fail(2, f"--out must stand with several WORKDIR, got {words}")
+        workdirs = list(map(commandline.folder, words))
+        if not workdirs:
             for path in figures.redraw():
                 print(path)
-        for workdir in map(commandline.folder, words):
-            output = workdir / "learning_curve.png"
-            print(curves.learning_curve(workdir / "metrics.jsonl", output))
+        elif len(workdirs) == 1:
+            output = workdirs[0] / "learning_curve.png"
+            print(curves.learning_curve(workdirs[0] / "metrics.jsonl", output))
+        else:
+            output = commandline.folder(_OUT.value or "comparison.png")
+            print(curves.compare(workdirs, output))
     except (ValueError, OSError) as error:
         commandline.fail(1, error)
 

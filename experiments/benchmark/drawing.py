@@ -4,7 +4,7 @@ import json
 import pathlib
 from typing import Any
 
-from matplotlib.figure import Figure
+from experiments.runs import pictures
 
 
 def draw(record: str | pathlib.Path, output: str | pathlib.Path) -> pathlib.Path:
@@ -21,27 +21,34 @@ def draw(record: str | pathlib.Path, output: str | pathlib.Path) -> pathlib.Path
     steps = [row["steps"] for row in rows]
     common = max(sorted(set(steps)), key=steps.count)
     smallest = min(row["n"] for row in rows)
-    figure = Figure(figsize=(12, 5), layout="constrained")
-    over_n, over_t = figure.subplots(1, 2)
-    _draw_times(over_n, [r for r in rows if r["steps"] == common], "n")
-    over_n.set_title(f"T = {common}")
-    over_n.set_xlabel("hidden size n")
-    _draw_times(over_t, [r for r in rows if r["n"] == smallest], "steps")
-    over_t.set_title(f"n = {smallest}")
-    over_t.set_xlabel("sequence length T")
-    over_t.legend(fontsize=7, loc="center left", bbox_to_anchor=(1, 0.5))
-    figure.savefig(output, dpi=120)
+    looks = _looks(rows)
+    with pictures.picture(7.2, 3.6, output) as figure:
+        over_n, over_t = figure.subplots(1, 2, sharey=True)
+        _draw_times(over_n, [r for r in rows if r["steps"] == common], "n", looks)
+        over_n.set(title=f"T = {common}", xlabel="hidden size n")
+        over_n.set_ylabel("ms a step (loss and gradient)")
+        _draw_times(over_t, [r for r in rows if r["n"] == smallest], "steps", looks)
+        over_t.set(title=f"n = {smallest}", xlabel="sequence length T")
     return pathlib.Path(output)
 
 
-def _draw_times(panel: Any, rows: list[dict], axis: str) -> None:
+def _looks(rows: list[dict]) -> dict[str, dict]:
+    """A colour for each contender; those of `SpectralRNN` solid, others dashed."""
+    names = list(dict.fromkeys(row["contender"] for row in rows))
+    found = {}
+    for i, name in enumerate(names):
+        around = 2 * (i // len(pictures.PALETTE))
+        dashes = pictures.DASHES[around + (not name.startswith("SpectralRNN"))]
+        color = pictures.PALETTE[i % len(pictures.PALETTE)]
+        found[name] = {"color": color, "linestyle": dashes}
+    return found
+
+
+def _draw_times(panel: Any, rows: list[dict], axis: str, looks: dict) -> None:
     """One panel: milliseconds of each contender over a column of the rows."""
     for name in dict.fromkeys(row["contender"] for row in rows):
         mine = [row for row in rows if row["contender"] == name]
         points = sorted((row[axis], row["seconds"] * 1e3) for row in mine)
-        style = "-" if name.startswith("SpectralRNN") else "--"
-        panel.plot(*zip(*points, strict=True), style, marker="o", ms=3, label=name)
+        panel.plot(*zip(*points, strict=True), marker="o", label=name, **looks[name])
     panel.set_xscale("log", base=2)
     panel.set_yscale("log")
-    panel.set_ylabel("ms a step (loss and gradient)")
-    panel.grid(alpha=0.3, which="both")

@@ -1,5 +1,5 @@
 """Models: from `config.model` and a task to a network. Imports no JAX."""
 
-from experiments.models.registry import MODELS, OF_REFLECTORS, register
+from experiments.models.registry import BESIDE, MODELS, names, register
 
-__all__ = ["MODELS", "OF_REFLECTORS", "register"]
+__all__ = ["BESIDE", "MODELS", "names", "register"]

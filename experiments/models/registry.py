@@ -31,8 +31,11 @@ class Entry(NamedTuple):
 MODELS: dict[str, Entry] = {}
 
 # Fields outside the model's part that not every model reads.
-OF_SKEW = ("train.reflector_learning_rate", "train.decay_constrained")
+OF_SKEW = ("train.rates.reflectors", "train.decay_constrained")
 OF_REFLECTORS = (*OF_SKEW, "train.unit_reflectors")
+OF_INTERVALS = (*OF_REFLECTORS, "train.rates.singular_values")
+OF_SEQUENCES = ("train.rates.inputs", "train.rates.readout")
+BESIDE = (*OF_INTERVALS, *OF_SEQUENCES)
 
 _SEQUENCE = ("hidden", "layers", "dropout", "embedding", "tied")
 _CELL = (*_SEQUENCE, "activation", "leak", "input_scale")
@@ -56,9 +59,10 @@ def register(
       make: see `Entry`.
       reads: the fields of `config.model` that it reads, besides the name.
       sequential: whether it is for sequences.
-      beside: those of `OF_REFLECTORS` that act on it.
+      beside: those of `BESIDE` that act on it; `OF_SEQUENCES` need no mention.
     """
     fields = frozenset(f"model.{field}" for field in reads) | frozenset(beside)
+    fields |= frozenset(OF_SEQUENCES if sequential else ())
     MODELS[name] = Entry(make, sequential, fields)
 
 
@@ -71,20 +75,20 @@ def _feedforward(name: str, *reads: str, beside: tuple[str, ...] = ()) -> None:
     register(name, make, reads, sequential=False, beside=beside)
 
 
-_recurrent("spectral", *_CELL, *_SPECTRAL, "radius", beside=OF_REFLECTORS)
+_recurrent("spectral", *_CELL, *_SPECTRAL, "radius", beside=OF_INTERVALS)
 _recurrent("ornn", *_CELL, *_SPECTRAL, beside=OF_REFLECTORS)
 _recurrent("exprnn", *_CELL, "init", beside=OF_SKEW)
 _recurrent("scornn", *_CELL, "init", "negative_fraction", beside=OF_SKEW)
 _recurrent("rnn", *_CELL)
 _recurrent("irnn", *_CELL, "init")
-_recurrent("spectral_lstm", *_SEQUENCE, *_GATES, beside=OF_REFLECTORS)
-_recurrent("spectral_gru", *_SEQUENCE, *_GATES, beside=OF_REFLECTORS)
+_recurrent("spectral_lstm", *_SEQUENCE, *_GATES, beside=OF_INTERVALS)
+_recurrent("spectral_gru", *_SEQUENCE, *_GATES, beside=OF_INTERVALS)
 _recurrent("lstm", *_SEQUENCE)
 _recurrent("gru", *_SEQUENCE)
 _feedforward("mlp", *_DENSE)
 _feedforward("resnet", *_DENSE)
-_feedforward("spectral_mlp", *_DENSE, *_SPECTRAL, "radius", beside=OF_REFLECTORS)
-_feedforward("spectral_resnet", *_DENSE, *_SPECTRAL, "radius", beside=OF_REFLECTORS)
+_feedforward("spectral_mlp", *_DENSE, *_SPECTRAL, "radius", beside=OF_INTERVALS)
+_feedforward("spectral_resnet", *_DENSE, *_SPECTRAL, "radius", beside=OF_INTERVALS)
 
 
 def names(sequential: bool) -> tuple[str, ...]:

@@ -1,15 +1,17 @@
 """The paper's figures and tables: runs what is missing, draws what is there.
 
     python -m experiments.reproduce FIGURE... --scale=smoke|cpu|full [--plan]
-        [--seeds=N] [--workers=N]
+        [--seeds=N] [--protocol=paper|tuned] [--workers=N]
     python -m experiments.reproduce readme
 
-FIGURE is F1, F2, F3, F4 (addition, copy, pixel MNIST, deep MLPs), pixel_mnist or
-ptb_word (the tables), all, or the path of a Python file with FIGURE, as those in
-experiments/reproduce/. --plan shows every run, whether it is recorded, and what
-it takes; nothing is run. --seeds=N leaves all but the first N seeds for another time.
---workers=N makes N runs at a time, each in a process of its own on its part of the
-cores; what one prints is in a .log file beside its workdir, and where one fails the
+FIGURE is F1, F2, F3, F4, F5 (addition, copy, pixel MNIST, deep MLPs, certificates),
+pixel_mnist or ptb_word (the tables), all, or the path of a Python file with FIGURE, as
+those in experiments/reproduce/. trials stands for the grids from which each model's
+settings were chosen (experiments/reproduce/trials.py), and each can be named. --plan
+shows every run, whether it is recorded, and what it takes; nothing is run. --seeds=N
+leaves all but the first N seeds for another time, --protocol=paper the runs of the
+other. --workers=N makes N runs at a time, each in a process of its own on its part of
+the cores; what one prints is in a .log file beside its workdir, and where one fails the
 others go on. `readme` draws every figure anew and rewrites the tables of README.md and
 docs/*.md.
 
@@ -49,6 +51,9 @@ _REDO = flags.DEFINE_bool("redo", False, "Run again what has another config.")
 _SEEDS = flags.DEFINE_integer("seeds", None, "Only the first N seeds of each setting.")
 _WORKERS = flags.DEFINE_integer("workers", 1, "Local processes.", lower_bound=1)
 _RUN = flags.DEFINE_string("run", None, "Set by --workers: the run that is made.")
+_PROTOCOL = flags.DEFINE_string(
+    "protocol", None, f"Only the runs of one: {', '.join(protocol.PROTOCOLS)}."
+)
 _WORKDIR = flags.DEFINE_string(
     "workdir", "runs/reproduce", "Folder of the runs' own workdirs."
 )
@@ -62,6 +67,7 @@ _RESULTS = flags.DEFINE_string(
 
 def main(words: list[str]) -> None:
     """Does what the words and flags ask for."""
+    commandline.quiet()
     try:
         if words == ["readme"]:
             _readme()
@@ -83,16 +89,18 @@ def main(words: list[str]) -> None:
 
 def _request(words: list[str]) -> plan.Request:
     """What is asked for, with `all` and the places of workdir and results filled in."""
-    names = list(registry.FIGURES) if "all" in words else words
     try:
-        if not names:
-            raise ValueError("FIGURE must be given, got none")
-        found = [registry.find(name) for name in names]
+        found = registry.named(words)
         if _SCALE.value not in protocol.SCALES:
             allowed = ", ".join(protocol.SCALES)
             raise ValueError(f"--scale must be one of {allowed}, got {_SCALE.value!r}")
         if _SEEDS.value is not None and _SEEDS.value < 1:
             raise ValueError(f"--seeds must be at least 1, got {_SEEDS.value}")
+        if _PROTOCOL.value not in (None, *protocol.PROTOCOLS):
+            allowed = ", ".join(protocol.PROTOCOLS)
+            raise ValueError(
+                f"--protocol must be one of {allowed}, got {_PROTOCOL.value!r}"
+            )
     except ValueError as error:
         commandline.fail(1, error)
     workdir = commandline.folder(_WORKDIR.value)
@@ -103,6 +111,7 @@ def _request(words: list[str]) -> plan.Request:
         scale=_SCALE.value,
         seeds=_SEEDS.value,
         redo=_REDO.value,
+        protocol=_PROTOCOL.value,
         workdir=workdir,
         results=pathlib.Path(_RESULTS.value) if _RESULTS.value else results,
     )

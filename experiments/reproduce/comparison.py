@@ -5,7 +5,7 @@ import pathlib
 import statistics
 
 from experiments.reproduce import panels, protocol, status
-from experiments.runs import progress
+from experiments.runs import identity, progress
 
 COLUMNS = ("model", "hidden", "parameters", "epochs", "learning rate")
 
@@ -65,11 +65,21 @@ def _row(
     if diverged:
         text = f"diverged at step {', '.join(map(str, diverged))}"
         values[-1] = f"{values[-1]}; {text}" if finished else text
-    rate = f"{train['learning_rate']:g}" if found else ""
-    if found and train.get("reflector_learning_rate") is not None:
-        rate += f", reflectors {train['reflector_learning_rate']:g}"
-    about = [model["name"], str(model["hidden"]), parameters, str(epochs), rate]
+    rates = _rates(config) if found else ""
+    about = [model["name"], str(model["hidden"]), parameters, str(epochs), rates]
     return [*about, *values, wall]
+
+
+def _rates(config: dict) -> str:
+    """'0.008, reflectors 0.002': that of all, and of parts that have their own."""
+    flat = identity.flatten(config)
+    part = "train.rates."
+    own = [
+        f", {field.removeprefix(part).replace('_', ' ')} {value:g}"
+        for field, value in flat.items()
+        if field.startswith(part) and value is not None
+    ]
+    return f"{flat['train.learning_rate']:g}{''.join(own)}"
 
 
 def _mean(values: list[float], form: str) -> str:

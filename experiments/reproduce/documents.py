@@ -14,6 +14,8 @@ from typing import NamedTuple
 from experiments.reproduce import (
     config_fields,
     figures,
+    markdown,
+    protocol,
     registry,
     shipped,
     speed,
@@ -101,18 +103,27 @@ def tables_of(text: str) -> list[str]:
 
 
 def _pictures(results: pathlib.Path, place: Place) -> str:
-    """Links to the figures that are drawn, the greatest scale of each."""
-    lines = []
-    for figure in registry.FIGURES.values():
-        if figure.draw is None:
-            continue
-        for scale in ("full", "cpu"):
-            path = figures.picture(figure, scale, results)
-            if path.exists():
-                link = place.link(f"experiments/results/figures/{path.name}")
-                lines.append(f"![{figure.title}, scale {scale}]({link})")
-                break
-    return "\n\n".join(lines) or "No run of F1 to F4 is recorded yet."
+    """The figures that are drawn, with their captions."""
+    drawn = [_picture(name, results, place) for name in registry.FIGURES]
+    return "\n\n".join(filter(None, drawn)) or "No run of a figure is recorded yet."
+
+
+def _picture(name: str, results: pathlib.Path, place: Place) -> str:
+    """A figure and its caption at the greatest scale that is drawn, or nothing."""
+    figure = registry.FIGURES[name]
+    for scale in ("full", "cpu"):
+        path = figures.picture(figure, scale, results)
+        if figure.draw is not None and path.exists():
+            link = place.link(f"experiments/results/figures/{path.name}")
+            found = figures.usable(figure.runs(scale), results)
+            files = [
+                f"[{ending.upper()}]({posixpath.splitext(link)[0]}.{ending})"
+                for ending in ("pdf", "svg")
+            ]
+            text = f"{figures.caption(figure, scale, found)} {', '.join(files)}"
+            image = f"![{figure.title}, scale {scale}]({link})"
+            return f"{image}\n\n{markdown.wrapped(text)}"
+    return ""
 
 
 def _plain(table: Callable[[pathlib.Path], str]) -> Table:
@@ -120,9 +131,9 @@ def _plain(table: Callable[[pathlib.Path], str]) -> Table:
     return lambda results, place: table(results)
 
 
-def _of_figure(name: str) -> Table:
-    table = registry.FIGURES[name].table
-    assert table is not None, name
+def _of_figure(figure: protocol.Figure) -> Table:
+    table = figure.table
+    assert table is not None, figure.name
     return lambda results, place: table(results, "cpu")
 
 
@@ -132,8 +143,8 @@ TABLES: dict[str, Table] = {
     ),
     "results": _plain(shipped.table),
     "readme_results": _plain(functools.partial(shipped.table, few=True)),
-    **{name: _of_figure(name) for name, each in registry.FIGURES.items() if each.table},
-    **{name: _plain(functools.partial(trials.table, name)) for name in trials.GRIDS},
+    **{name: _of_figure(each) for name, each in registry.FIGURES.items() if each.table},
+    **{name: _of_figure(each) for name, each in trials.FIGURES.items()},
     "speed": _plain(speed.cells),
     "readme_speed": _plain(speed.few_cells),
     "speed_peers": _plain(speed.peers),
@@ -142,5 +153,6 @@ TABLES: dict[str, Table] = {
     "speed_matrices": _plain(speed.matrices),
     "constraint_costs": _plain(speed.constraints),
     "figures": _pictures,
+    "readme_figure": functools.partial(_picture, "F2"),
     "config_fields": lambda results, place: config_fields.table(),
 }

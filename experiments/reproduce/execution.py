@@ -36,7 +36,7 @@ def missing(figure: protocol.Figure, request: plan.Request) -> list[protocol.Run
 
 def run(each: protocol.Run, request: plan.Request) -> None:
     """Makes one run, or goes on with it, and records it, diverged or not."""
-    from experiments.training import loop  # after the arguments: errors are quick
+    from experiments.training import certificates, loop  # errors before are quick
 
     config = protocol.build_config(each)
     place = folder(each, request.workdir)
@@ -45,6 +45,8 @@ def run(each: protocol.Run, request: plan.Request) -> None:
     with _light_compilation() if light else contextlib.nullcontext():
         try:
             loop.train(config, place)
+            if each.certificate:
+                certificates.of_run(place)
         except loop.NonFiniteLoss as error:
             print(f"diverged: {error}", flush=True)
     print(records.record(place, each.name, request.results), flush=True)

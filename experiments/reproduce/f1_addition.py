@@ -4,9 +4,11 @@
 cosine schedule ends there.
 """
 
+from typing import Any
+
 from matplotlib.figure import Figure
 
-from experiments.reproduce import panels, protocol
+from experiments.reproduce import panels, protocol, trials
 
 SEEDS = {"smoke": 1, "cpu": 3, "full": 5}
 STEPS = {
@@ -14,53 +16,56 @@ STEPS = {
     "cpu": {30: 1000, 100: 1000, 300: 1500},
     "full": {30: 10_000, 100: 10_000, 300: 10_000},
 }
-# Chosen on validation data, at T = 100 and at T = 300: the records in
-# experiments/results/addition_grid and addition_grid_300.
-RATES = {
-    **dict.fromkeys(("rnn", "irnn"), 3e-3),
-    **dict.fromkeys(("ornn", "spectral"), 1e-2),
-    "lstm": 3e-2,
-}
-RATES_LONG = RATES | {"rnn": 1e-3, "irnn": 3e-4}
-LONG = 300
+LONG = 300  # from here on a model has the settings of the longer trials
 
 
 def runs(scale: str) -> list[protocol.Run]:
-    """A run for every length, model and seed."""
+    """A run for every protocol, length, model and seed."""
     return [
-        protocol.Run(
-            f"{scale}/F1/T{length}_{model}_seed{seed}",
-            "addition",
-            {
-                "seed": seed,
-                "task.length": length,
-                "model.name": model,
-                "train.learning_rate": (RATES_LONG if length >= LONG else RATES)[model],
-                "train.steps": steps,
-            },
-        )
-        for length, steps in STEPS[scale].items()
-        for model in protocol.RECURRENT
+        _run(scale, name, length, model, seed)
+        for name in reversed(protocol.PROTOCOLS)
+        for length in STEPS[scale]
+        for model in protocol.models(name, scale, protocol.RECURRENT)
         for seed in range(SEEDS[scale])
     ]
 
 
+def _run(scale: str, name: str, length: int, model: str, seed: int) -> protocol.Run:
+    changes: dict[str, Any] = {
+        "seed": seed,
+        "task.length": length,
+        "model.name": model,
+        "train.steps": STEPS[scale][length],
+    }
+    folder = f"{scale}/F1"
+    if name == "paper":
+        changes |= protocol.paper(model)
+        folder += "_paper"
+    else:
+        grid = "addition_grid_300" if length >= LONG else "addition_grid"
+        changes |= trials.chosen(grid, model)
+    place = f"{folder}/T{length}_{model}_seed{seed}"
+    return protocol.Run(place, "addition", changes, protocol=name)
+
+
 def draw(found: list[dict], scale: str) -> Figure:
-    """Validation MSE and ||dL/dh_0|| over iterations, a column for each length."""
+    """Validation MSE and ||dL/dh_0|| over iterations, by protocol and length."""
     del scale
-    lengths = sorted({record["config"]["task"]["length"] for record in found})
-    figure = Figure(figsize=(4 * len(lengths) + 1, 6.5), layout="constrained")
-    columns = figure.subplots(2, len(lengths), squeeze=False).T
-    for (above, below), length in zip(columns, lengths, strict=True):
-        mine = [r for r in found if r["config"]["task"]["length"] == length]
-        series = panels.by_model(mine)
-        panels.curves(above, series, "valid", "mse")
-        panels.baseline(above, mine, "always answering 1")
-        panels.curves(below, series, "train", "carry_grad_norm", legend=False)
-        above.set_title(f"T = {length}, {panels.iterations(mine)}", fontsize=9)
-        panels.label(above, "iteration", "validation MSE")
-        panels.label(below, "iteration", r"$\|\partial L/\partial h^{(0)}\|$")
-    return figure
+    rows = (
+        panels.Curve("valid", "mse", "validation MSE"),
+        panels.Curve("train", "carry_grad_norm", panels.CARRY_GRADIENT),
+    )
+    return panels.lengths(found, rows, "T = {}", "always answering 1", 2.3)
 
 
-FIGURE = protocol.Figure("F1", "F1: addition, 128 hidden units", runs, draw)
+FIGURE = protocol.Figure(
+    "F1",
+    "F1: addition, 128 hidden units",
+    runs,
+    draw,
+    caption=(
+        "The mean squared error on validation data and below it the norm of the loss's"
+        " gradient at the first state, of training batches, by each protocol. A line"
+        " that leaves its panel downwards is zero in float32."
+    ),
+)

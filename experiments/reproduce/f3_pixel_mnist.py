@@ -1,14 +1,16 @@
 """F3, pixel MNIST at 28 and 112 steps: accuracy, gradient and margin, radii and leaks.
 
 `cpu` has 3 epochs instead of 26; three of the six radii, five of the eight leaks (at 28
-steps; an LSTM has none).
+steps; an LSTM has none), both in the protocol `tuned` alone.
 """
 
+import functools
+from collections.abc import Callable
 from typing import Any
 
 from matplotlib.figure import Figure
 
-from experiments.reproduce import panels, protocol
+from experiments.reproduce import panels, protocol, trials
 
 SEEDS = {"smoke": 1, "cpu": 2, "full": 5}
 EPOCHS = {"smoke": None, "cpu": 3, "full": 26}
@@ -25,12 +27,14 @@ LEAKS = {
 LEAK = 0.1  # of the curves over iterations: that of the shipped config
 RADIUS = 0.3
 LEAK_STEPS = 28
+MARGIN = "max |σᵢ − 1|"
 
 
 def runs(scale: str) -> list[protocol.Run]:
-    """Runs over iterations for every radius, and over the leak."""
+    """Runs over iterations for every radius, over the leak, and those of `paper`."""
     settings = []  # (steps, model, radius, leak)
-    for steps in (28,) if scale == "smoke" else (28, 112):
+    lengths = (28,) if scale == "smoke" else (28, 112)
+    for steps in lengths:
         for model in protocol.RECURRENT:
             radii = RADII[scale] if model == "spectral" else (RADIUS,)
             settings += [(steps, model, radius, LEAK) for radius in radii]
@@ -38,9 +42,15 @@ def runs(scale: str) -> list[protocol.Run]:
         for model in ("spectral",) if scale == "smoke" else protocol.RECURRENT:
             if leak != LEAK and model != "lstm":
                 settings.append((LEAK_STEPS, model, RADIUS, leak))
-    return [
+    found = [
         _run(scale, *setting, seed)
         for setting in settings
+        for seed in range(SEEDS[scale])
+    ]
+    return found + [
+        _paper(scale, steps, model, seed)
+        for steps in lengths
+        for model in protocol.models("paper", scale, protocol.RECURRENT)
         for seed in range(SEEDS[scale])
     ]
 
@@ -52,45 +62,72 @@ def _run(
     name += f"_r{radius:g}" if model == "spectral" else ""
     name += f"_leak{leak:g}" if model != "lstm" else ""
     changes = {
-        "seed": seed,
-        "task.steps": steps,
+        **_length(scale, steps, seed),
         "model.name": model,
         "model.radius": radius,
         "model.leak": leak,
+        **trials.chosen("pixel_mnist_grid", model),
+    }
+    return protocol.Run(f"{name}_seed{seed}", "pixel_mnist", changes)
+
+
+def _paper(scale: str, steps: int, model: str, seed: int) -> protocol.Run:
+    name = f"{scale}/F3_paper/S{steps}_{model}_seed{seed}"
+    changes = _length(scale, steps, seed) | protocol.paper(model)
+    return protocol.Run(name, "pixel_mnist", changes, protocol="paper")
+
+
+def _length(scale: str, steps: int, seed: int) -> dict[str, Any]:
+    return {
+        "seed": seed,
+        "task.steps": steps,
         "train.epochs": EPOCHS[scale],
         "train.eval_every": 143,  # three times an epoch
     }
-    return protocol.Run(f"{name}_seed{seed}", "pixel_mnist", changes)
+
+
+COLUMNS = (
+    panels.Curve("valid", "accuracy", "validation accuracy", log=False),
+    panels.Curve("train", "carry_grad_norm", panels.CARRY_GRADIENT),
+    panels.Curve("train", "spectral_margin", MARGIN),
+)
 
 
 def draw(found: list[dict], scale: str) -> Figure:
     """Accuracy, ||dL/dh_0|| and margin over iterations, and over the leak."""
     del scale
-    figure = Figure(figsize=(13, 9.5), layout="constrained")
-    grid = figure.subplots(3, 3)
-    lengths = sorted({record["config"]["task"]["steps"] for record in found})
-    for row, length in zip(grid, lengths, strict=False):
-        mine = [
-            record
-            for record in found
-            if record["config"]["task"]["steps"] == length and _leak(record) == LEAK
-        ]
+    looks = panels.styles(panels.by_radius(found))
+    rows = [
+        (name, length, mine)
+        for name, records in panels.by_protocol(found).items()
+        for length in sorted({r["config"]["task"]["steps"] for r in records})
+        if (mine := [r for r in records if _of_curves(r, name, length)])
+    ]
+    tuned = [record for record in found if record["protocol"] == "tuned"]
+    height = 1.9 * (len(rows) + 1) + 0.5
+    figure = Figure(figsize=(7.2, height), layout="constrained")
+    grid = figure.subplots(len(rows) + 1, 3)
+    for row, (name, length, mine) in zip(grid[:-1], rows, strict=True):
         series = panels.by_radius(mine)
-        panels.curves(row[0], series, "valid", "accuracy", log=False)
-        panels.curves(row[1], series, "train", "carry_grad_norm", legend=False)
-        panels.curves(row[2], series, "train", "spectral_margin", legend=False)
-        row[0].set_title(f"{length} steps, {panels.iterations(mine)}", fontsize=9)
-        panels.label(row[0], "iteration", "validation accuracy")
-        panels.label(row[1], "iteration", r"$\|\partial L/\partial h^{(0)}\|$")
-        panels.label(row[2], "iteration", r"margin $\max_i |\sigma_i - 1|$ of W")
-    _over_leak(grid[2], found)
+        for panel, curve in zip(row, COLUMNS, strict=True):
+            split, key = curve.split, curve.key
+            panels.curves(panel, series, split, key, log=curve.log, looks=looks)
+            panels.label(panel, "iteration", curve.name)
+        row[0].set_title(f"{name}, {length} steps, {panels.iterations(mine)}")
+    _over_leak(grid[-1], tuned, looks)
     for panel in grid.flat:
-        if not panel.has_data():
-            panel.set_axis_off()
+        panels.not_run(panel)
+    figure.align_ylabels(grid)
     return figure
 
 
-def _over_leak(row: Any, found: list[dict]) -> None:
+def _of_curves(record: dict, name: str, length: int) -> bool:
+    """Whether a record is one of those over iterations, not over the leak."""
+    steps = record["config"]["task"]["steps"]
+    return steps == length and (name == "paper" or _leak(record) == LEAK)
+
+
+def _over_leak(row: Any, found: list[dict], looks: panels.Styles) -> None:
     """The row over the leak, of the records that differ in it."""
     leaks = {_leak(record) for record in found} - {LEAK}
     steps = {r["config"]["task"]["steps"] for r in found if _leak(r) in leaks}
@@ -103,25 +140,32 @@ def _over_leak(row: Any, found: list[dict]) -> None:
     ]
     if not steps:
         return
-    values = {
+    values: dict[str, Callable[[dict], float | None]] = {
         "test accuracy": lambda record: panels.final(record, "accuracy"),
-        r"median $\|\partial L/\partial h^{(0)}\|$": lambda record: panels.median(
+        f"median {panels.CARRY_GRADIENT}": lambda record: panels.median(
             record, "carry_grad_norm"
         ),
-        "margin at the end": lambda record: panels.last(record, "spectral_margin"),
+        f"{MARGIN} at the end": lambda record: panels.last(record, "spectral_margin"),
     }
-    series = panels.by_model(mine)
+    series = panels.by_radius(mine)
+    shown = ", ".join(map(str, sorted(steps)))
+    row[0].set_title(f"tuned, {shown} steps, {panels.iterations(mine)}")
     for panel, (name, value) in zip(row, values.items(), strict=True):
-        first = name == "test accuracy"
-        field = ("model", "leak")
-        panels.over(panel, series, field, value, log=not first, legend=first)
-        shown = ", ".join(map(str, sorted(steps)))
-        panels.label(panel, f"leak ({shown} steps)", name)
+        points = functools.partial(_point, value)
+        panels.over(panel, series, points, log=name != "test accuracy", looks=looks)
+        panels.label(panel, "leak", name)
         ticks = sorted(leaks | {LEAK})
         # Evenly spread enough to be read: 0, 0.01 and 0.1 would fall together.
         panel.set_xscale("symlog", linthresh=0.01)
         panel.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
+        panel.set_xticks([], minor=True)
         panel.set_xlim(-0.002, 1.5)
+
+
+def _point(
+    value: Callable[[dict], float | None], record: dict
+) -> tuple[float, float | None]:
+    return _leak(record), value(record)
 
 
 def _leak(record: dict) -> float:
@@ -134,4 +178,10 @@ FIGURE = protocol.Figure(
     "F3: pixel MNIST at several steps, radii and leaks, 128 hidden units",
     runs,
     draw,
+    caption=(
+        "Over iterations, by each protocol: accuracy on validation data, the norm of"
+        " the loss's gradient at the first state, and the margin of the transition,"
+        " which an LSTM does not have. Below over the leak: test accuracy, the median"
+        " of that norm over training, the margin at the end."
+    ),
 )

@@ -4,9 +4,11 @@
 20.
 """
 
+from typing import Any
+
 from matplotlib.figure import Figure
 
-from experiments.reproduce import estimates, panels, protocol
+from experiments.reproduce import estimates, panels, protocol, trials
 
 SEEDS = {"smoke": 1, "cpu": 2, "full": 5}
 SHAPE = {"smoke": (4, 8), "cpu": (40, 32), "full": (40, 32)}  # layers, hidden
@@ -31,23 +33,57 @@ def runs(scale: str) -> list[protocol.Run]:
         for model in (("spectral_mlp",) if scale == "smoke" else protocol.FEEDFORWARD)
     ]
     return [
-        protocol.Run(
-            f"{scale}/F4/{layers}x{hidden}_{model}_seed{seed}",
-            f"deep_mlp:{model}",
-            {
-                "seed": seed,
-                "model.layers": layers,
-                "model.hidden": hidden,
-                "train.epochs": epochs,
-            },
-        )
-        for layers, hidden, epochs, model in settings
+        _run(scale, name, *setting, seed)
+        for name in reversed(protocol.PROTOCOLS)
+        for setting in settings
+        if setting[-1] in protocol.models(name, scale, protocol.FEEDFORWARD)
         for seed in range(SEEDS[scale])
     ]
 
 
+def _run(
+    scale: str,
+    name: str,
+    layers: int,
+    hidden: int,
+    epochs: int | None,
+    model: str,
+    seed: int,
+) -> protocol.Run:
+    folder = f"{scale}/F4" + ("_paper" if name == "paper" else "")
+    changes = {
+        "seed": seed,
+        "model.layers": layers,
+        "model.hidden": hidden,
+        "train.epochs": epochs,
+        **(
+            protocol.paper(model)
+            if name == "paper"
+            else trials.chosen("deep_mlp_grid", model)
+        ),
+    }
+    place = f"{folder}/{layers}x{hidden}_{model}_seed{seed}"
+    return protocol.Run(place, f"deep_mlp:{model}", changes, protocol=name)
+
+
 def draw(found: list[dict], scale: str) -> Figure:
     """Accuracy over epochs at one shape, and test accuracy over depth."""
+    groups = panels.by_protocol(found)
+    size = 7.2, 2.6 * len(groups) + 0.3
+    figure = Figure(figsize=size, layout="constrained")
+    grid = figure.subplots(len(groups), 2, squeeze=False)
+    for row, (name, records) in zip(grid, groups.items(), strict=True):
+        _draw_row(row, name, records, scale)
+    for column in grid.T:
+        panels.same_limits(column)
+    for panel in grid.flat:
+        panels.not_run(panel)
+    return figure
+
+
+def _draw_row(row: Any, name: str, found: list[dict], scale: str) -> None:
+    """A protocol: left over epochs, right over depth."""
+    left, right = row
     shape = SHAPE[scale]
     epoch = estimates.EPOCH_STEPS["mnist"]
 
@@ -55,38 +91,42 @@ def draw(found: list[dict], scale: str) -> Figure:
         model = record["config"]["model"]
         return (model["layers"], model["hidden"]) == shape
 
-    figure = Figure(figsize=(11, 4.6), layout="constrained")
-    left, right = figure.subplots(1, 2)
     one = [record for record in found if fits(record)]
     depths = [record for record in found if not fits(record)]
     series = panels.by_model(one)
     panels.curves(left, series, "valid", "accuracy", log=False, unit=epoch)
-    left.set_title(f"{shape[0]} layers of {shape[1]} units", fontsize=9)
+    iterations = panels.iterations(one)
+    left.set_title(f"{name}, {shape[0]} layers of {shape[1]} units, {iterations}")
     panels.label(left, "epoch", "validation accuracy")
-    panels.over(
-        right,
-        panels.by_model(depths),
-        ("model", "layers"),
-        lambda record: panels.final(record, "accuracy"),
-    )
+    panels.over(right, panels.by_model(depths), _point)
     widths = sorted({record["config"]["model"]["hidden"] for record in depths})
-    right.set_title(
-        f"width {', '.join(map(str, widths))}, {panels.iterations(depths)}", fontsize=9
-    )
+    shown = ", ".join(map(str, widths))
+    iterations = panels.iterations(depths)
+    right.set_title(f"{name}, layers of {shown} units, {iterations}")
     panels.label(right, "hidden layers", "test accuracy")
-    for depth, name in FAILS if scale != "smoke" else ():
+    for depth, model in FAILS if scale != "smoke" else ():
         right.axvline(depth, color="gray", linestyle=":", linewidth=1)
-        right.text(
-            depth,
-            0.33,
-            f" the paper: {name} fails beyond {depth}",
-            rotation=90,
-            fontsize=7,
-            transform=right.get_xaxis_transform(),
+        right.annotate(
+            f"{model} fails\nin the paper",
+            (depth, 0.04),
+            xycoords=right.get_xaxis_transform(),
+            **{"xytext": (3, 0), "textcoords": "offset points"},
+            **{"fontsize": 7, "color": "dimgray"},
         )
-    return figure
+
+
+def _point(record: dict) -> tuple[float, float | None]:
+    return record["config"]["model"]["layers"], panels.final(record, "accuracy")
 
 
 FIGURE = protocol.Figure(
-    "F4", "F4: deep and residual networks of whole MNIST digits", runs, draw
+    "F4",
+    "F4: deep and residual networks of whole MNIST digits",
+    runs,
+    draw,
+    caption=(
+        "Left accuracy on validation data over epochs at one shape, right test accuracy"
+        " over depth at one width, by each protocol; dotted, the depths beyond which"
+        " networks fail in the paper."
+    ),
 )

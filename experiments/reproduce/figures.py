@@ -1,18 +1,15 @@
-"""Figures drawn from records alone, and their pictures. No JAX."""
+"""Figures drawn from records alone, their pictures and captions. No JAX."""
 
-import io
 import pathlib
 import sys
 from collections.abc import Iterable
 
-from matplotlib.figure import Figure
-from PIL import Image
-
-from experiments.reproduce import panels, protocol, registry, status
-from experiments.runs import records
+from experiments.reproduce import markdown, panels, protocol, registry, status
+from experiments.runs import pictures
+from experiments.runs import records as stored
 
 
-def redraw(results: pathlib.Path = records.RESULTS) -> list[pathlib.Path]:
+def redraw(results: pathlib.Path = stored.RESULTS) -> list[pathlib.Path]:
     """Draws every figure of which some run is recorded, and returns their paths."""
     drawings = [figure for figure in registry.FIGURES.values() if figure.draw]
     paths = [
@@ -34,17 +31,19 @@ def draw(
 ) -> pathlib.Path | None:
     """Draws a figure from the records there are; None where there is none.
 
-    A record that cannot be used is left out, with a warning on stderr.
+    Beside the PNG, whose path is returned, lie PDF, SVG and the caption. A record that
+    cannot be used is left out, with a warning on stderr.
     """
-    asked = figure.runs(scale)
-    found = usable(asked, results)
+    found = usable(figure.runs(scale), results)
     if not found or figure.draw is None:
         return None
-    drawing = figure.draw(found, scale)
-    drawing.suptitle(caption(figure.title, scale, found, len(asked)), fontsize=9)
     output = picture(figure, scale, results)
-    output.parent.mkdir(parents=True, exist_ok=True)
-    _save(drawing, output)
+    with pictures.style():
+        drawing = figure.draw(list(found.values()), scale)
+        pictures.legend(drawing)
+        pictures.save(drawing, output)
+    text = caption(figure, scale, found)
+    output.with_suffix(".md").write_text(f"{markdown.wrapped(text)}\n")
     return output
 
 
@@ -53,38 +52,56 @@ def picture(figure: protocol.Figure, scale: str, results: pathlib.Path) -> pathl
     return results / "figures" / f"{figure.name}_{scale}.png"
 
 
-def _save(figure: Figure, output: pathlib.Path) -> None:
-    """A PNG of 128 colours, a third of the size, for the repository."""
-    with io.BytesIO() as buffer:
-        figure.savefig(buffer, format="png", dpi=90)
-        colours = Image.open(buffer).convert("RGB").quantize(128)
-        colours.save(output, optimize=True)
+def usable(runs: Iterable[protocol.Run], results: pathlib.Path) -> dict[str, dict]:
+    """{name: record} of these runs; what is wrong with others goes to stderr.
 
-
-def usable(runs: Iterable[protocol.Run], results: pathlib.Path) -> list[dict]:
-    """The records of these runs; what is wrong with others goes to stderr."""
-    found = []
+    A record has the run's `protocol` besides.
+    """
+    found = {}
     for run in runs:
         record, problem = status.find(run, results)
         if problem:
             print(f"warning: left out: {problem}", file=sys.stderr)
         elif record:
-            found.append(record)
+            found[run.name] = record | {"protocol": run.protocol}
     return found
 
 
-def caption(title: str, scale: str, found: list[dict], asked: int) -> str:
-    """Title, scale, how many runs there are, and the machines."""
-    seeds = sorted({record["config"]["seed"] for record in found})
-    diverged = sum(record["result"] is None for record in found)
+def caption(figure: protocol.Figure, scale: str, found: dict[str, dict]) -> str:
+    """What is drawn, of which runs, and on what machines they were made.
+
+    Args:
+      figure: the figure.
+      scale: of the runs.
+      found: {name: record} of those that are drawn.
+    """
+    seeds = sorted({record["config"]["seed"] for record in found.values()})
+    runs, records = figure.runs(scale), list(found.values())
+    many = len(seeds) > 1
     parts = [
-        f"scale {scale}",
-        f"seeds {', '.join(map(str, seeds))}",
-        f"{len(found)} of {asked} runs",
-        panels.machines(found),
+        f"**{figure.title}.** {figure.caption}",
+        "Lines are means over seeds, bands from the least to the greatest." * many,
+        f"Scale `{scale}`, {'seeds' if many else 'seed'} {', '.join(map(str, seeds))},"
+        f" {len(found)} of {len(runs)} runs, on {panels.machines(records)}.",
+        _absent(runs, records),
+        _diverged(found, scale),
+        "Stand-in data, no result." * (scale == "smoke"),
     ]
-    if diverged:
-        parts.insert(3, f"{diverged} diverged")
-    if scale == "smoke":
-        parts.append("stand-in data, no result")
-    return f"{title}\n{'; '.join(parts)}"
+    return " ".join(part for part in parts if part)
+
+
+def _absent(runs: list[protocol.Run], found: list[dict]) -> str:
+    """Which protocols have no record yet."""
+    asked = {run.protocol for run in runs} - {record["protocol"] for record in found}
+    text = " and ".join(f"`{name}`" for name in sorted(asked))
+    return f"Protocol {text}: not run." if asked else ""
+
+
+def _diverged(found: dict[str, dict], scale: str) -> str:
+    """Which runs diverged, and when."""
+    steps = [
+        f"{name.removeprefix(f'{scale}/')} at step {record['diverged']['step']:,}"
+        for name, record in found.items()
+        if record["result"] is None
+    ]
+    return f"Diverged (a cross at the last value): {', '.join(steps)}." if steps else ""

@@ -1,29 +1,31 @@
 """What the drawings share: series of records, and panels of them. No JAX.
 
-Curves are means over seeds, with a band from the least to the greatest; the legend
-says how many seeds. A run that diverged ends at a cross.
+Curves are means over seeds, with a band from the least to the greatest. A run that
+diverged ends at a cross. Who draws the figure adds one legend for all its panels.
 """
 
 import statistics
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Iterable
+from typing import Any, NamedTuple
 
-from experiments.reproduce import estimates
+from matplotlib.figure import Figure
+
+from experiments.reproduce import estimates, protocol
+from experiments.runs import pictures
+
+_TICKS = ("bottom", "left", "labelbottom", "labelleft")
 
 Series = dict[str, list[dict]]  # label: its records, one a seed
+Styles = dict[str, dict]  # label: how its line is drawn
 
-COLORS = {
-    **{"rnn": "C0", "irnn": "C1", "lstm": "C2", "ornn": "C3", "spectral": "C4"},
-    **{"mlp": "C0", "resnet": "C1", "spectral_mlp": "C3", "spectral_resnet": "C4"},
-}
-SHADES = ("C4", "C5", "C6", "C8", "C9", "C7")  # of several radii
+CARRY_GRADIENT = "‖∂L/∂h⁽⁰⁾‖"
 
 
 def by_model(found: list[dict]) -> Series:
     """A series for each model, in the order of the records."""
     series: Series = {}
     for record in found:
-        series.setdefault(record["config"]["model"]["name"], []).append(record)
+        series.setdefault(pictures.title(_model(record)), []).append(record)
     return series
 
 
@@ -31,17 +33,42 @@ def by_radius(found: list[dict]) -> Series:
     """A series for each model, and of spectral for each radius."""
     series: Series = {}
     for record in found:
-        model = record["config"]["model"]
-        name = model["name"]
-        name += f", r = {model['radius']:g}" if name == "spectral" else ""
-        series.setdefault(name, []).append(record)
+        label = pictures.title(_model(record))
+        if _model(record) == "spectral":
+            label += f", r = {record['config']['model']['radius']:g}"
+        series.setdefault(label, []).append(record)
     return series
 
 
-def colors(series: Series) -> dict[str, str]:
-    """Each model's own colour, and shades for several series of one."""
-    shades = iter(SHADES)
-    return {name: COLORS.get(name) or next(shades, "C7") for name in series}
+def by_protocol(found: list[dict]) -> dict[str, list[dict]]:
+    """The records of each protocol that has any."""
+    groups = {
+        name: [record for record in found if record["protocol"] == name]
+        for name in protocol.PROTOCOLS
+    }
+    return {name: records for name, records in groups.items() if records}
+
+
+def same_limits(panels: Iterable[Any]) -> None:
+    """Gives panels of one kind the widest limits of their values."""
+    drawn = [panel for panel in panels if panel.has_data()]
+    ends = [panel.get_ylim() for panel in drawn]
+    for panel in drawn:
+        panel.set_ylim(min(low for low, _ in ends), max(high for _, high in ends))
+
+
+def styles(series: Series) -> Styles:
+    """Each model's own colour; several series of one differ in their dashes."""
+    found: Styles = {}
+    models = [_model(records[0]) for records in series.values()]
+    for i, (label, model) in enumerate(zip(series, models, strict=True)):
+        later = models[i + 1 :].count(model)
+        found[label] = pictures.model_style(model, later)
+    return found
+
+
+def _model(record: dict) -> str:
+    return record["config"]["model"]["name"]
 
 
 def final(record: dict, metric: str) -> float | None:
@@ -83,10 +110,6 @@ def machines(found: list[dict]) -> str:
 # ---- What panels share.
 
 
-# A figure has a legend where a series is first drawn: its other panels are of the same
-# runs.
-
-
 def curves(
     panel: Any,
     series: Series,
@@ -95,98 +118,145 @@ def curves(
     *,
     log: bool = True,
     unit: int = 1,
-    legend: bool = True,
+    looks: Styles | None = None,
 ) -> None:
-    """Mean and range over seeds of a metric over iterations divided by `unit`."""
-    for name, color in colors(series).items():
-        found = series[name]
+    """Mean and range over seeds of a metric over iterations divided by `unit`.
+
+    `looks` are those of `styles`, where other panels have series that this one lacks.
+    """
+    looks = looks or styles(series)
+    for name, found in series.items():
         points: dict[int, list[float]] = {}
         for record in found:
             for point in record.get(split, []):
                 if point.get(key) is not None:
                     points.setdefault(point["step"], []).append(point[key])
-        if not points:
-            continue
-        _band(panel, points, color, _legend(name, found), unit)
-        _mark_diverged(panel, found, split, key, color, unit)
+        if points:
+            _band(panel, points, name, unit, looks[name])
+            _mark_diverged(panel, found, split, key, looks[name], unit)
     if log:
         panel.set_yscale("log")
-    if legend and panel.has_data():
-        panel.legend(fontsize=7, framealpha=0.6)
+
+
+class Curve(NamedTuple):
+    """What a panel shows over iterations: a metric of a split, named on the axis."""
+
+    split: str
+    key: str
+    name: str
+    log: bool = True
+
+
+def lengths(
+    found: list[dict], rows: tuple[Curve, ...], title: str, nothing: str, width: float
+) -> Figure:
+    """Curves over iterations: lengths of the task across, protocols and rows down.
+
+    Args:
+      found: the records, with `task.length`.
+      rows: of each protocol; the first has a line at the loss of the model that knows
+        nothing.
+      title: of a column, with {} for its length.
+      nothing: the name of that line.
+      width: of a column, in inches.
+    """
+    columns = sorted({record["config"]["task"]["length"] for record in found})
+    groups = by_protocol(found)
+    size = width * len(columns) + 0.3, 1.8 * len(rows) * len(groups) + 0.4
+    figure = Figure(figsize=size, layout="constrained")
+    shape = len(groups), len(rows), len(columns)
+    grid = figure.subplots(shape[0] * shape[1], shape[2], squeeze=False)
+    for block, (name, records) in zip(grid.reshape(shape), groups.items(), strict=True):
+        for column, length in zip(block.T, columns, strict=True):
+            mine = [r for r in records if r["config"]["task"]["length"] == length]
+            for panel, row in zip(column, rows, strict=True):
+                curves(panel, by_model(mine), row.split, row.key, log=row.log)
+            baseline(column[0], mine, nothing)
+            heading = f"{name}, {title.format(length)}, {iterations(mine)}"
+            column[0].set_title(heading)
+            column[-1].set_xlabel("iteration")
+        for panel, row in zip(block[:, 0], rows, strict=True):
+            panel.set_ylabel(row.name)
+    # The same panel of each protocol has the same limits.
+    for panels in grid.reshape(shape).transpose(1, 2, 0).reshape(-1, len(groups)):
+        same_limits(panels)
+    for panel in grid.flat:
+        not_run(panel)
+    figure.align_ylabels(grid)
+    return figure
 
 
 def over(
     panel: Any,
     series: Series,
-    field: tuple[str, str],
-    value: Callable[[dict], float | None],
+    value: Callable[[dict], tuple[float, float | None]],
     *,
     log: bool = False,
-    legend: bool = True,
+    looks: Styles | None = None,
 ) -> None:
-    """Mean and range over seeds of a number of each run over a field of its config."""
-    section, name = field
-    for model, color in colors(series).items():
+    """Mean and range over seeds of a number of each run over another.
+
+    `value` gives both of a record, the second None where the run diverged.
+    """
+    looks = looks or styles(series)
+    for name, found in series.items():
         points: dict[float, list[float]] = {}
-        for record in series[model]:
-            place, number = record["config"][section][name], value(record)
+        for record in found:
+            place, number = value(record)
             if number is not None:
                 points.setdefault(place, []).append(number)
-            elif record["result"] is None:
-                panel.plot(place, 0.02, "x", color=color, transform=_bottom(panel))
+            else:
+                _cross(panel, place, 0.02, looks[name], panel.get_xaxis_transform())
         if points:
-            _band(panel, points, color, _legend(model, series[model]), 1, marker="o")
+            _band(panel, points, name, 1, looks[name] | {"marker": "o"})
     if log:
         panel.set_yscale("log")
-    if legend and panel.has_data():
-        panel.legend(fontsize=7, framealpha=0.6)
 
 
 def baseline(panel: Any, found: list[dict], name: str) -> None:
     """A dashed line at the loss of the model that knows nothing."""
     known = [r["result"]["baseline"] for r in found if r["result"]]
     if known:
-        panel.axhline(known[0], color="gray", linestyle="--", linewidth=1, label=name)
-        panel.legend(fontsize=7, framealpha=0.6)
+        look = {"color": "gray", "linestyle": "--", "linewidth": 1}
+        panel.axhline(known[0], label=name, **look)
+
+
+def not_run(panel: Any) -> None:
+    """Says in an empty panel that there is no record to draw."""
+    if not panel.has_data():
+        middle = {"ha": "center", "va": "center", "transform": panel.transAxes}
+        panel.text(0.5, 0.5, "not run", color="gray", **middle)
+        panel.tick_params(which="both", **dict.fromkeys(_TICKS, False))
+        panel.grid(False)
 
 
 def label(panel: Any, x: str, y: str) -> None:
-    """Names of both axes, and a grid."""
+    """Names of both axes."""
     panel.set_xlabel(x)
     panel.set_ylabel(y)
-    panel.grid(alpha=0.3)
 
 
-def _band(
-    panel: Any, points: dict, color: str, name: str, unit: int, **style: Any
-) -> None:
+def _band(panel: Any, points: dict, name: str, unit: int, look: dict) -> None:
     """The line of the means and the band from least to greatest."""
     places = sorted(points)
     x = [place / unit for place in places]
     means = [statistics.fmean(points[place]) for place in places]
     low, high = ([end(points[place]) for place in places] for end in (min, max))
-    panel.plot(x, means, color=color, label=name, linewidth=1.4, markersize=3, **style)
-    panel.fill_between(x, low, high, color=color, alpha=0.2, linewidth=0)
+    panel.plot(x, means, label=name, **look)
+    if low != high:  # of one seed there is no band
+        panel.fill_between(x, low, high, color=look["color"], alpha=0.15, linewidth=0)
 
 
 def _mark_diverged(
-    panel: Any, found: list[dict], split: str, key: str, color: str, unit: int
+    panel: Any, found: list[dict], split: str, key: str, look: dict, unit: int
 ) -> None:
     """A cross at the last finite point of every run that diverged."""
     for record in found:
         known = [p for p in record.get(split, []) if p.get(key) is not None]
         if record["result"] is None and known:
-            panel.plot(known[-1]["step"] / unit, known[-1][key], "x", color=color)
+            _cross(panel, known[-1]["step"] / unit, known[-1][key], look)
 
 
-def _legend(name: str, found: list[dict]) -> str:
-    """'rnn (3 seeds, 1 diverged)'."""
-    seeds = len({record["config"]["seed"] for record in found})
-    diverged = sum(record["result"] is None for record in found)
-    text = f"{name} ({seeds} seed{'s' if seeds > 1 else ''}"
-    return text + (f", {diverged} diverged)" if diverged else ")")
-
-
-def _bottom(panel: Any) -> Any:
-    """Data across, a fraction of the panel up."""
-    return panel.get_xaxis_transform()
+def _cross(panel: Any, x: float, y: float, look: dict, transform: Any = None) -> None:
+    where = {"transform": transform} if transform else {}
+    panel.plot(x, y, "x", color=look["color"], markersize=5, **where)

@@ -16,6 +16,7 @@ class Request(NamedTuple):
     redo: bool
     workdir: pathlib.Path
     results: pathlib.Path
+    protocol: str | None = None
 
 
 def show(request: Request) -> None:
@@ -38,11 +39,13 @@ def show(request: Request) -> None:
 
 
 def asked(figure: protocol.Figure, request: Request) -> list[status.Status]:
-    """The runs of a figure, those of later seeds left out as `seeds` says."""
+    """The runs of a figure, as `seeds` and `protocol` leave them."""
     found = status.of_figure(figure, request.scale, request.results)
-    if request.seeds is None:
-        return found
-    return [s for s in found if s.run.changes.get("seed", 0) < request.seeds]
+    if request.seeds is not None:
+        found = [s for s in found if s.run.changes.get("seed", 0) < request.seeds]
+    if request.protocol is not None:
+        found = [s for s in found if s.run.protocol == request.protocol]
+    return found
 
 
 def totals(found: list[status.Status]) -> str:

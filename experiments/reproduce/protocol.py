@@ -10,11 +10,16 @@ file says what is cut. Seeds: three for F1 and F2, two for F3 and F4, one for th
 `smoke` goes through all of it with a few units, steps and settings, on stand-in data:
 its figures mean nothing.
 
-One learning rate, schedule, clipping, activation and first input scale holds for all
-models of a panel, those of the shipped config. Two exceptions: copying at lags of 500
-and more, ornn and spectral have a much smaller rate for the reflectors, which the
-others have not (see configs/copying.py); and addition and PTB words have one learning
-rate a model, chosen on validation data. rnn starts random, irnn from the identity
+F1 to F4 have two protocols side by side. `paper` has one setting for all models:
+Adam at 1e-3, times 0.99 after an epoch, r = 0.01, 16 reflectors a side, leaky ReLU, a
+random start (the IRNN from the identity, which makes it one; residual branches with
+singular values around 0, as the authors advise). Its iterations are those of `tuned`;
+gradients are clipped at norm 1, of which the paper says nothing.
+
+In `tuned` each model has the settings of the shipped config and, of its trials, as many
+for every model, what was best on validation data (`trials.CHOSEN`). Copying at lags of
+500 and more, ornn and spectral have a much smaller rate for the reflectors, which the
+others have not (see configs/copying.py). rnn starts random, irnn from the identity
 (copy: orthogonal), ornn and spectral as the shipped config says.
 """
 
@@ -32,6 +37,22 @@ from experiments.runs import identity
 SCALES = ("smoke", "cpu", "full")
 RECURRENT = ("rnn", "irnn", "lstm", "ornn", "spectral")
 FEEDFORWARD = ("mlp", "resnet", "spectral_mlp", "spectral_resnet")
+
+PROTOCOLS = ("paper", "tuned")
+
+# What the protocol `paper` changes in any config.
+PAPER = {
+    "model.activation": "leaky_relu",
+    "model.leak": 0.01,
+    "model.init": "random",
+    "model.input_scale": 1.0,
+    "model.radius": 0.01,
+    "model.reflectors": 16,
+    "train.learning_rate": 1e-3,
+    "train.rates.reflectors": None,
+    "train.schedule": "exponential",
+    "train.decay_rate": 0.99,
+}
 
 SMOKE = {
     "data_dir": stand_in.NAME,
@@ -54,22 +75,27 @@ class Run(NamedTuple):
       one.
     changes: {field: value} besides.
     free: fields in which a record may differ, because a search chose them.
+    protocol: see above.
+    certificate: whether its record has the certificate of generalization.
     """
 
     name: str
     config: str
     changes: dict[str, Any]
     free: tuple[str, ...] = ()
+    protocol: str = "tuned"
+    certificate: bool = False
 
 
 class Figure(NamedTuple):
     """A figure or a table of the paper.
 
     name: what the command calls it.
-    title: what is drawn.
+    title: what it is about.
     settings: scale -> its runs.
-    draw: (records, scale) -> the drawing; None of a table.
+    draw: (records, scale) -> the drawing, without legend and title; None of a table.
     table: (folder of records, scale) -> the table in Markdown; None of a drawing.
+    caption: what the panels of a drawing show, in sentences.
     """
 
     name: str
@@ -77,6 +103,7 @@ class Figure(NamedTuple):
     settings: Callable[[str], list[Run]]
     draw: Callable[[list[dict], str], figure.Figure] | None = None
     table: Callable[[pathlib.Path, str], str] | None = None
+    caption: str = ""
 
     def runs(self, scale: str) -> list[Run]:
         """Its runs, in the order in which they are made.
@@ -90,6 +117,21 @@ class Figure(NamedTuple):
         if scale == "smoke":
             return [each._replace(changes=each.changes | SMOKE) for each in found]
         return found
+
+
+def models(name: str, scale: str, known: tuple[str, ...]) -> tuple[str, ...]:
+    """Those that run by a protocol: at `smoke` the last alone has `paper` too."""
+    return known[-1:] if (name, scale) == ("paper", "smoke") else known
+
+
+def paper(model: str) -> dict[str, Any]:
+    """The changes of the protocol `paper` for a model."""
+    own: dict[str, Any] = {"model.name": model}
+    if model == "irnn":
+        own["model.init"] = "identity"
+    if model == "spectral_resnet":
+        own |= {"model.center": 0.0, "model.radius": 1.0}
+    return PAPER | own
 
 
 def build_config(run: Run) -> Any:

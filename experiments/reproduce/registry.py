@@ -7,7 +7,7 @@ import importlib
 import pathlib
 import runpy
 
-from experiments.reproduce import protocol
+from experiments.reproduce import protocol, trials
 
 # Files beside this one, each with a `FIGURE`, in the order in which `all` takes them.
 _FILES = (
@@ -15,6 +15,7 @@ _FILES = (
     "f2_copying",
     "f3_pixel_mnist",
     "f4_deep_mlp",
+    "f5_certificate",
     "pixel_mnist",
     "ptb_word",
 )
@@ -40,9 +41,25 @@ def find(name: str) -> protocol.Figure:
                 f"FIGURE must be a protocol.Figure in {name}, got {found!r}"
             )
         return found
-    if name not in FIGURES:
+    known = FIGURES | trials.FIGURES
+    if name not in known:
         raise ValueError(
-            f"FIGURE must be one of {', '.join(FIGURES)}, all, or a Python file with"
-            f" FIGURE, got {name!r}"
+            f"FIGURE must be one of {', '.join(known)}, all, trials, or a Python file"
+            f" with FIGURE, got {name!r}"
         )
-    return FIGURES[name]
+    return known[name]
+
+
+def named(words: list[str]) -> list[protocol.Figure]:
+    """What the words of a command name; `all` and `trials` are several.
+
+    Raises:
+      ValueError: a word that names none, or no word.
+    """
+    if not words:
+        raise ValueError("FIGURE must be given, got none")
+    several = {"all": FIGURES, "trials": trials.FIGURES}
+    found: dict[str, protocol.Figure] = {}
+    for word in words:
+        found |= several.get(word) or {word: find(word)}
+    return list(found.values())

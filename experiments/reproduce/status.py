@@ -43,6 +43,8 @@ def find(run: protocol.Run, results: pathlib.Path) -> tuple[dict | None, str | N
     if (record.get("data") == stand_in.NAME) != stands_in:
         asked = "stand-in" if stands_in else "real"
         return None, f"{path} is not of {asked} data"
+    if run.certificate and record["result"] and "certificate" not in record:
+        return None, f"{path} has no certificate"
     return record, None
 
 

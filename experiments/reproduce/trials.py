@@ -1,38 +1,194 @@
-"""Tables of the trials that chose learning rates. No JAX."""
+"""The trials that choose each model's settings of the tuned protocol. No JAX.
 
+A grid has the same number of trials for every model. They are runs like those of the
+figures, made by `python -m experiments.reproduce trials --scale=cpu` (or the name of a
+grid), and judged by validation data alone, one seed.
+"""
+
+import functools
 import pathlib
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
-from experiments.reproduce import markdown, protocol
-from experiments.runs import records
+from experiments.reproduce import markdown, protocol, status
 
-# By folder of their records: models, metric, digits, what is best.
+Settings = dict[str, dict[str, Any]]  # what a trial is called: its changes
+
+
+class Grid(NamedTuple):
+    """Trials of several models at one task.
+
+    title: of what.
+    config: as that of a `protocol.Run`, with {model} where it depends on it.
+    changes: of all trials, besides the model.
+    settings: {model: its trials}.
+    metric: validation metric that is compared, at the final parameters.
+    form: of a number.
+    best: min or max.
+    """
+
+    title: str
+    config: str
+    changes: dict[str, Any]
+    settings: dict[str, Settings]
+    metric: str
+    form: str
+    best: Callable[[list[float]], float]
+
+
+def _rates(*texts: str) -> Settings:
+    """A trial for each learning rate."""
+    return {text: {"train.learning_rate": float(text)} for text in texts}
+
+
+_SHORT = _rates("0.001", "0.003", "0.01", "0.03")
+_LONG = _rates("0.0001", "0.0003", "0.001", "0.003")  # of free transitions
+_WORDS = _rates("5e-4", "1e-3", "2e-3", "4e-3", "8e-3", "1.6e-2")
+_COPY = _rates("0.0003", "0.001", "0.003", "0.01")
+
 GRIDS = {
-    "ptb_word_grid": (protocol.RECURRENT, "perplexity", "{:.0f}", min),
-    "addition_grid": (protocol.RECURRENT, "mse", "{:.4f}", min),
-    "addition_grid_300": (protocol.RECURRENT, "mse", "{:.4f}", min),
-    "deep_mlp_grid": (protocol.FEEDFORWARD, "accuracy", "{:.3f}", max),
+    "addition_grid": Grid(
+        "addition, T = 100, 1,000 iterations",
+        "addition",
+        {"train.steps": 1000},
+        dict.fromkeys(protocol.RECURRENT, _SHORT),
+        *("mse", "{:.4f}", min),
+    ),
+    "addition_grid_300": Grid(
+        "addition, T = 300, 1,500 iterations",
+        "addition",
+        {"task.length": 300, "train.steps": 1500},
+        dict.fromkeys(protocol.RECURRENT, _SHORT) | {"rnn": _LONG, "irnn": _LONG},
+        *("mse", "{:.4f}", min),
+    ),
+    "copying_grid": Grid(
+        "copy at a lag of 100, 200 iterations",
+        "copying",
+        {"train.steps": 200, "train.eval_every": 100},
+        dict.fromkeys(protocol.RECURRENT, _COPY),
+        *("loss", "{:.4f}", min),
+    ),
+    "copying_grid_500": Grid(
+        "copy at a lag of 500, 150 iterations",
+        "copying:500",
+        {"train.steps": 150},
+        dict.fromkeys(protocol.RECURRENT, _COPY),
+        *("loss", "{:.4f}", min),
+    ),
+    "pixel_mnist_grid": Grid(
+        "pixel MNIST, 28 steps, 1 epoch",
+        "pixel_mnist",
+        {"task.steps": 28, "train.epochs": 1},
+        dict.fromkeys(protocol.RECURRENT, _COPY),
+        *("accuracy", "{:.3f}", max),
+    ),
+    "deep_mlp_grid": Grid(
+        "whole digits, 100 layers of 128 units, 1 epoch",
+        "deep_mlp:{model}",
+        {"train.epochs": 1},
+        dict.fromkeys(
+            protocol.FEEDFORWARD, _rates("0.0001", "0.0003", "0.001", "0.003")
+        ),
+        *("accuracy", "{:.3f}", max),
+    ),
+    "ptb_word_grid": Grid(
+        "Penn Treebank words, 300 iterations",
+        "ptb_word",
+        {"train.epochs": 5, "train.steps": 300, "train.eval_every": 300},
+        dict.fromkeys(protocol.RECURRENT, _WORDS),
+        *("perplexity", "{:.0f}", min),
+    ),
+}
+
+# Which trial of each model was chosen; a figure takes the shipped settings of a model
+# without a choice.
+CHOSEN = {
+    "addition_grid": {
+        **dict.fromkeys(("rnn", "irnn"), "0.003"),
+        **dict.fromkeys(("ornn", "spectral"), "0.01"),
+        "lstm": "0.03",
+    },
+    "addition_grid_300": {
+        **{"rnn": "0.001", "irnn": "0.0003", "lstm": "0.03"},
+        **dict.fromkeys(("ornn", "spectral"), "0.01"),
+    },
+    "ptb_word_grid": {
+        **dict.fromkeys(("rnn", "irnn", "ornn"), "8e-3"),
+        **dict.fromkeys(("lstm", "spectral"), "1.6e-2"),
+    },
 }
 
 
-def table(folder: str, results: pathlib.Path) -> str:
-    """Validation metrics of trials over learning rates, the best of a model in bold."""
-    models, metric, form, best = GRIDS[folder]
-    found: dict[tuple[str, float], float | None] = {}
-    for path in (results / folder).glob("*.json"):
-        record = records.read(f"{folder}/{path.stem}", results) or {}
-        config, end = record["config"], record["result"]
-        key = config["model"]["name"], config["train"]["learning_rate"]
-        found[key] = end["metrics"]["valid"][metric] if end else None
-    rates = sorted({rate for _, rate in found})
+def chosen(grid: str, model: str) -> dict[str, Any]:
+    """The changes of the trial that was chosen for a model; none without a choice."""
+    name = CHOSEN.get(grid, {}).get(model)
+    return {} if name is None else GRIDS[grid].settings[model][name]
+
+
+def runs(name: str, scale: str) -> list[protocol.Run]:
+    """All trials of a grid, the same at every scale; at `smoke` one of each model."""
+    grid = GRIDS[name]
+    return [
+        protocol.Run(
+            f"{name}/{model}_{setting}",
+            grid.config.format(model=model),
+            # A variant of a config names its model, and more.
+            ({} if "{model}" in grid.config else {"model.name": model})
+            | grid.changes
+            | changes,
+        )
+        for model, settings in grid.settings.items()
+        for setting, changes in list(settings.items())[
+            : 1 if scale == "smoke" else None
+        ]
+    ]
+
+
+def table(name: str, results: pathlib.Path, scale: str = "cpu") -> str:
+    """Validation metrics of trials, the best of a model in bold."""
+    grid = GRIDS[name]
+    found = {run.name: status.usable(run, results) for run in runs(name, scale)}
+    settings = dict.fromkeys(s for each in grid.settings.values() for s in each)
+    columns = sorted(settings, key=_order)
     rows = []
-    for model in models:
-        tried = {rate: found[model, rate] for rate in rates if (model, rate) in found}
-        numbers = [value for value in tried.values() if value is not None]
-        cells = ["not run"] * len(rates)
-        for rate, value in tried.items():
-            text = "diverged" if value is None else form.format(value)
-            if numbers and value == best(numbers):
-                text = f"**{text}**"
-            cells[rates.index(rate)] = text
+    for model in grid.settings:
+        tried = {s: found.get(f"{name}/{model}_{s}") for s in columns}
+        values = [_value(grid, record) for record in tried.values()]
+        numbers = [value for value in values if value is not None]
+        cells = ["not run" if s in grid.settings[model] else "" for s in columns]
+        for i, (record, value) in enumerate(zip(tried.values(), values, strict=True)):
+            if record is not None:
+                cells[i] = "diverged" if value is None else grid.form.format(value)
+                if numbers and value == grid.best(numbers):
+                    cells[i] = f"**{cells[i]}**"
         rows.append([model, *cells])
-    return markdown.table(["model", *(f"{rate:g}" for rate in rates)], rows)
+    return markdown.table(["model", *map(_shown, columns)], rows)
+
+
+def _value(grid: Grid, record: dict | None) -> float | None:
+    end = record and record["result"]
+    return end["metrics"]["valid"][grid.metric] if end else None
+
+
+def _order(setting: str) -> tuple[float, str]:
+    """Rates by size, then other settings by name."""
+    try:
+        return float(setting), ""
+    except ValueError:
+        return float("inf"), setting
+
+
+def _shown(setting: str) -> str:
+    number = _order(setting)[0]
+    return setting if number == float("inf") else f"{number:g}"
+
+
+FIGURES = {
+    name: protocol.Figure(
+        name,
+        f"trials: {grid.title}",
+        functools.partial(runs, name),
+        table=functools.partial(table, name),
+    )
+    for name, grid in GRIDS.items()
+}

@@ -1,11 +1,12 @@
-"""The learning curve of a run, drawn from its log alone. No JAX."""
+"""Learning curves of runs, drawn from their logs alone. No JAX."""
 
+import itertools
+import json
 import pathlib
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, NamedTuple
 
-from matplotlib.figure import Figure
-
-from experiments.runs import logs
+from experiments.runs import files, identity, logs, pictures
 
 
 def learning_curve(
@@ -20,43 +21,134 @@ def learning_curve(
       ValueError: the log has no "started" event, no validation line, or one that
         cannot be read.
     """
+    curves, started = _read(metrics)
+    names = ["loss"]
+    if any(line.get(started["primary"]) != line["loss"] for line in curves["valid"]):
+        names.append(started["primary"])
+    with pictures.picture(3.6 * len(names), 2.8, output, "png") as figure:
+        panels = figure.subplots(1, len(names), squeeze=False)[0]
+        for panel, name in zip(panels, names, strict=True):
+            thin = {"linewidth": 0.8, "color": pictures.SKY}
+            thick = {"linewidth": 1.8, "color": pictures.BLUE, "marker": "o"}
+            _draw(panel, curves.get("train", []), name, label="training", **thin)
+            _draw(panel, curves["valid"], name, label="validation", **thick)
+            panel.set(xlabel="step", ylabel=name)
+        _baseline(panels[0], started)
+        panels[0].set_yscale("log")
+        panels[0].set_title(f"{started['task']}, {pictures.title(started['model'])}")
+    return pathlib.Path(output)
+
+
+class _Run(NamedTuple):
+    folder: pathlib.Path
+    curves: logs.Curves
+    started: dict
+    config: dict[str, Any]  # what the run reads, flat
+
+
+def compare(
+    workdirs: Sequence[str | pathlib.Path], output: str | pathlib.Path
+) -> pathlib.Path:
+    """Draws the training loss and the validation metric of several runs over steps.
+
+    The legend has the fields in which the runs differ; where those do not tell them
+    apart, the names of their folders. Returns the PNG; PDF and SVG lie beside it.
+
+    Raises:
+      ValueError: a folder without a log to draw or without a config, one that is given
+        twice, or runs with different metrics.
+    """
+    runs = [_run(pathlib.Path(workdir)) for workdir in workdirs]
+    metrics = {run.started["primary"] for run in runs}
+    if len(metrics) > 1:
+        raise ValueError(
+            "WORKDIR must be runs with one metric, got "
+            + ", ".join(f"{run.folder}: {run.started['primary']}" for run in runs)
+        )
+    if len({run.folder.resolve() for run in runs}) < len(runs):
+        raise ValueError(
+            f"WORKDIR must be different folders, got {', '.join(map(str, workdirs))}"
+        )
+    (metric,) = metrics
+    with pictures.picture(7.2, 3.2, output) as figure:
+        left, right = figure.subplots(1, 2)
+        for run, label, look in zip(runs, _labels(runs), _looks(runs), strict=True):
+            thin = look | {"linewidth": 0.8}
+            _draw(left, run.curves.get("train", []), "loss", label=label, **thin)
+            _draw(right, run.curves["valid"], metric, label=label, **look)
+        if len({(run.started["task"], run.started["baseline"]) for run in runs}) == 1:
+            _baseline(left, runs[0].started)
+        left.set(xlabel="step", ylabel="training loss", yscale="log")
+        right.set(xlabel="step", ylabel=f"validation {metric}")
+        if pictures.spans([y for line in right.lines for y in line.get_ydata()]):
+            right.set_yscale("log")
+    return pathlib.Path(output).with_suffix(".png")
+
+
+def _run(folder: pathlib.Path) -> _Run:
+    path = folder / "config.json"
+    if not path.exists():
+        raise ValueError(f"WORKDIR must hold a run, got {folder}: no config.json")
+    config = files.read_object(path)
+    flat = identity.flatten(identity.read_part(config))
+    return _Run(folder, *_read(folder / "metrics.jsonl"), flat)
+
+
+def _read(metrics: str | pathlib.Path) -> tuple[logs.Curves, dict]:
+    """The curves of a log, and how the run started."""
     curves, events = logs.read_metrics(metrics)
     started = next((e for e in events if e.get("event") == "started"), None)
     if started is None or "valid" not in curves:
         raise ValueError(f"{metrics} has no 'started' event or no validation line yet")
-    names = ["loss"]
-    if any(line.get(started["primary"]) != line["loss"] for line in curves["valid"]):
-        names.append(started["primary"])
-    figure = Figure(figsize=(5.5 * len(names), 4), layout="constrained")
-    panels = figure.subplots(1, len(names), squeeze=False)[0]
-    for panel, name in zip(panels, names, strict=True):
-        _draw_curves(panel, curves, name)
+    return curves, started
+
+
+def _labels(runs: list[_Run]) -> list[str]:
+    """What tells the runs apart: fields, else folders' names, else their paths."""
+    fields = [
+        field
+        for field in runs[0].config
+        if field not in identity.PLACES
+        and all(field in run.config for run in runs)
+        and len({json.dumps(run.config[field]) for run in runs}) > 1
+    ]
+    named = [
+        ", ".join(_value(field, run.config[field]) for field in fields) for run in runs
+    ]
+    for labels in (named, [run.folder.resolve().name for run in runs]):
+        if len(set(labels)) == len(runs) and all(labels):
+            return labels
+    return [str(run.folder) for run in runs]
+
+
+def _value(field: str, value: Any) -> str:
+    """'Spectral-RNN' of model.name, 'learning_rate = 0.01' of another."""
+    if field == "model.name":
+        return pictures.title(value)
+    return f"{field.rpartition('.')[2]} = {value}"
+
+
+def _looks(runs: list[_Run]) -> list[dict[str, Any]]:
+    """Each model's own colour, or where one comes twice, colours in turn."""
+    models = [run.config.get("model.name") for run in runs]
+    if len(set(models)) == len(models) and set(models) <= pictures.COLORS.keys():
+        return [pictures.model_style(str(model)) for model in models]
+    pairs = itertools.product(pictures.DASHES, pictures.PALETTE)
+    looks = [{"color": color, "linestyle": dashes} for dashes, color in pairs]
+    return [looks[i % len(looks)] for i in range(len(runs))]
+
+
+def _draw(panel: Any, lines: list[dict], name: str, **style: Any) -> None:
+    """A metric over steps."""
+    points = [
+        (line["step"], line[name]) for line in lines if line.get(name) is not None
+    ]
+    if points:
+        panel.plot(*zip(*points, strict=True), **style)
+
+
+def _baseline(panel: Any, started: dict) -> None:
+    """A dashed line at the loss of the model that knows nothing."""
     if started["baseline"] is not None:
-        panels[0].axhline(
-            started["baseline"], color="gray", linestyle="--", label="knows nothing"
-        )
-    panels[0].set_yscale("log")
-    for panel in panels:
-        panel.legend()
-    figure.suptitle(f"{started['task']}, {started['model']}")
-    figure.savefig(output, dpi=120)
-    return pathlib.Path(output)
-
-
-def _draw_curves(panel: Any, curves: logs.Curves, name: str) -> None:
-    """One panel: the metric over steps, training thin and validation thick."""
-    styles: dict[str, dict[str, Any]] = {
-        "train": {"linewidth": 0.8, "alpha": 0.6},
-        "valid": {"linewidth": 1.8, "marker": "o", "markersize": 3},
-    }
-    for split, style in styles.items():
-        points = [
-            (line["step"], line[name])
-            for line in curves.get(split, [])
-            if line.get(name) is not None
-        ]
-        if points:
-            panel.plot(*zip(*points, strict=True), label=split, **style)
-    panel.set_xlabel("step")
-    panel.set_ylabel(name)
-    panel.grid(alpha=0.3)
+        look = {"color": "gray", "linestyle": "--", "linewidth": 1}
+        panel.axhline(started["baseline"], label="knows nothing", **look)

@@ -29,6 +29,9 @@ READ_UNLESS: dict[str, tuple[str, Any]] = {
     "train.decay_constrained": ("train.weight_decay", 0.0)
 }
 
+# Fields that have another name now, of the same meaning: {former: present}.
+FORMER = {"train.reflector_learning_rate": "train.rates.reflectors"}
+
 # Fields that decide which others are read.
 DECIDING = {
     *("task.name", "model.name"),
@@ -42,13 +45,14 @@ def to_dict(config: Any) -> dict:
 
 
 def flatten(tree: dict, prefix: str = "") -> dict[str, Any]:
-    """{"train.steps": 5} of {"train": {"steps": 5}}."""
+    """{"train.steps": 5} of {"train": {"steps": 5}}, with the present names."""
     flat: dict[str, Any] = {}
     for name, value in tree.items():
         if isinstance(value, dict):
             flat |= flatten(value, f"{prefix}{name}.")
         else:
-            flat[prefix + name] = value
+            field = prefix + name
+            flat[FORMER.get(field, field)] = value
     return flat
 
 
@@ -108,9 +112,7 @@ def unread(config: dict) -> set[str]:
         section, _, name = field.partition(".")
         if task and section == "task" and name not in ("name", *task.reads):
             found.add(field)
-        of_model = (
-            section == "model" and name != "name" or field in models.OF_REFLECTORS
-        )
+        of_model = section == "model" and name != "name" or field in models.BESIDE
         if model and of_model and field not in model.reads:
             found.add(field)
     return found
@@ -119,15 +121,8 @@ def unread(config: dict) -> set[str]:
 def read_part(config: dict) -> dict:
     """The config without the fields that are not read."""
     left_out = unread(config)
-
-    def part(tree: dict, prefix: str) -> dict:
-        return {
-            name: part(value, f"{prefix}{name}.") if isinstance(value, dict) else value
-            for name, value in tree.items()
-            if prefix + name not in left_out
-        }
-
-    return part(config, "")
+    flat = flatten(config)
+    return unflatten({field: flat[field] for field in flat if field not in left_out})
 
 
 def check_overrides(config: Any, overrides: dict[str, Any]) -> None:
@@ -174,9 +169,14 @@ def differences(old: dict, new: dict, free: tuple[str, ...] = ()) -> list[str]:
     is what the code did before there was one. `PLACES`, fields that neither reads, and
     those named in `free` do not count.
     """
-    before = flatten(to_dict(common.get_config())) | flatten(old)
+    before = completed(old)
     left_out = unread(unflatten(before)) & unread(new)
     return changes(before, flatten(new), left_out | set(free))
+
+
+def completed(config: dict) -> dict[str, Any]:
+    """The flat config, with the defaults of what it lacks."""
+    return flatten(to_dict(common.get_config())) | flatten(config)
 
 
 def changes(old: dict, new: dict, left_out: set[str] | None = None) -> list[str]:

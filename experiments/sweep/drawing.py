@@ -4,12 +4,27 @@ import csv
 import math
 import pathlib
 import statistics
+import warnings
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, NamedTuple
 
-from matplotlib.figure import Figure
+import optuna
+from matplotlib import pyplot
+from optuna.visualization import matplotlib as optuna_figures
+
+from experiments.runs import pictures
+from experiments.sweep import space as spaces
 
 _CATEGORIES = 8  # most values of a swept field that are drawn side by side
+_PANELS = 2  # most fields that have a panel each
+
+
+class _Point(NamedTuple):
+    """A point of the space: its fields, as texts, and the values of its runs."""
+
+    fields: dict[str, str]
+    complete: list[float]
+    pruned: list[float]  # the last ones
 
 
 def draw(
@@ -17,74 +32,181 @@ def draw(
     output: str | pathlib.Path,
     fields: list[str],
     metric: str,
+    higher_is_better: bool = False,
 ) -> pathlib.Path:
-    """Draws the value of a sweep's runs over each swept field from its sweep.csv.
+    """Draws the values of a sweep's runs over the searched fields from its sweep.csv.
 
-    Pruned runs are crosses, at their last value. Where seeds are swept, completed
-    runs that differ in nothing else are joined: mean and standard deviation.
+    One or two fields have a panel each, with pruned runs as crosses at their last
+    value; of runs that differ in their seed alone, the mean and the range. More fields
+    are parallel axes, with a line for each point that some run completed. Returns the
+    PNG; PDF and SVG lie beside it.
     """
     with pathlib.Path(runs).open(newline="") as file:
         rows = [row for row in csv.DictReader(file) if row["value"]]
-    figure = Figure(figsize=(4.5 * len(fields), 4), layout="constrained")
-    panels = figure.subplots(1, len(fields), squeeze=False, sharey=True)[0]
-    panels[0].set_ylabel(f"validation {metric}")
-    for panel, field in zip(panels, fields, strict=True):
-        mine = [row for row in rows if row[field]]  # a field may depend on another
-        _draw_runs(panel, mine, field)
-        if "seed" in fields and field != "seed":
-            _draw_means(panel, mine, field, [name for name in fields if name != "seed"])
-        panel.set_xlabel(field)
-        panel.grid(alpha=0.3)
-    if _spans([float(row["value"]) for row in rows]):
-        panels[0].set_yscale("log")
-    if rows:
-        panels[0].legend()
-    figure.savefig(output, dpi=120)
+    seeds = len({row[spaces.SEED] for row in rows}) if spaces.SEED in fields else 1
+    searched = [name for name in fields if name != spaces.SEED] or fields
+    points = _points(rows, searched)
+    over = f" over {seeds} seeds" if seeds > 1 and searched != fields else ""
+    if len(searched) > _PANELS and any(point.complete for point in points):
+        name = f"validation {metric}{f', mean{over}' if over else ''}"
+        return _draw_parallel(points, output, searched, name, higher_is_better)
+    with pictures.picture(3.4 * len(searched), 3, output) as figure:
+        panels = figure.subplots(1, len(searched), squeeze=False, sharey=True)[0]
+        panels[0].set_ylabel(f"validation {metric}")
+        for panel, field in zip(panels, searched, strict=True):
+            # A field may depend on another, and some points do without.
+            _draw_field(panel, [p for p in points if p.fields[field]], field, over)
+        if pictures.spans(float(row["value"]) for row in rows):
+            panels[0].set_yscale("log")
     return pathlib.Path(output)
 
 
-def _draw_runs(panel: Any, rows: list[dict], field: str) -> None:
+def _points(rows: list[dict], fields: list[str]) -> list[_Point]:
+    """The points in the order of their first runs."""
+    found: dict[tuple, _Point] = {}
+    for row in rows:
+        key = tuple(row[name] for name in fields)
+        point = found.setdefault(key, _Point({n: row[n] for n in fields}, [], []))
+        if row["state"] in ("complete", "pruned"):
+            getattr(point, row["state"]).append(float(row["value"]))
+    return list(found.values())
+
+
+def _draw_field(panel: Any, points: list[_Point], field: str, over: str) -> None:
     """One panel: every run's value over a field, numbers in order, or categories."""
-    places = _places(rows, field)
-    for state, marker in (("complete", "o"), ("pruned", "x")):
-        mine = [row for row in rows if row["state"] == state]
-        if mine:
-            x = [places[row[field]] for row in mine]
-            y = [float(row["value"]) for row in mine]
-            panel.plot(x, y, marker, markersize=4, alpha=0.6, label=state)
-    if len(places) <= _CATEGORIES or not _numeric(places):
+    places = _places({point.fields[field] for point in points})
+    at = _side_by_side([places[point.fields[field]] for point in points])
+    if _many(places):
+        at = [places[point.fields[field]] for point in points]
+    looks = {"complete": ("o", pictures.BLUE), "pruned": ("x", pictures.RED)}
+    for state, (marker, color) in looks.items():
+        pairs = [
+            (x, value)
+            for x, point in zip(at, points, strict=True)
+            for value in getattr(point, state)
+        ]
+        if pairs:
+            x, y = zip(*pairs, strict=True)
+            panel.plot(x, y, marker, color=color, alpha=0.6, label=state)
+    several = [
+        (x, point.complete)
+        for x, point in zip(at, points, strict=True)
+        if len(point.complete) > 1
+    ]
+    if several and over:
+        _draw_ranges(panel, several, f"mean and range{over}")
+    panel.set_xlabel(field)
+    if not _many(places):
         panel.set_xticks(list(places.values()), list(places))
-    elif _spans(list(places.values())):
+        panel.set_xlim(-0.5, max(places.values(), default=0) + 0.5)
+    elif pictures.spans(places.values()):
         panel.set_xscale("log")
 
 
-def _draw_means(panel: Any, rows: list[dict], field: str, fields: list[str]) -> None:
-    """Mean and standard deviation of completed runs with equal values of `fields`."""
-    places = _places(rows, field)
-    joined: dict[tuple, list[float]] = {}
-    for row in rows:
-        if row["state"] == "complete":
-            point = tuple(row[name] for name in fields)
-            joined.setdefault(point, []).append(float(row["value"]))
-    at = fields.index(field)
-    spread = {point: values for point, values in joined.items() if len(values) > 1}
-    if spread:
-        panel.errorbar(
-            [places[point[at]] for point in spread],
-            [statistics.fmean(values) for values in spread.values()],
-            yerr=[statistics.stdev(values) for values in spread.values()],
-            **{"fmt": "_", "color": "black", "capsize": 3, "label": "mean, deviation"},
+def _draw_ranges(panel: Any, several: list[tuple], label: str) -> None:
+    """Mean and range of values at their places."""
+    means = [statistics.fmean(values) for _, values in several]
+    ends = [(min(values), max(values)) for _, values in several]
+    low = [mean - end for mean, (end, _) in zip(means, ends, strict=True)]
+    high = [end - mean for mean, (_, end) in zip(means, ends, strict=True)]
+    style = {"fmt": "_", "markersize": 8, "capsize": 2, "color": "black"}
+    x = [place for place, _ in several]
+    panel.errorbar(x, means, yerr=[low, high], linewidth=1, label=label, **style)
+
+
+def _side_by_side(places: list[float]) -> list[float]:
+    """The same places, those that are equal spread over half of the room around."""
+    moved = []
+    for i, place in enumerate(places):
+        before, equal = places[:i].count(place), places.count(place)
+        moved.append(place + 0.5 * ((before + 0.5) / equal - 0.5))
+    return moved
+
+
+# ---- Parallel axes, which are Optuna's.
+
+
+def _draw_parallel(
+    points: list[_Point],
+    output: str | pathlib.Path,
+    fields: list[str],
+    name: str,
+    higher_is_better: bool,
+) -> pathlib.Path:
+    """A line for each point with a completed run, from its value through its fields."""
+    study = _study([p for p in points if p.complete], fields, higher_is_better)
+    with pictures.style(), warnings.catch_warnings():
+        warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+        axes = optuna_figures.plot_parallel_coordinate(
+            study, params=fields, target_name=name
         )
+        axes.set_title("")
+        axes.set_facecolor("white")
+        axes.grid(False)
+        axes.collections[0].set_cmap("viridis" if higher_is_better else "viridis_r")
+        figure: Any = axes.figure
+        figure.axes[1].set_ylabel("")  # of the colours, which the first axis has
+        axes.tick_params(axis="x", rotation=0)
+        axes.set_xticks(*_broken(axes))
+        figure.set_size_inches(1.5 * len(fields) + 2.5, 3.4)
+        pictures.save(figure, output)
+        pyplot.close(figure)
+    return pathlib.Path(output)
 
 
-def _places(rows: list[dict], field: str) -> dict[str, float]:
+def _broken(axes: Any) -> tuple[list[float], list[str]]:
+    """The names below the axes, in lines that do not run into each other."""
+    names = [label.get_text() for label in axes.get_xticklabels()]
+    lines = [name.replace(".", ".\n").replace(", ", ",\n") for name in names]
+    return list(axes.get_xticks()), lines
+
+
+def _study(
+    points: list[_Point], fields: list[str], higher_is_better: bool
+) -> optuna.Study:
+    """A trial for each point, with the mean of its completed runs."""
+    directions = optuna.study.StudyDirection
+    study = optuna.create_study(
+        storage=optuna.storages.InMemoryStorage(),
+        direction=directions.MAXIMIZE if higher_is_better else directions.MINIMIZE,
+    )
+    known = {f: {p.fields[f] for p in points} - {""} for f in fields}
+    kinds = {f: _distribution(texts) for f, texts in known.items() if texts}
+    for point in points:
+        own = {f: kinds[f] for f in kinds if point.fields[f]}
+        trial = optuna.trial.create_trial(
+            value=statistics.fmean(point.complete),
+            params={
+                f: float(point.fields[f]) if _many(known[f]) else point.fields[f]
+                for f in own
+            },
+            distributions=own,
+        )
+        study.add_trial(trial)
+    return study
+
+
+def _distribution(texts: set[str]) -> optuna.distributions.BaseDistribution:
+    """Choices, or where there are many numbers, their range."""
+    if not _many(texts):
+        return optuna.distributions.CategoricalDistribution(sorted(texts))
+    values = sorted(map(float, texts))
+    spans = pictures.spans(values)
+    return optuna.distributions.FloatDistribution(values[0], values[-1], log=spans)
+
+
+def _many(texts: Iterable[str]) -> bool:
+    """Whether they are numbers, and too many to stand side by side."""
+    return len(set(texts)) > _CATEGORIES and _numeric(texts)
+
+
+def _places(texts: set[str]) -> dict[str, float]:
     """Each text of a column on the axis: in order, or, if many, at its number."""
-    texts = {row[field] for row in rows}
     if not _numeric(texts):
         return {text: float(i) for i, text in enumerate(sorted(texts))}
     ordered = sorted(texts, key=float)
-    few = len(ordered) <= _CATEGORIES
-    return {text: float(i if few else text) for i, text in enumerate(ordered)}
+    many = _many(texts)
+    return {text: float(text if many else i) for i, text in enumerate(ordered)}
 
 
 def _numeric(texts: Iterable[str]) -> bool:
@@ -92,8 +214,3 @@ def _numeric(texts: Iterable[str]) -> bool:
         return all(math.isfinite(float(text)) for text in texts)
     except ValueError:
         return False
-
-
-def _spans(values: list[float]) -> bool:
-    """Whether positive numbers span so much that a logarithmic axis shows them."""
-    return bool(values) and min(values) > 0 and max(values) >= 30 * min(values)

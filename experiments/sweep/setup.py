@@ -107,7 +107,7 @@ def _judge(config: Any, space: spaces.Space) -> dict:
 def _check_same(where: str, known: dict, asked: dict) -> None:
     """Raises ValueError where the sweep that was found is another."""
     # Whole configs: what the base does not read, some run of the space may.
-    old, new = (identity.flatten(each["config"]) for each in (known, asked))
+    old, new = (identity.completed(each["config"]) for each in (known, asked))
     changed = identity.changes(old, new)
     changed += [
         f"--{name}: {known.get(name)!r} -> {value!r}"

@@ -159,7 +159,11 @@ def write(workdir: pathlib.Path, url: str | None) -> None:
     print(table(found, fields, identity["metric"], identity["higher_is_better"]))
     write_csv(found, fields, workdir / "sweep.csv")
     drawn = drawing.draw(
-        workdir / "sweep.csv", workdir / "sweep.png", fields, identity["metric"]
+        workdir / "sweep.csv",
+        workdir / "sweep.png",
+        fields,
+        identity["metric"],
+        identity["higher_is_better"],
     )
     print(f"runs: {workdir / 'sweep.csv'}\nfigure: {drawn}")
 

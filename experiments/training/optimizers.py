@@ -1,7 +1,7 @@
 """From `config.train` to an optax optimizer, all of whose parts are optax's own."""
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Container
 from typing import Any
 
 import jax
@@ -29,7 +29,11 @@ DECOUPLED = ("adamw", "lion")
 # Last names in the path of a parameter that an orthogonal matrix is made from, and of
 # all that a constrained one is made from.
 ORTHOGONAL = (*projection.REFLECTORS, "skew_entries")
-CONSTRAINED = (*ORTHOGONAL, "sigma_raw")
+SIGMA = "sigma_raw"
+CONSTRAINED = (*ORTHOGONAL, SIGMA)
+
+# Parts with a learning rate of their own in `config.train.rates`, beside reflectors.
+PARTS = ("singular_values", "inputs", "readout")
 
 
 def check(train: Any) -> None:
@@ -43,7 +47,8 @@ def check(train: Any) -> None:
     section.number("momentum", least=0, below=1)
     section.number("weight_decay", least=0)
     section.number("ema", above=0, below=1, optional=True)
-    section.number("reflector_learning_rate", above=0, optional=True)
+    rates = checks.Section("config.train.rates", train.rates)
+    rates.number("reflectors", *PARTS, above=0, optional=True)
     section.name("schedule", SCHEDULES)
     section.integer("warmup_steps", least=0)
     if train.warmup_steps and train.schedule != "cosine":
@@ -60,9 +65,12 @@ def check(train: Any) -> None:
 def slowed(train: Any, times: int) -> Any:
     """`config.train` with the learning rates, as floats, halved so many times."""
     values = train.to_dict()
-    for name in ("learning_rate", "reflector_learning_rate"):
-        if values[name] is not None:
-            values[name] = float(values[name]) * 0.5**times
+
+    def slow(rate: float | None) -> float | None:
+        return None if rate is None else float(rate) * 0.5**times
+
+    values["learning_rate"] = slow(values["learning_rate"])
+    values["rates"] = {name: slow(rate) for name, rate in values["rates"].items()}
     return config_dict.ConfigDict(values)
 
 
@@ -111,13 +119,32 @@ def schedule(
     )
 
 
-def labels(params: Any) -> Any:
-    """The tree of `params` with "orthogonal" or "rest" for every array."""
+def labels(params: Any, parts: Container[str] = ()) -> Any:
+    """The tree of `params` with "orthogonal", one of `parts` or "rest" for every array.
+
+    Of `PARTS`, "inputs" are M and b of the layers of a model of sequences, by the names
+    that they have here or in flax's cells, and "readout" is all of its readout.
+    """
 
     def label(path: Any, _: Any) -> str:
-        return "orthogonal" if path[-1].key in ORTHOGONAL else "rest"
+        keys = [entry.key for entry in path]
+        if keys[-1] in ORTHOGONAL:
+            return "orthogonal"
+        part = _part(keys)
+        return part if part and part in parts else "rest"
 
     return jax.tree_util.tree_map_with_path(label, params)
+
+
+def _part(keys: list[Any]) -> str | None:
+    """Which of `PARTS` the parameter at a path belongs to, if any."""
+    if keys[-1] == SIGMA:
+        return "singular_values"
+    if keys[0] == "layers" and (
+        keys[-1] in ("input_weights", "bias") or "dense_i" in keys
+    ):
+        return "inputs"
+    return "readout" if keys[0] == "readout" else None
 
 
 def decays(params: Any, constrained: bool) -> Any:
@@ -139,18 +166,18 @@ def decays(params: Any, constrained: bool) -> Any:
 def build(
     train: Any, *, steps: int, steps_per_epoch: int | None
 ) -> tuple[optax.GradientTransformation, optax.Schedule]:
-    """The optimizer, with the orthogonal part at a learning rate of its own.
+    """The optimizer, with parts at learning rates of their own.
 
     Clipping is by the norm of all gradients together; `clip_norm` None or 0 means
     none. `weight_decay` is added to the clipped gradient, or with those in `DECOUPLED`
     to the scaled one, as a multiple of the parameters that `decays` names.
-    `reflector_learning_rate` is that of all that `ORTHOGONAL` names: reflectors
-    and the skew-symmetric matrices of exprnn and scornn; None means the same rate for
-    all. `unit_reflectors` scales reflectors to length 1 after every update. `ema` keeps
-    an average of what the updates lead to, see `averaged`.
+    `rates.reflectors` is that of all that `ORTHOGONAL` names: reflectors and the
+    skew-symmetric matrices of exprnn and scornn; the other `rates` are those of what
+    `labels` says. `unit_reflectors` scales reflectors to length 1 after every update.
+    `ema` keeps an average of what the updates lead to, see `averaged`.
 
     Returns:
-      The optimizer and the schedule of the parameters outside the orthogonal part,
+      The optimizer and the schedule of the parameters without a rate of their own,
       without `plateau_scale`.
 
     Raises:
@@ -159,9 +186,10 @@ def build(
     from_peak = functools.partial(
         schedule, train, steps=steps, steps_per_epoch=steps_per_epoch
     )
-    rest = orthogonal = from_peak(train.learning_rate)
-    if train.reflector_learning_rate is not None:
-        orthogonal = from_peak(train.reflector_learning_rate)
+    own = {name: rate for name, rate in train.rates.items() if rate is not None}
+    orthogonal = own.pop("reflectors", train.learning_rate)
+    peaks = {"rest": train.learning_rate, "orthogonal": orthogonal, **own}
+    schedules = {name: from_peak(peak) for name, peak in peaks.items()}
     clip = (
         optax.clip_by_global_norm(float(train.clip_norm)) if train.clip_norm else None
     )
@@ -170,22 +198,20 @@ def build(
         mask = functools.partial(decays, constrained=train.decay_constrained)
         decay = optax.add_decayed_weights(train.weight_decay, mask)
         scaling.insert(train.optimizer in DECOUPLED, decay)
-    # Checkpoints hold the states of these in this order: one that is off adds none.
+    # Checkpoints hold the states of these in this order: one that is off adds none, nor
+    # does a part without a rate of its own.
     optimizer = optax.chain(
         clip or optax.identity(),
         *scaling,
         optax.partition(
-            {
-                "orthogonal": optax.scale_by_learning_rate(orthogonal),
-                "rest": optax.scale_by_learning_rate(rest),
-            },
-            labels,
+            {name: optax.scale_by_learning_rate(s) for name, s in schedules.items()},
+            functools.partial(labels, parts=own),
         ),
         *([_scale_on_plateau(train)] if train.schedule == "plateau" else []),
         *([projection.unit_reflectors()] if train.unit_reflectors else []),
         *([_average(train.ema)] if train.ema else []),
     )
-    return optimizer, rest
+    return optimizer, schedules["rest"]
 
 
 # ---- The average of the parameters, kept in the optimizer's state: a checkpoint has

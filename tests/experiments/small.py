@@ -35,6 +35,9 @@ def changed_addition(**fields):
     """The addition config with fields set, as model__hidden=3."""
     config = addition.get_config()
     for path, value in fields.items():
-        section, name = path.split("__")
-        config[section][name] = value
+        *sections, name = path.split("__")
+        part = config
+        for section in sections:
+            part = part[section]
+        part[name] = value
     return config

@@ -59,7 +59,7 @@ def test_shipped_configs_are_valid_and_complete(name, task):
         "init",
     }
     assert set(config.train) >= {
-        *("steps", "batch_size", "learning_rate", "reflector_learning_rate"),
+        *("steps", "batch_size", "learning_rate", "rates"),
         *("schedule", "clip_norm", "log_every", "eval_every", "checkpoint_every"),
     }
     assert json.loads(json.dumps(identity.to_dict(config)))["seed"] == 0
@@ -92,7 +92,7 @@ def test_data_dir_is_taken_from_the_environment(monkeypatch):
     [
         ("train.steps=500", "train", "steps", 500),
         ("train.clip_norm=None", "train", "clip_norm", None),
-        ("train.reflector_learning_rate=2", "train", "reflector_learning_rate", 2),
+        ("train.rates.reflectors=2", "train.rates", "reflectors", 2),
         ("model.reflectors=8", "model", "reflectors", 8),
         ("model.reflectors=(8,16)", "model", "reflectors", (8, 16)),
         ("model.reflectors=[8,16]", "model", "reflectors", [8, 16]),
@@ -103,7 +103,9 @@ def test_data_dir_is_taken_from_the_environment(monkeypatch):
 def test_overrides(override, section, name, value):
     config = parse("addition.py", "--config.model.init=random", f"--config.{override}")
     fields.check(config)
-    assert config[section][name] == value
+    for part in section.split("."):
+        config = config[part]
+    assert config[name] == value
 
 
 def test_unknown_field_is_an_error():

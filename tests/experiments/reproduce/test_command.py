@@ -10,7 +10,7 @@ import sys
 import pytest
 
 from experiments.reproduce import execution, plan, protocol, registry, status
-from experiments.runs import records
+from experiments.runs import pictures, records
 from tests.experiments.reproduce.invented import invent
 
 ROOT = pathlib.Path(__file__).resolve().parents[3]
@@ -40,6 +40,7 @@ def smoke(folder, *figures, redo=False):
     [
         (["F1", "--scale=cpu", "--seeds=0"], "--seeds must be at least 1, got 0"),
         (["F9", "--scale=cpu"], "FIGURE must be one of F1, F2, .* got 'F9'"),
+        (["F1", "--scale=cpu", "--protocol=p"], "--protocol must be one of paper, tun"),
         (["F1", "--scale=huge"], "--scale must be one of smoke, cpu, full, got 'huge'"),
         (["F1"], "--scale must be one of"),
         (["F1", "--scales=cpu"], "Unknown command line flag 'scales'"),
@@ -88,6 +89,7 @@ def pretend(monkeypatch):
 
     stop = 3
     monkeypatch.setattr(execution, "run", run)
+    monkeypatch.setattr(pictures, "FORMATS", ("png",))
 
     def resume():
         nonlocal stop
@@ -109,7 +111,7 @@ def test_stop_and_go_on(tmp_path, pretend, capsys):
     assert figure.read_bytes().startswith(b"\x89PNG")
     execution.reproduce(smoke(tmp_path))
     assert len(made) == len(registry.FIGURES["F2"].runs("smoke"))  # nothing again
-    assert "5 of 5 runs recorded" in capsys.readouterr().out
+    assert "6 of 6 runs recorded" in capsys.readouterr().out
 
 
 def test_another_config_stops_unless_redone(tmp_path, pretend):
@@ -171,7 +173,7 @@ def test_smoke_goes_through_every_figure(tmp_path, capsys, monkeypatch):
         norm = "grad_norm" if "/F4/" in each.name else "carry_grad_norm"
         norms = [point[norm] for point in record["train"]]
         assert len(norms) == 3 and all(map(math.isfinite, norms))
-    drawn = {path.name for path in (results / "figures").iterdir()}
-    assert drawn == {f"F{i}_smoke.png" for i in range(1, 5)}
+    drawn = {path.name for path in (results / "figures").glob("*.png")}
+    assert drawn == {f"F{i}_smoke.png" for i in range(1, 6)}
     printed = capsys.readouterr().out
     assert "test perplexity" in printed and "not run" not in printed

@@ -92,20 +92,19 @@ def test_an_unknown_table_is_named():
 
 
 def test_the_grid_marks_the_best_rate_of_each_model(tmp_path):
-    run = registry.FIGURES["ptb_word"].runs("cpu")[0]
-    for rate, perplexity in ((0.001, 30.0), (0.002, 20.0)):
-        named = run._replace(name=f"ptb_word_grid/rnn_{rate}")
-        path = invent(named, tmp_path, **{"train.learning_rate": rate})
+    runs = {run.name: run for run in trials.runs("ptb_word_grid", "cpu")}
+    for rate, perplexity in (("1e-3", 30.0), ("2e-3", 20.0)):
+        path = invent(runs[f"ptb_word_grid/rnn_{rate}"], tmp_path)
         record = json.loads(path.read_text())
         record["result"]["metrics"]["valid"]["perplexity"] = perplexity
         path.write_text(json.dumps(record))
-    named = run._replace(name="ptb_word_grid/lstm")
-    changes = {"model.name": "lstm", "train.learning_rate": 0.002}
-    invent(named, tmp_path, diverged=5, **changes)
+    invent(runs["ptb_word_grid/lstm_2e-3"], tmp_path, diverged=5)
     text = trials.table("ptb_word_grid", tmp_path)
-    assert text.startswith("| model | 0.001 | 0.002 |")
-    assert "| rnn | 30 | **20** |" in text
-    assert "| lstm | not run | diverged |" in text
+    assert text.startswith("| model | 0.0005 | 0.001 | 0.002 | 0.004 | 0.008 | 0.016 |")
+    assert "| rnn | not run | 30 | **20** | not run |" in text
+    assert "| lstm | not run | not run | diverged | not run |" in text
+    long = trials.table("addition_grid_300", tmp_path)
+    assert "| rnn | not run | not run | not run | not run | | |" in long
 
 
 def test_tables_have_mean_and_range_of_several_seeds(tmp_path):

@@ -7,6 +7,7 @@ import sys
 import pytest
 
 from experiments.reproduce import figures, panels, registry, status
+from experiments.runs import pictures
 from tests.experiments.reproduce.invented import invent
 
 ROOT = pathlib.Path(__file__).resolve().parents[3]
@@ -14,7 +15,7 @@ ROOT = pathlib.Path(__file__).resolve().parents[3]
 
 @pytest.mark.parametrize(
     "figure",
-    [*(pytest.param(f"F{i}", marks=pytest.mark.slow) for i in (1, 2, 3)), "F4"],
+    [*(pytest.param(f"F{i}", marks=pytest.mark.slow) for i in (1, 2, 3, 5)), "F4"],
 )
 def test_figures_are_drawn_from_what_there_is(figure, tmp_path):
     runs = registry.FIGURES[figure].runs("cpu")
@@ -24,8 +25,14 @@ def test_figures_are_drawn_from_what_there_is(figure, tmp_path):
             invent(run, tmp_path, diverged=2 if i % 5 == 1 else None)
     output = figures.draw(registry.FIGURES[figure], "cpu", tmp_path)
     assert output == tmp_path / "figures" / f"{figure}_cpu.png"
-    assert output.stat().st_size < 300_000
-    assert figures.redraw(tmp_path) == [output]
+    files = {path.suffix: path.read_bytes() for path in output.parent.iterdir()}
+    assert files.keys() == {".png", ".pdf", ".svg", ".md"}
+    assert all(len(content) < 300_000 for content in files.values())
+    assert registry.FIGURES[figure].title in files[".md"].decode()
+    if figure == "F4":
+        assert figures.redraw(tmp_path) == [output]
+        again = {path.suffix: path.read_bytes() for path in output.parent.iterdir()}
+        assert again == files  # to the byte
 
 
 def test_curves_show_mean_range_and_divergence(tmp_path):
@@ -40,14 +47,92 @@ def test_curves_show_mean_range_and_divergence(tmp_path):
     panel = Figure().subplots()
     panels.curves(panel, panels.by_model(found), "valid", "mse")
     mean, cross = panel.get_lines()
-    assert mean.get_label() == "rnn (3 seeds, 1 diverged)"
+    assert mean.get_label() == "RNN"
     assert list(mean.get_xdata()) == [1, 2, 3]
     assert mean.get_ydata() == pytest.approx([5 / 3, 5 / 6, 2 / 3])
     assert (list(cross.get_xdata()), list(cross.get_ydata())) == ([2], [0.5])
     band = panel.collections[0].get_paths()[0].vertices
     assert band[:, 1].max() == 3 and band[:, 1].min() == pytest.approx(1 / 3)
-    text = figures.caption("F1", "cpu", found, 45)
-    assert "scale cpu; seeds 0, 1, 2; 3 of 45 runs; 1 diverged; cpu, 2 cores" in text
+    named = {run.name: record for run, record in zip(runs, found, strict=True)}
+    named = {name: r | {"protocol": "tuned"} for name, r in named.items()}
+    text = figures.caption(registry.FIGURES["F1"], "cpu", named)
+    assert "Protocol `paper`: not run." in text
+    asked = len(registry.FIGURES["F1"].runs("cpu"))
+    assert f"`cpu`, seeds 0, 1, 2, 3 of {asked} runs, on cpu, 2 cores, x86_64." in text
+    assert "bands from the least to the greatest" in text
+    diverged = runs[2].name.removeprefix("cpu/")
+    assert f"Diverged (a cross at the last value): {diverged} at step 3." in text
+    one = figures.caption(
+        registry.FIGURES["F1"], "cpu", {runs[0].name: named[runs[0].name]}
+    )
+    assert "seed 0, 1 of" in one and "bands" not in one and "Diverged" not in one
+
+
+def test_protocols_are_drawn_below_one_another(tmp_path):
+    figure = registry.FIGURES["F2"]
+    runs = [run for run in figure.runs("cpu") if run.changes["seed"] == 0]
+    for run in runs:
+        if run.protocol == "tuned" or run.changes["model.name"] == "lstm":
+            invent(run, tmp_path)
+    found = list(figures.usable(runs, tmp_path).values())
+    drawn = figure.draw(found, "cpu").axes
+    assert [panel.get_title() for panel in drawn if panel.get_title()] == [
+        f"{name}, lag T = {lag}, {count} iterations"
+        for name in ("paper", "tuned")
+        for lag, count in ((100, 400), (500, 300))
+    ]
+    assert len(drawn) == 8
+    models = [sum("RNN" in x.get_label() for x in panel.lines) for panel in drawn]
+    assert models == [0] * 4 + [4] * 4
+    assert drawn[0].get_ylim() == drawn[4].get_ylim()  # of the same lag
+    tuned = [record for record in found if record["protocol"] == "tuned"]
+    assert len(figure.draw(tuned, "cpu").axes) == 4
+
+
+def test_the_certificate_s_figure_says_what_was_not_run(tmp_path):
+    figure = registry.FIGURES["F5"]
+    runs = [run for run in figure.runs("cpu") if run.changes.get("task.steps") != 112]
+    for run in runs:
+        invent(run, tmp_path)
+    found = list(figures.usable(runs, tmp_path).values())
+    drawn = figure.draw(found, "cpu").axes
+    assert [panel.get_title() for panel in drawn[:3]] == [
+        "T = 28",
+        "T = 112",
+        "T = 784",
+    ]
+    words = [[text.get_text() for text in panel.texts] for panel in drawn]
+    assert words == [[], ["not run"], []] * 3
+    gap = {line.get_label(): line for line in drawn[6].lines}
+    assert list(gap) == [
+        *("n = 16, m = 2", "n = 16, m = 2, random labels", "n = 32, m = 4")
+    ]
+    assert list(gap["n = 32, m = 4"].get_xdata()) == [0.001, 0.01, 0.1, 0.3]
+    assert gap["n = 32, m = 4"].get_ydata() == pytest.approx([0.05] * 4)
+
+
+def test_several_radii_are_told_apart_in_every_panel(tmp_path):
+    from matplotlib.figure import Figure
+
+    runs = [run for run in registry.FIGURES["F3"].runs("cpu") if "S28" in run.name]
+    for run in runs:
+        invent(run, tmp_path)
+    found = [
+        record
+        for record in figures.usable(runs, tmp_path).values()
+        if record["config"]["model"]["name"] == "spectral"
+    ]
+    looks = panels.styles(panels.by_radius(found))
+    spectral = [name for name in looks if name.startswith("Spectral-RNN, r = ")]
+    assert len(spectral) == 3
+    assert len({looks[name]["linestyle"] for name in spectral}) == 3
+    assert {looks[name]["color"] for name in spectral} == {pictures.COLORS["spectral"]}
+    widest = [r for r in found if r["config"]["model"]["radius"] == 0.3]
+    panel = Figure().subplots()
+    series = panels.by_radius(widest)
+    panels.curves(panel, series, "valid", "accuracy", looks=looks)
+    (line,) = {line.get_label(): line for line in panel.get_lines()}.values()
+    assert (line.get_label(), line.get_linestyle()) == ("Spectral-RNN, r = 0.3", "-")
 
 
 def test_another_config_is_left_out_of_a_figure_aloud(tmp_path, capsys):

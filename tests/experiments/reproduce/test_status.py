@@ -56,6 +56,16 @@ def test_stand_in_data_count_for_nothing_else(tmp_path):
     assert "is not of stand-in data" in status.find(run, tmp_path)[1]
 
 
+def test_a_certificate_that_is_asked_for_must_be_there(tmp_path):
+    run = registry.FIGURES["F5"].runs("cpu")[0]
+    path = invent(run, tmp_path)
+    assert status.find(run, tmp_path)[1] is None
+    content = json.loads(path.read_text())
+    del content["certificate"]
+    path.write_text(json.dumps(content))
+    assert status.find(run, tmp_path)[1] == f"{path} has no certificate"
+
+
 def test_a_broken_record_is_named(tmp_path):
     run = registry.FIGURES["F1"].runs("cpu")[0]
     path = invent(run, tmp_path)
@@ -96,6 +106,14 @@ def test_plan_shows_every_run_and_sums(tmp_path, capsys):
     left = sum(each.seconds for each in found[2:])
     assert f"{progress.duration(left)} to go" in text
     assert f"{progress.duration(left + 61)} with them" in text
+
+
+def test_one_protocol_alone(tmp_path, capsys):
+    paper = request("F2", tmp_path)._replace(protocol="paper")
+    plan.show(paper)
+    text = capsys.readouterr().out
+    for run in registry.FIGURES["F2"].runs("cpu"):
+        assert (f"  {run.name}\n" in text) == (run.protocol == "paper")
 
 
 def test_the_first_seeds_alone(tmp_path, capsys):

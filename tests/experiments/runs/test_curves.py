@@ -1,13 +1,15 @@
 """Figures are drawn from logs alone."""
 
 import json
+import os
 import pathlib
 import subprocess
 import sys
 
 import pytest
 
-from experiments.runs import curves, logs
+from experiments.runs import curves, identity, logs, pictures
+from tests.experiments import small
 
 ROOT = pathlib.Path(__file__).resolve().parents[3]
 STARTED = {
@@ -64,27 +66,99 @@ def test_curve_needs_a_start_and_a_validation_line(tmp_path):
     assert not output.exists()
 
 
+# ---- Several runs.
+
+
+def workdir(folder, *, started=STARTED, **fields):
+    """A folder with a log and a config that differs in `fields`, as model__hidden."""
+    folder.mkdir(parents=True)
+    write(folder / "metrics.jsonl", [started, *LINES[1:]])
+    config = identity.to_dict(small.changed_addition(**fields))
+    (folder / "config.json").write_text(json.dumps(config))
+    return folder
+
+
+def labels(*workdirs):
+    return curves._labels([curves._run(each) for each in workdirs])
+
+
+def test_runs_are_called_by_what_differs(tmp_path):
+    spectral = workdir(tmp_path / "a")
+    rnn = workdir(tmp_path / "b", model__name="rnn")
+    assert labels(spectral, rnn) == ["Spectral-RNN", "RNN"]  # nor by the radius
+    fast = workdir(tmp_path / "c", model__name="rnn", train__learning_rate=0.5)
+    assert labels(spectral, rnn, fast) == [
+        *("Spectral-RNN, learning_rate = 0.01", "RNN, learning_rate = 0.01"),
+        "RNN, learning_rate = 0.5",
+    ]
+    twin = workdir(tmp_path / "d", model__name="rnn")
+    assert labels(rnn, twin) == ["b", "d"]
+    assert labels(spectral, rnn, twin) == ["a", "b", "d"]
+    deep = workdir(tmp_path / "e" / "b", model__name="rnn")
+    assert labels(rnn, deep) == [str(rnn), str(deep)]
+
+
+def test_models_have_their_colours_unless_one_comes_twice(tmp_path):
+    pair = [workdir(tmp_path / name, model__name=name) for name in ("rnn", "lstm")]
+    runs = [curves._run(each) for each in pair]
+    looks = curves._looks(runs)
+    assert [look["color"] for look in looks] == [pictures.BLUE, pictures.GREEN]
+    looks = curves._looks([*runs, *runs])
+    assert len({look["color"] for look in looks}) == 4
+
+
+def test_several_runs_over_one_another(tmp_path):
+    runs = [workdir(tmp_path / name, model__name=name) for name in ("rnn", "lstm")]
+    output = curves.compare(runs, tmp_path / "both.png")
+    assert output == tmp_path / "both.png"
+    for ending in ("png", "pdf", "svg"):
+        assert output.with_suffix(f".{ending}").stat().st_size > 1000
+    text = output.with_suffix(".svg").read_text()
+    for word in ("RNN", "LSTM", "training loss", "validation recall", "knows nothing"):
+        assert f">{word}</text>" in text
+
+
+def test_runs_that_cannot_be_compared(tmp_path):
+    one = workdir(tmp_path / "one")
+    other = workdir(tmp_path / "other", started=STARTED | {"primary": "loss"})
+    with pytest.raises(
+        ValueError, match="WORKDIR must be runs with one metric, got .*"
+    ):
+        curves.compare([one, other], tmp_path / "a.png")
+    with pytest.raises(ValueError, match="WORKDIR must be different folders, got"):
+        curves.compare([one, one], tmp_path / "a.png")
+    with pytest.raises(ValueError, match="WORKDIR must hold a run, got .*none: no con"):
+        curves.compare([one, tmp_path / "none"], tmp_path / "a.png")
+    assert not (tmp_path / "a.png").exists()
+
+
+def command(*arguments, **more):
+    code = (
+        "import sys; from experiments import commandline, figures\n"
+        "try: commandline.run(figures.main, usage=2)\n"
+        "finally: assert not {'jax', 'flax', 'svdrnn'} & set(sys.modules), 'jax'"
+    )
+    return subprocess.run(
+        [sys.executable, "-c", code, *map(str, arguments)],
+        **{"capture_output": True, "text": True, "env": os.environ | PATH, **more},
+    )
+
+
+PATH = {"PYTHONPATH": str(ROOT)}
+
+
 @pytest.mark.slow
 def test_command_draws_without_jax(tmp_path):
-    write(tmp_path / "metrics.jsonl", LINES)
-    code = (
-        "import sys; from experiments import figures; figures.main(sys.argv[1:]);"
-        "assert not {'jax', 'flax', 'svdrnn'} & set(sys.modules), 'imports jax'"
-    )
-    done = subprocess.run(
-        [sys.executable, "-c", code, str(tmp_path)],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-    )
+    one, other = (workdir(tmp_path / f"{name}", model__hidden=name) for name in (1, 2))
+    done = command(one)
     assert done.returncode == 0, done.stderr
-    drawn = tmp_path / "learning_curve.png"
+    drawn = one / "learning_curve.png"
     assert done.stdout.strip() == str(drawn)
     assert drawn.read_bytes().startswith(b"\x89PNG")
-    missing = subprocess.run(
-        [sys.executable, "-m", "experiments.figures", str(tmp_path / "none")],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-    )
+    both = command(one, other, "--out=b.png", cwd=tmp_path)
+    assert (both.returncode, both.stdout) == (0, "b.png\n"), both.stderr
+    assert (tmp_path / "b.pdf").exists()
+    missing = command(tmp_path / "none")
     assert missing.returncode == 1 and missing.stderr.startswith("error: ")
+    alone = command(one, "--out=b.png")
+    assert alone.returncode == 2 and alone.stderr.count("\n") == 1

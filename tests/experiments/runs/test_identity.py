@@ -43,7 +43,9 @@ def test_a_field_that_came_since_has_its_default():
         ("lstm", "model__init", "random"),
         ("lstm", "model__activation", "tanh"),
         ("rnn", "model__init", "random"),
-        ("rnn", "train__reflector_learning_rate", 1e-5),
+        ("rnn", "train__rates__reflectors", 1e-5),
+        ("ornn", "train__rates__singular_values", 1e-5),
+        ("spectral_mlp", "train__rates__inputs", 1e-5),
         ("ornn", "model__radius", 0.7),
         ("exprnn", "train__unit_reflectors", True),
         ("spectral", "model__negative_fraction", 0.1),
@@ -52,14 +54,36 @@ def test_a_field_that_came_since_has_its_default():
 )
 def test_what_is_not_read_is_no_part_of_a_run(name, field, value):
     old, new = plain(model__name=name), plain(model__name=name, **{field: value})
-    section, key = field.split("__")
-    assert old[section][key] != new[section][key]
+    field = field.replace("__", ".")
+    assert identity.flatten(old)[field] != identity.flatten(new)[field]
     assert identity.differences(old, new) == []
     assert identity.read_part(old) == identity.read_part(new)
-    assert key not in identity.read_part(new)[section]
+    assert field not in identity.flatten(identity.read_part(new))
     # A stored config lacks it, and one of before holds whatever the file said.
     assert identity.differences(identity.read_part(old), new) == []
     assert identity.differences(new, old) == []
+
+
+def former(rate):
+    """A config of before `train.rates`, as a workdir or a record keeps it."""
+    config = plain()
+    del config["train"]["rates"]
+    config["train"]["reflector_learning_rate"] = rate
+    return config
+
+
+def test_a_field_that_has_another_name_now_is_still_known():
+    for old in (former(1e-5), identity.read_part(former(1e-5))):
+        assert identity.differences(old, plain(train__rates__reflectors=1e-5)) == []
+        assert identity.differences(old, plain()) == [
+            "config.train.rates.reflectors: 1e-05 -> None"
+        ]
+        config = identity.to_config(old, "config.json")
+        assert config.train.rates.reflectors == 1e-5
+        assert config.train.rates.inputs is None
+    assert identity.differences(former(None), plain()) == []
+    assert set(identity.FORMER) & identity.completed(plain()).keys() == set()
+    assert set(identity.FORMER.values()) <= identity.completed({}).keys()
 
 
 def test_what_one_of_two_runs_reads_counts():
@@ -97,7 +121,7 @@ def test_decay_of_constrained_is_read_with_a_decay_alone():
 def test_every_field_of_a_model_is_read_by_some():
     known = {f"model.{name}" for name in common.get_config().model} - {"model.name"}
     read = [entry.reads for entry in registry.MODELS.values()]
-    assert frozenset().union(*read) == known | set(registry.OF_REFLECTORS)
+    assert frozenset().union(*read) == known | set(registry.BESIDE)
 
 
 @pytest.mark.parametrize(

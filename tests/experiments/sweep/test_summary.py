@@ -92,5 +92,53 @@ def test_table_csv_and_figure(tmp_path):
     assert [row["num_params"] for row in rows] == ["7", "7", "7", "", ""]
     drawn = drawing.draw(tmp_path / "sweep.csv", tmp_path / "a.png", fields, "mse")
     assert drawn.read_bytes().startswith(b"\x89PNG")
+    text = (tmp_path / "a.svg").read_text()
+    for word in ("train.learning_rate", "mean and range over 3 seeds", "pruned"):
+        assert f">{word}</text>" in text
+    assert ">seed</text>" not in text
     summary.write_csv([], fields, tmp_path / "sweep.csv")  # before anything ended
     drawing.draw(tmp_path / "sweep.csv", tmp_path / "b.png", fields, "mse")
+
+
+def points():
+    """A hidden size, a rate, and a radius that one model alone has."""
+    rows = [
+        {"model.hidden": "8", "train.learning_rate": "0.1", "model.radius": ""},
+        {"model.hidden": "16", "train.learning_rate": "0.2", "model.radius": "0.3"},
+        {"model.hidden": "16", "train.learning_rate": "0.2", "model.radius": "0.3"},
+        {"model.hidden": "8", "train.learning_rate": "0.4", "model.radius": "0.1"},
+    ]
+    states = ("complete", "complete", "complete", "pruned")
+    for row, state, value in zip(rows, states, ("5", "1", "2", "9"), strict=True):
+        row |= {"state": state, "value": value}
+    return drawing._points(rows, list(rows[0])[:3])
+
+
+def test_a_line_for_each_completed_point():
+    complete = [point for point in points() if point.complete]
+    study = drawing._study(complete, list(complete[0].fields), False)
+    assert [trial.value for trial in study.trials] == [5, 1.5]
+    assert [trial.params for trial in study.trials] == [
+        {"model.hidden": "8", "train.learning_rate": "0.1"},
+        {"model.hidden": "16", "train.learning_rate": "0.2", "model.radius": "0.3"},
+    ]
+
+
+def test_more_than_two_fields_are_parallel_axes(tmp_path):
+    head = "state,value,model.hidden,train.learning_rate,model.radius,seed\n"
+    lines = "complete,5,8,0.1,,0\ncomplete,1,16,0.2,0.3,0\ncomplete,2,16,0.2,0.3,1\n"
+    (tmp_path / "sweep.csv").write_text(head + lines)
+    fields = ["model.hidden", "train.learning_rate", "model.radius", "seed"]
+    drawn = drawing.draw(tmp_path / "sweep.csv", tmp_path / "a.png", fields, "mse")
+    assert drawn.read_bytes().startswith(b"\x89PNG")
+    text = drawn.with_suffix(".svg").read_text()
+    for word in ("validation mse,", "mean over 2 seeds", "hidden", "0.3"):
+        assert f">{word}</" in text
+
+
+def test_equal_places_are_side_by_side():
+    found = drawing._side_by_side([0.0, 1.0, 0.0])
+    assert found == [-0.125, 1.0, 0.125]
+    many = [str(10.0**-i) for i in range(9)]
+    assert drawing._many(many) and not drawing._many(many[:8])
+    assert not drawing._many([f"{each}x" for each in many])

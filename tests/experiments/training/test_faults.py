@@ -355,7 +355,7 @@ def events(workdir, name):
 @pytest.mark.parametrize(("step", "back"), [(35, 30), (5, 0)])
 def test_a_bad_step_goes_back_with_lower_rates(tmp_path, monkeypatch, step, back):
     poison(monkeypatch, step, times=2)
-    config = tiny_config(on_nonfinite="restore", reflector_learning_rate=1e-3)
+    config = tiny_config(on_nonfinite="restore", rates={"reflectors": 1e-3})
     result = loop.train(config, tmp_path)
     assert result["steps"] == 60 and result["restores"] == 2
     found = events(tmp_path, "restored")

@@ -7,7 +7,10 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from flax import nnx
 
+from experiments import tasks
+from experiments.models import build as models
 from experiments.training import optimizers, steps
 from tests.experiments import small
 
@@ -70,9 +73,9 @@ def updates_of(**changes):
 
 
 @pytest.mark.slow
-def test_reflector_learning_rate_is_that_of_the_orthogonal_part():
+def test_the_rate_of_reflectors_is_that_of_the_orthogonal_part():
     alike = updates_of()
-    own = updates_of(reflector_learning_rate=0.01)
+    own = updates_of(rates={"reflectors": 0.01})
     for name in ("u_vectors", "v_vectors"):
         np.testing.assert_allclose(alike["layer"][name], -0.1, rtol=1e-5)
         np.testing.assert_allclose(own["layer"][name], -0.01, rtol=1e-5)
@@ -81,6 +84,79 @@ def test_reflector_learning_rate_is_that_of_the_orthogonal_part():
     for updates in (alike, own):
         np.testing.assert_allclose(updates["sigma"], -0.1, rtol=1e-5)
         np.testing.assert_allclose(updates["readout"]["kernel"], -0.1, rtol=1e-5)
+
+
+def model_params(name):
+    """Paths of the parameters of a model of addition, as the training loop has them."""
+    config = small.changed_addition(model__name=name, model__init="random")
+    task = tasks.build(config)
+    model = nnx.eval_shape(lambda: models.build(config.model, task, rngs=nnx.Rngs(0)))
+    return nnx.to_pure_dict(nnx.state(model, nnx.Param))
+
+
+@pytest.mark.parametrize(
+    "name,groups",
+    [
+        (
+            "spectral",
+            {
+                "orthogonal": ["u_vectors", "v_vectors"],
+                "singular_values": ["sigma_raw"],
+                "inputs": ["bias", "input_weights"],
+                "readout": ["bias", "kernel"],
+            },
+        ),
+        ("rnn", {"inputs": ["bias", "input_weights"], "rest": ["w"]}),
+        ("lstm", {"inputs": ["bias", "kernel"], "rest": ["kernel"]}),
+        ("gru", {"inputs": ["bias", "kernel"], "rest": ["kernel"]}),
+    ],
+)
+def test_parts_of_a_model(name, groups):
+    params = model_params(name)
+    found = {}
+    tree = optimizers.labels(params, optimizers.PARTS)
+    for path, part in jax.tree_util.tree_leaves_with_path(tree):
+        found.setdefault(part, []).append(path[-1].key)
+    groups = {"readout": ["bias", "kernel"], **groups}
+    assert {part: sorted(names) for part, names in found.items()} == groups
+    assert set(jax.tree.leaves(optimizers.labels(params))) <= {"orthogonal", "rest"}
+
+
+def test_parts_have_rates_of_their_own():
+    rates = {"singular_values": 0.02, "inputs": 0.03, "readout": 0.04}
+    config = train_config(learning_rate=0.1, optimizer="sgd", momentum=0.0, rates=rates)
+    optimizer, _ = optimizers.build(config, steps=10, steps_per_epoch=None)
+    cell = {"input_weights": 1.0, "bias": 1.0, "offset": 1.0}
+    cell["weight"] = {"u_vectors": 1.0, "sigma_raw": 1.0}
+    params = {"layers": {0: {"cell": cell}}, "readout": {"kernel": 1.0, "bias": 1.0}}
+    params = jax.tree.map(lambda x: jnp.full(2, 1e-3 * x), params)
+    found, _ = optimizer.update(params, optimizer.init(params), params)
+    found = jax.tree.map(lambda x: round(-1e3 * float(x[0]), 6), found)
+    weight = {"u_vectors": 0.1, "sigma_raw": 0.02}
+    cell = {"input_weights": 0.03, "bias": 0.03, "offset": 0.1, "weight": weight}
+    expected = {
+        "layers": {0: {"cell": cell}},
+        "readout": {"kernel": 0.04, "bias": 0.04},
+    }
+    assert jax.tree.all(jax.tree.map(math.isclose, found, expected)), found
+
+
+def test_a_part_without_a_rate_leaves_the_state_as_it_was():
+    # What checkpoints of before hold: the counts of two groups, set or not.
+    params = {"u_vectors": jnp.ones((2, 3)), "sigma_raw": jnp.ones(3)}
+    for rates in ({}, {"reflectors": 0.5}):
+        config = train_config(rates=rates)
+        optimizer, _ = optimizers.build(config, steps=10, steps_per_epoch=None)
+        _, _, groups = optimizer.init(params)
+        assert groups.inner_states.keys() == {"orthogonal", "rest"}
+
+
+def test_slowed_rates():
+    config = train_config(rates={"reflectors": 1, "readout": 0.4})
+    slow = optimizers.slowed(config, 2)
+    assert slow.learning_rate == pytest.approx(3e-3 / 4)
+    assert (slow.rates.reflectors, slow.rates.readout) == (0.25, pytest.approx(0.1))
+    assert slow.rates.inputs is None
 
 
 @pytest.mark.slow
@@ -120,7 +196,7 @@ def plateau_config(**changes):
 
 @pytest.mark.slow
 def test_the_rate_falls_on_a_plateau():
-    config = plateau_config(reflector_learning_rate=0.5, learning_rate=0.1)
+    config = plateau_config(rates={"reflectors": 0.5}, learning_rate=0.1)
     optimizer, rate = optimizers.build(config, steps=9, steps_per_epoch=None)
     observe = optimizers.make_observe(config)
     params = {"u_vectors": jnp.ones((2, 3)), "kernel": jnp.ones(4)}

@@ -80,7 +80,7 @@ def test_norm_of_the_gradient_at_the_first_state(compiled):
     ("name", "init"), [("exprnn", "random"), ("scornn", "identity"), ("ornn", "henaff")]
 )
 def test_models_of_rotations_train(name, init):
-    config = tiny_config(unit_reflectors=True, reflector_learning_rate=3e-4)
+    config = tiny_config(unit_reflectors=True, rates={"reflectors": 3e-4})
     config.model.update(
         {"name": name, "init": init, "activation": "modrelu", "reflectors": None}
     )

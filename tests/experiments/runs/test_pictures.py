@@ -1,0 +1,63 @@
+"""How pictures look and what their files hold."""
+
+import re
+
+import pytest
+from matplotlib.figure import Figure
+from PIL import Image
+
+from experiments import models
+from experiments.runs import pictures
+
+
+def test_every_model_has_a_name_and_a_look_of_its_own():
+    # Those of other tests come with a function, ours with its name.
+    ours = [name for name, each in models.MODELS.items() if isinstance(each.make, str)]
+    assert set(pictures.TITLES) == set(pictures.COLORS) == set(ours)
+    for sequential in (True, False):
+        names = [name for name in models.names(sequential) if name in ours]
+        looks = {tuple(pictures.model_style(name).items()) for name in names}
+        assert len(looks) == len(names)
+    assert pictures.title("my_own") == "my_own"
+
+
+def test_colours_differ_without_colour_too():
+    lightness = []
+    for color in pictures.PALETTE:
+        parts = [int(color[i : i + 2], 16) for i in (1, 3, 5)]
+        lightness.append(sum(w * c for w, c in zip((3, 6, 1), parts, strict=True)))
+    assert len(set(lightness)) == len(lightness)
+
+
+def test_files_of_a_picture(tmp_path):
+    with pictures.picture(3, 2, tmp_path / "sub" / "a.png") as figure:
+        left, right = figure.subplots(1, 2)
+        left.plot([1, 2], label="one")
+        right.plot([1, 2], label="one")
+        right.plot([2, 1], label="other")
+        right.set_ylabel("‖∂L/∂h⁽⁰⁾‖")
+    (legend,) = figure.legends
+    assert [text.get_text() for text in legend.get_texts()] == ["one", "other"]
+    assert left.get_legend() is None
+    with Image.open(tmp_path / "sub" / "a.png") as image:
+        assert image.size == (3 * pictures.DPI, 2 * pictures.DPI)
+    svg = (tmp_path / "sub" / "a.svg").read_text()
+    assert re.search("<text[^>]*>‖∂L/∂h⁽⁰⁾‖</text>", svg) and "<dc:date>" not in svg
+    pdf = (tmp_path / "sub" / "a.pdf").read_bytes()
+    assert pdf.startswith(b"%PDF") and b"CreationDate" not in pdf
+
+
+@pytest.mark.parametrize("width,columns", [(7.2, 4), (3.0, 2), (0.5, 1)])
+def test_a_legend_is_no_wider_than_its_figure(width, columns):
+    figure = Figure(figsize=(width, 2), layout="constrained")
+    panel = figure.subplots()
+    for name in ("Spectral-RNN", "RNN", "Spectral-MLP", "oRNN"):
+        panel.plot([1], label=name)
+    pictures.legend(figure)
+    assert figure.legends[0]._ncols == columns
+
+
+def test_numbers_that_span_much():
+    assert pictures.spans([1, 30]) and pictures.spans(iter([1, 31]))
+    assert not pictures.spans([1, 29]) and not pictures.spans([0, 30])
+    assert not pictures.spans([])
