@@ -62,6 +62,7 @@ _RESULTS = flags.DEFINE_string(
 
 def main(words: list[str]) -> None:
     """Does what the words and flags ask for."""
+    commandline.quiet()
     try:
         if words == ["readme"]:
             _readme()
