@@ -29,7 +29,9 @@ def end_with_parent() -> None:
     """Makes this worker end, as by SIGTERM, with the command that started it."""
 
     def wait() -> None:
-        sys.stdin.buffer.read()
+        # Not sys.stdin's buffer: the lock that it holds meanwhile aborts our exit.
+        while os.read(sys.stdin.fileno(), 4096):
+            pass
         os.kill(os.getpid(), signal.SIGTERM)
 
     threading.Thread(target=wait, daemon=True).start()
