@@ -96,7 +96,18 @@ WRONG_CONFIGS = (
     *("common", "spaces/addition", "__init__"),
 )
 FOLDERS = (
-    *("a b", "é✓", "[x]", "a\\b", "~", "~/x", "~nobody/x", "a/b/c/d", "?x=1#y", "%41b"),
+    *(
+        "a b",
+        "é✓",
+        "[x]",
+        "a\\b",
+        "~",
+        "~/x",
+        "~no_such_user/x",
+        "a/b/c/d",
+        "?x=1#y",
+        "%41b",
+    ),
     *("x" * 300, ".", "..", "", "with\nline", "-x", "--workdir", "*", "$HOME", "a\tb"),
     *("file", "file/x", "/dev/null", "/dev/null/x", "/proc/x", "loop", "foreign"),
 )
@@ -355,7 +366,15 @@ def of_run(rng, place, flags):
 
 
 def predict(rng, place):
-    outputs = ("out.npz", "é.npz", "file", "/proc/x", "none/out.npz", ".", "~nobody/x")
+    outputs = (
+        "out.npz",
+        "é.npz",
+        "file",
+        "/proc/x",
+        "none/out.npz",
+        ".",
+        "~no_such_user/x",
+    )
     (place.folder / "file").write_text("x")
     flags = {"split": ("test", "valid", "train"), "which": ("best", "last")}
     flags |= {"data_dir": ("stand-in", "file", "nowhere")}
@@ -486,8 +505,9 @@ def in_child(command, words, trains, place):
     except BaseException:
         traceback.print_exc()
         code = 1
-    with contextlib.suppress(Exception):
-        sys.stdout.flush()
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(Exception):
+            stream.flush()
     os._exit(code)
 
 
@@ -583,8 +603,20 @@ def named(line, words):
     """Whether an error names a field, a flag, a file or a word of the case."""
     known = {word.partition("=")[0].lstrip("-") for word in words if word[:1] == "-"}
     known |= {name.removeprefix("config.") for name in known}
-    known |= {word.partition("=")[2] or word for word in words} | {*FILES, "config."}
-    known |= {"--workdir", "--config", "--space", "--output", "FIGURE", "WORKDIR"}
+    values = {word.partition("=")[2] or word for word in words}
+    known |= {form(each) for each in values for form in (str, repr, shlex.quote)}
+    known |= {os.path.expanduser(each) for each in values}
+    known |= {each.replace("\n", "\\n") for each in known}
+    known |= {*FILES, "config."}
+    known |= {
+        "--workdir",
+        "--config",
+        "--space",
+        "--output",
+        "FIGURE",
+        "WORKDIR",
+        "NAME",
+    }
     return any(each in line for each in known if each)
 
 

@@ -9,7 +9,7 @@ table gives the median and, as spread, the range.
 
 Writes benchmark.json and benchmark.png to --out. A contender predicted above
 --max_seconds a step or --max_gib of temporaries is printed as skipped, with the
-prediction.
+prediction. Exit codes: 0 done, 1 wrong flags, 2 a size or a folder that does not fit.
 """
 
 import json
@@ -20,12 +20,18 @@ from absl import flags
 from experiments import commandline
 from experiments.benchmark import contenders, drawing, measuring, peers, printing
 from experiments.runs import records
+from experiments.training import memory
+from svdrnn import checks
 
 _OUT = flags.DEFINE_string("out", "runs/benchmark", "Folder of the results.")
 _QUICK = flags.DEFINE_bool("quick", False, "One cell and one matrix size, < 3 minutes.")
 _PEERS = flags.DEFINE_bool("peers", False, "Also PyTorch and geotorch, if installed.")
-_SIZES = flags.DEFINE_multi_integer("n", [128, 256, 512, 1024], "Hidden sizes.")
-_STEPS = flags.DEFINE_multi_integer("steps", [100, 784, 2000], "Sequence lengths T.")
+_SIZES = flags.DEFINE_multi_integer(
+    "n", [128, 256, 512, 1024], "Hidden sizes.", lower_bound=1
+)
+_STEPS = flags.DEFINE_multi_integer(
+    "steps", [100, 784, 2000], "Sequence lengths T.", lower_bound=1
+)
 _BATCH = flags.DEFINE_integer("batch", 128, "Batch size.", lower_bound=1)
 _SECONDS = flags.DEFINE_float("seconds", 8.0, "Time of a cell's rounds, 15 at most.")
 _MAX_SECONDS = flags.DEFINE_float("max_seconds", 60.0, "Longest step that is run.")
@@ -38,11 +44,28 @@ BATCHES = [32, 64, 128, 256]
 
 
 def main(words: list[str]) -> None:
-    """Measures what the flags ask for, cell by cell."""
+    """Measures what the flags ask for; whatever is wrong is one line."""
     commandline.no_words(words)
-    limits = measuring.Limits(_SECONDS.value, _MAX_SECONDS.value, _MAX_GIB.value)
-    out = pathlib.Path(_OUT.value)
-    out.mkdir(parents=True, exist_ok=True)
+    try:
+        limits = measuring.Limits(
+            checks.check_finite("--seconds", _SECONDS.value, least=0),
+            checks.check_finite("--max_seconds", _MAX_SECONDS.value, least=0),
+            checks.check_finite("--max_gib", _MAX_GIB.value, least=0),
+        )
+        memory.check_bytes(
+            "--n, --steps and --batch",
+            (max(_SIZES.value), max(_STEPS.value), _BATCH.value),
+            measuring.least_bytes(max(_SIZES.value), max(_STEPS.value), _BATCH.value),
+        )
+        out = commandline.folder(_OUT.value, "--out")
+        out.mkdir(parents=True, exist_ok=True)
+        _measure(limits, out)
+    except (ValueError, OSError) as error:
+        commandline.refuse(error)
+
+
+def _measure(limits: measuring.Limits, out: pathlib.Path) -> None:
+    """Cell by cell, with the results so far in the folder."""
     sizes = [128] if _QUICK.value else _SIZES.value
     steps_of = [784] if _QUICK.value else _STEPS.value
     matrices = [512] if _QUICK.value else MATRICES

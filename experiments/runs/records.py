@@ -70,9 +70,13 @@ def record(
       results: `RESULTS` where None.
 
     Raises:
-      ValueError: the workdir holds no run that finished or diverged.
+      ValueError: the workdir holds no run that finished or diverged; the name is none
+        below the results.
     """
     workdir = pathlib.Path(workdir)
+    place_of = pathlib.PurePath(name)
+    if place_of.is_absolute() or ".." in place_of.parts or not place_of.name:
+        raise ValueError(f"NAME must be a path below the records, got {name!r}")
     result = workdir / "result.json"
     curves: logs.Curves = {}
     events: list[dict] = []
