@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 from jax.typing import DTypeLike
-from jaxtyping import Array, Float, Real
+from jaxtyping import Array, Float, Shaped
 
 from svdrnn import checks, householder, recurrence, transitions
 from svdrnn._arguments import argument, arguments, make, module
@@ -230,7 +230,9 @@ class TransitionCell(_Kept, nnx.RNNCellBase, MethodArguments, CellArguments):
             )
 
     def __call__(
-        self, carry: Real[AnyArray, "*batch n"], inputs: Real[AnyArray, "*batch n_in"]
+        self,
+        carry: Shaped[AnyArray, "*batch n"],
+        inputs: Shaped[AnyArray, "*batch n_in"],
     ) -> tuple[Float[Array, "*batch n"], Float[Array, "*batch n"]]:
         """One step: (h_{t-1} (..., n), x_t (..., n_in)) -> (h_t, h_t)."""
         carry, inputs = jnp.asarray(carry), jnp.asarray(inputs)

@@ -14,7 +14,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Integer, Real
+from jaxtyping import Array, Float, Integer, Shaped
 
 from svdrnn import checks, householder
 from svdrnn._autodiff import forward_mode_explained
@@ -57,7 +57,9 @@ class Step:
     precision: Any = None
 
     def __call__(
-        self, carry: Real[AnyArray, "*batch n"], inputs: Real[AnyArray, "*batch n_in"]
+        self,
+        carry: Shaped[AnyArray, "*batch n"],
+        inputs: Shaped[AnyArray, "*batch n_in"],
     ) -> tuple[Float[Array, "*batch n"], Float[Array, "*batch n"]]:
         """(h_{t-1} (..., n), x_t (..., n_in)) -> (h_t, h_t), in the dtype of W.
 
@@ -87,7 +89,7 @@ class Step:
         return h, h
 
     def apply(
-        self, carry: Real[Array, "*batch n"], inputs: Real[Array, "*batch n_in"]
+        self, carry: Shaped[Array, "*batch n"], inputs: Shaped[Array, "*batch n_in"]
     ) -> Float[Array, "*batch n"]:
         """h_t, without checks and not compiled by itself."""
         n = self.input_weights.shape[0]
