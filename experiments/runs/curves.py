@@ -21,11 +21,15 @@ def learning_curve(
         cannot be read.
     """
     curves, events = logs.read_metrics(metrics)
-    started = next((e for e in events if e.get("event") == "started"), None)
+    needed = {"task", "model", "primary", "baseline"}
+    whole = (e for e in events if e["event"] == "started" and needed <= e.keys())
+    started = next(whole, None)
     if started is None or "valid" not in curves:
         raise ValueError(f"{metrics} has no 'started' event or no validation line yet")
     names = ["loss"]
-    if any(line.get(started["primary"]) != line["loss"] for line in curves["valid"]):
+    if any(
+        line.get(started["primary"]) != line.get("loss") for line in curves["valid"]
+    ):
         names.append(started["primary"])
     figure = Figure(figsize=(5.5 * len(names), 4), layout="constrained")
     panels = figure.subplots(1, len(names), squeeze=False)[0]

@@ -108,8 +108,10 @@ def record(
         lines = [line for split in curves.values() for line in split]
         content["diverged"] = {
             "step": end["step"],
-            "what": end["what"],
-            "wall_seconds": max((line["seconds"] for line in lines), default=0.0),
+            "what": end.get("what"),
+            "wall_seconds": max(
+                (line["seconds"] for line in lines if line.get("seconds")), default=0.0
+            ),
         }
     content["valid"] = [_metrics(line) for line in curves.get("valid", [])]
     content["train"] = [
