@@ -49,6 +49,9 @@ def get_config() -> config_dict.ConfigDict:
     config.train.epochs = nullable(None)  # passes over the training data
     config.train.steps_per_epoch = nullable(None)  # for tasks without epochs
     config.train.batch_size = 128  # sequences, digits or streams of text in an update
+    # that a batch is split over, of each process; None: as many as divide it, on a CPU
+    # at most one a core with 8 examples each; not part of what a run is
+    config.train.devices = nullable(None)
     config.train.optimizer = "adam"  # or adamw, rmsprop, sgd, lion
     config.train.momentum = 0.9  # of earlier gradients
     config.train.learning_rate = 1e-3  # at its highest

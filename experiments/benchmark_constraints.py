@@ -25,6 +25,7 @@ from flax import nnx
 import svdrnn
 from experiments import commandline
 from experiments.benchmark import timing
+from experiments.runs import records
 
 _OUT = flags.DEFINE_string("out", None, "JSON file of the results.")
 _PEERS = flags.DEFINE_bool("peers", False, "Also PyTorch, if it is installed.")
@@ -290,8 +291,12 @@ def main(words: list[str]) -> None:
     print(table(results))
     if _OUT.value:
         record = {
-            name: {label: dataclasses.asdict(t) for label, t in timings.items()}
-            for name, timings in results.items()
+            "machine": records.machine(),
+            "revision": records.revision(),
+            "models": {
+                name: {label: dataclasses.asdict(t) for label, t in timings.items()}
+                for name, timings in results.items()
+            },
         }
         path = pathlib.Path(_OUT.value)
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -10,9 +10,15 @@ colon in --config goes to the file's get_config, as that in
 
 The same command on the same workdir goes on from the last checkpoint. Exit codes:
 0 done, 1 wrong flags, 2 a config, data or workdir that does not fit, 3 a loss that
-is not finite, 4 a workdir that cannot be written, 128 + N stopped by the signal N
+is not finite, 4 a workdir that cannot be written, 5 another process of the run gone,
+128 + N stopped by the signal N
 (SIGHUP 129, SIGINT 130, SIGUSR1 138, SIGTERM 143), with the step saved.
 --verbosity=1 shows where an error was raised.
+
+Batches are split over the devices of the machine (config.train.devices). A run on
+several machines is this command on each, with one shared folder: under `srun` and on a
+TPU pod the processes find each other, elsewhere by --coordinator=HOST:PORT (of the
+first), --num_processes=N and --process_id=I.
 """
 
 from absl import flags
@@ -31,6 +37,15 @@ _WORKDIR = flags.DEFINE_string(
     " or that of the same config, which is then resumed.",
     required=True,
 )
+_COORDINATOR = flags.DEFINE_string(
+    "coordinator", None, "host:port at which process 0 of the run listens."
+)
+_NUM_PROCESSES = flags.DEFINE_integer(
+    "num_processes", None, "Processes of the run.", lower_bound=1
+)
+_PROCESS_ID = flags.DEFINE_integer(
+    "process_id", None, "This process, from 0.", lower_bound=0
+)
 flags.mark_flag_as_required("config")
 
 
@@ -39,18 +54,20 @@ def main(words: list[str]) -> None:
     commandline.no_words(words)
     commandline.quiet()
 
-    from experiments.training import loop  # --help and typing errors are quick
+    from experiments.training import devices, loop  # --help and typing errors are quick
 
-    try:
-        config = _CONFIG.value
-        overrides = commandline.overrides()
-        commandline.choose_length(config.train, overrides)
-        identity.check_overrides(config, overrides)
-        loop.train(config, commandline.folder(_WORKDIR.value))
-    except loop.NonFiniteLoss as error:
-        commandline.fail(3, error)
-    except (ValueError, OSError) as error:
-        commandline.refuse(error)
+    with devices.together():
+        try:
+            config = _CONFIG.value
+            overrides = commandline.overrides()
+            commandline.choose_length(config.train, overrides)
+            identity.check_overrides(config, overrides)
+            devices.join(_COORDINATOR.value, _NUM_PROCESSES.value, _PROCESS_ID.value)
+            loop.train(config, commandline.folder(_WORKDIR.value))
+        except loop.NonFiniteLoss as error:
+            commandline.fail(3, error)
+        except (ValueError, OSError) as error:
+            commandline.refuse(error)
 
 
 if __name__ == "__main__":

@@ -8,6 +8,7 @@ callable the pre-activations are kept as well, and JAX differentiates phi there.
 
 import dataclasses
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -17,6 +18,7 @@ from svdrnn import checks
 from svdrnn._types import AnyArray
 
 NAMES = ("leaky_relu", "relu", "tanh", "identity", "modrelu")
+LEAK = 0.01  # slope of `leaky_relu` left of zero, unless it is given
 
 
 @dataclasses.dataclass(frozen=True)
@@ -40,20 +42,29 @@ class Activation:
     Attributes:
       name: one of `NAMES`, or a function of an array that acts on every entry alone.
       leak: slope of `leaky_relu` left of zero, in [0, 1]; 0 is ReLU up to the kink,
-        1 the identity. The other activations have no use for it.
+        1 the identity, and None is 0.01. The other activations have none: theirs stays
+        None.
 
     Raises:
-      ValueError: for an unknown name or a leak outside [0, 1].
+      ValueError: for an unknown name, a leak outside [0, 1], or one that is given with
+        another activation.
     """
 
     name: str | Callable[[Array], Array] = "leaky_relu"
-    leak: float = 0.01
+    leak: Any = None
 
     def __post_init__(self):
         if not callable(self.name):
             checks.check_name("activation", self.name, NAMES)
-        leak = checks.check_finite("leak", self.leak, least=0, most=1)
-        object.__setattr__(self, "leak", leak)
+        if self.name == "leaky_relu":
+            given = LEAK if self.leak is None else self.leak
+            leak = checks.check_finite("leak", given, least=0, most=1)
+            object.__setattr__(self, "leak", leak)
+        elif self.leak is not None:
+            raise ValueError(
+                f"leak must be None with activation {self.name!r}, which has none, got"
+                f" {self.leak!r}"
+            )
 
     @property
     def needs_offset(self) -> bool:

@@ -49,8 +49,10 @@ class CellArguments(ParameterArguments):
         entry alone, as `jax.nn.gelu`.""",
         default="leaky_relu",
     )
-    leak: InitVar[Number] = argument(
-        "slope of the leaky ReLU left of zero, in [0, 1].", default=0.01
+    leak: InitVar[Number | None] = argument(
+        "slope of the leaky ReLU left of zero, in [0, 1]; None is 0.01. An error with"
+        " another activation.",
+        default=None,
     )
     use_bias: InitVar[bool] = argument(
         "whether there is a b, started at zero.", default=True

@@ -2,21 +2,27 @@
 
     python -m tests.faults kills --count=20
     python -m tests.faults signals --count=20
+    python -m tests.faults operations --count=1000
     python -m tests.faults record
 
 `kills`: a small run is killed at random moments and started again until it ends; its
 result must be that of an uninterrupted one, and no step may stand twice in its log.
 `signals`: as `kills`, by SIGTERM, SIGHUP, SIGUSR1 and SIGINT in turn; nothing that was
-done may be done again. `record`: every bit of a checkpoint's record is flipped, one at
-a time, and the checkpoint has to be refused or read as it was.
+done may be done again. `operations`: a smaller run is killed before its first file
+operation, started again, another before its second, and so on through all of them;
+then at random ones, several to a run, until `count` were killed. `record`: every bit of
+a checkpoint's record is flipped, one at a time, and the checkpoint has to be refused or
+read as it was.
 """
 
 import argparse
 import collections
 import json
+import multiprocessing
 import os
 import pathlib
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -103,6 +109,83 @@ def interrupt(count: int, by_signals: bool) -> None:
     print(f"{done} ends, {finished} runs finished, exit codes {dict(codes)}: all equal")
 
 
+# ---- Kills at file operations, in processes that are forked with all imports done.
+
+# What a file operation is: Python's own name of it, and whether it is one that writes.
+WRITES = ("os.rename", "os.mkdir", "os.remove", "os.rmdir", "os.truncate", "os.link")
+
+
+def small_run(workdir: str, kill_before: int, counted: str) -> None:
+    """Trains, and is killed before that file operation; writes how many there were."""
+    from experiments.training import loop
+    from tests.experiments.small import tiny_config
+
+    count = 0
+
+    def hook(event: str, arguments: tuple) -> None:
+        nonlocal count
+        writes = event == "open" and arguments[2] & (os.O_WRONLY | os.O_RDWR)
+        if not (writes or event in WRITES) or workdir not in str(arguments[0]):
+            return
+        count += 1
+        if count == kill_before:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+    sys.addaudithook(hook)
+    loop.train(tiny_config(checkpoint_every=10, steps=40), workdir)
+    pathlib.Path(counted).write_text(str(count))
+    os._exit(0)
+
+
+def operations(wanted: int) -> None:
+    """Kills runs before each of their file operations; compares what they come to."""
+    generator = random.Random(0)
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["experiments.training.loop"])
+    kills = finished = 0
+    with tempfile.TemporaryDirectory() as folder:
+        os.environ |= {
+            "JAX_PLATFORMS": "cpu",
+            "JAX_DISABLE_MOST_OPTIMIZATIONS": "1",
+            "JAX_COMPILATION_CACHE_DIR": str(pathlib.Path(folder) / "compiled"),
+            "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+            "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1",
+        }
+        counted = str(pathlib.Path(folder) / "counted")
+
+        def run(workdir: pathlib.Path, kill_before: int) -> int | None:
+            given = (str(workdir), kill_before, counted)
+            process = context.Process(target=small_run, args=given)
+            process.start()
+            process.join(120)
+            assert process.exitcode in (0, -signal.SIGKILL), process.exitcode
+            return process.exitcode
+
+        whole = pathlib.Path(folder) / "whole"
+        assert run(whole, 0) == 0
+        total = int(pathlib.Path(counted).read_text())
+        while kills < wanted:
+            workdir = pathlib.Path(folder) / f"run-{finished}"
+            at = finished + 1 if finished < total else generator.randint(1, total)
+            while run(workdir, at) != 0:
+                kills += 1
+                several = finished >= total and kills < wanted
+                at = generator.randint(1, total) if several else 0
+            finished += 1
+            assert result(workdir) == result(whole)
+            assert not repeated(workdir), repeated(workdir)
+            left = sorted(path.name for path in (workdir / "checkpoints").iterdir())
+            assert left == ["30", "40"], left
+            shutil.rmtree(workdir)
+            if finished % 50 == 0:
+                print(f"{kills} kills, {finished} runs", flush=True)
+    print(
+        f"{kills} kills before {total} different file operations, {finished} runs"
+        " finished: all equal"
+    )
+
+
 def record() -> None:
     """Flips every bit of a checkpoint's record."""
     import jax.numpy as jnp
@@ -134,11 +217,13 @@ def record() -> None:
 def main() -> None:
     """Does what the first word says."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("what", choices=("kills", "signals", "record"))
+    parser.add_argument("what", choices=("kills", "signals", "operations", "record"))
     parser.add_argument("--count", type=int, default=20)
     arguments = parser.parse_args()
     if arguments.what == "record":
         record()
+    elif arguments.what == "operations":
+        operations(arguments.count)
     else:
         interrupt(arguments.count, arguments.what == "signals")
 

@@ -15,6 +15,7 @@ from flax import nnx
 from typing_extensions import override
 
 import svdrnn
+from experiments.models import activation as asked
 from svdrnn import activations, diagnostics, transitions
 
 Layer = tuple[Any, jax.Array]  # how W is applied, and the bias
@@ -58,11 +59,11 @@ class FeedForward(nnx.Module):
         return None
 
     def __call__(
-        self, inputs: jax.Array, carry: None = None, *, key: jax.Array | None = None
+        self, inputs: jax.Array, carry: None = None, *, keys: jax.Array | None = None
     ) -> tuple[jax.Array, None]:
         """Outputs (batch, out_features) of inputs (batch, in_features), and None.
 
-        The call of `recurrent.SequenceModel`: `carry` and `key` are not used.
+        The call of `recurrent.SequenceModel`: `carry` and `keys` are not used.
         """
         h = self.enter(self.first(inputs))
         if self.stacks:
@@ -190,7 +191,7 @@ def _blocks(config: Any) -> int:
 def _network(
     kind: type[FeedForward], config: Any, makers: Makers, depth: int, rngs: nnx.Rngs
 ) -> FeedForward:
-    activation = activations.Activation(config.activation, config.leak)
+    activation = activations.Activation(*asked.arguments(config).values())
     if activation.needs_offset:
         raise ValueError(
             f"activation must need no offset for {config.name}, got"

@@ -12,6 +12,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 import svdrnn
+from experiments.models import activation as asked
 from svdrnn import checks, diagnostics, kernels
 from svdrnn import spectral as spectral_form
 
@@ -60,14 +61,14 @@ class SequenceModel(nnx.Module):
         inputs: jax.Array,
         carry: Carry | None = None,
         *,
-        key: jax.Array | None = None,
+        keys: jax.Array | None = None,
     ) -> tuple[jax.Array, Carry]:
         """Outputs and carry.
 
         Args:
           inputs: (batch, time, features), or tokens (batch, time) to be embedded.
           carry: as `initialize_carry`, or None for zeros.
-          key: for dropout; without one there is none.
+          keys: (batch,), one an example, for dropout; without them there is none.
 
         Returns:
           Outputs (batch, out_features) with `last_only`, else (batch, time,
@@ -77,20 +78,24 @@ class SequenceModel(nnx.Module):
             carry = self.initialize_carry(inputs.shape[0])
         new_carry, x = [], inputs
         if self.embedding is not None:
-            x = self._drop(self.embedding(inputs), key, 0)
+            x = self._drop(self.embedding(inputs), keys, 0)
         for i, (layer, h) in enumerate(zip(self.layers, carry, strict=True), 1):
             last = self.last_only and i == len(self.layers)
             x, h = _run(layer, x, h, last)
-            x = self._drop(x, key, i)
+            x = self._drop(x, keys, i)
             new_carry.append(h)
         return self.readout(x), new_carry
 
-    def _drop(self, x: jax.Array, key: jax.Array | None, place: int) -> jax.Array:
-        """Dropout with a key of its own in every place."""
-        if key is None:
+    def _drop(self, x: jax.Array, keys: jax.Array | None, place: int) -> jax.Array:
+        """Dropout with keys of its own in every place."""
+        if keys is None or self.dropout.rate == 0:
             return x
-        place_key = jax.random.fold_in(key, place)
-        return self.dropout(x, deterministic=False, rngs=place_key)
+
+        def drop(x: jax.Array, key: jax.Array) -> jax.Array:
+            place_key = jax.random.fold_in(key, place)
+            return self.dropout(x, deterministic=False, rngs=place_key)
+
+        return jax.vmap(drop)(x, keys)
 
     def diagnostics(self) -> dict[str, jax.Array]:
         """`spectral_margin`: max_i |sigma_i - 1| over all transitions, if any."""
@@ -210,8 +215,7 @@ def gru(config: Any, features: int, *, rngs: nnx.Rngs) -> nnx.Module:
 def _cell(config: Any) -> dict[str, Any]:
     """What the fields say of every cell of the library."""
     return {
-        "activation": config.activation,
-        "leak": config.leak,
+        **asked.arguments(config),
         "input_scale": config.input_scale,
     }
 

@@ -1,14 +1,17 @@
 """The paper's figures and tables: runs what is missing, draws what is there.
 
     python -m experiments.reproduce FIGURE... --scale=smoke|cpu|full [--plan]
-        [--seeds=N]
+        [--seeds=N] [--workers=N]
     python -m experiments.reproduce readme
 
 FIGURE is F1, F2, F3, F4 (addition, copy, pixel MNIST, deep MLPs), pixel_mnist or
 ptb_word (the tables), all, or the path of a Python file with FIGURE, as those in
 experiments/reproduce/. --plan shows every run, whether it is recorded, and what
 it takes; nothing is run. --seeds=N leaves all but the first N seeds for another time.
-`readme` draws every figure anew and rewrites the tables of README.md and docs/*.md.
+--workers=N makes N runs at a time, each in a process of its own on its part of the
+cores; what one prints is in a .log file beside its workdir, and where one fails the
+others go on. `readme` draws every figure anew and rewrites the tables of README.md and
+docs/*.md.
 
 Each run is recorded in experiments/results/ as it finishes or diverges, and a run that
 was stopped goes on from its last checkpoint: the same command can be stopped and given
@@ -20,7 +23,8 @@ of it works, on stand-in data, with results under the workdir; `cpu` fits two co
 `full` is the paper's size.
 
 Exit codes: 0 done (diverged runs are shown, not an error), 1 wrong arguments, 2 a
-config, data or record that does not fit, 130 interrupted.
+config, data or record that does not fit, or a run that failed in a worker, 128 + N
+stopped by the signal N.
 """
 
 import pathlib
@@ -35,13 +39,16 @@ from experiments.reproduce import (
     plan,
     protocol,
     registry,
+    sharing,
 )
-from experiments.runs import records
+from experiments.runs import records, signals, workers
 
 _SCALE = flags.DEFINE_string("scale", None, ", ".join(protocol.SCALES))
 _PLAN = flags.DEFINE_bool("plan", False, "Show the runs only.")
 _REDO = flags.DEFINE_bool("redo", False, "Run again what has another config.")
 _SEEDS = flags.DEFINE_integer("seeds", None, "Only the first N seeds of each setting.")
+_WORKERS = flags.DEFINE_integer("workers", 1, "Local processes.", lower_bound=1)
+_RUN = flags.DEFINE_string("run", None, "Set by --workers: the run that is made.")
 _WORKDIR = flags.DEFINE_string(
     "workdir", "runs/reproduce", "Folder of the runs' own workdirs."
 )
@@ -62,6 +69,12 @@ def main(words: list[str]) -> None:
         request = _request(words)
         if _PLAN.value:
             plan.show(request)
+        elif _RUN.value is not None:
+            workers.end_with_parent()
+            execution.run(sharing.find(_RUN.value, request), request)
+        elif _WORKERS.value > 1:
+            signals.raise_at_once()  # that workers are ended
+            sharing.reproduce(request, _WORKERS.value)
         else:
             execution.reproduce(request)
     except (ValueError, OSError) as error:

@@ -140,6 +140,7 @@ TABLES: dict[str, Table] = {
     "speed_widths": _plain(speed.widths),
     "speed_lengths": _plain(speed.lengths),
     "speed_matrices": _plain(speed.matrices),
+    "constraint_costs": _plain(speed.constraints),
     "figures": _pictures,
     "config_fields": lambda results, place: config_fields.table(),
 }

@@ -16,33 +16,45 @@ def reproduce(request: plan.Request) -> None:
     Raises:
       ValueError: a record of another config, unless it is to be made again.
     """
-    light = request.scale == "smoke"
-    with _light_compilation() if light else contextlib.nullcontext():
-        for figure in request.figures:
-            found = plan.asked(figure, request)
-            print(f"{figure.name}: {plan.totals(found)}", flush=True)
-            _refuse_problems(found, request.redo)
-            for each in found:
-                if not each.record:
-                    run(each.run, request.workdir, request.results)
-            figures.show(figure, request.scale, request.results)
+    for figure in request.figures:
+        for each in missing(figure, request):
+            run(each, request)
+        figures.show(figure, request.scale, request.results)
 
 
-def run(each: protocol.Run, workdir: pathlib.Path, results: pathlib.Path) -> None:
+def missing(figure: protocol.Figure, request: plan.Request) -> list[protocol.Run]:
+    """The runs of a figure that are to be made; prints how many are there.
+
+    Raises:
+      ValueError: a record of another config, unless it is to be made again.
+    """
+    found = plan.asked(figure, request)
+    print(f"{figure.name}: {plan.totals(found)}", flush=True)
+    _refuse_problems(found, request.redo)
+    return [each.run for each in found if not each.record]
+
+
+def run(each: protocol.Run, request: plan.Request) -> None:
     """Makes one run, or goes on with it, and records it, diverged or not."""
     from experiments.training import loop  # after the arguments: errors are quick
 
     config = protocol.build_config(each)
+    place = folder(each, request.workdir)
+    print(f"---- {each.name} in {place}", flush=True)
+    light = request.scale == "smoke"
+    with _light_compilation() if light else contextlib.nullcontext():
+        try:
+            loop.train(config, place)
+        except loop.NonFiniteLoss as error:
+            print(f"diverged: {error}", flush=True)
+    print(records.record(place, each.name, request.results), flush=True)
+
+
+def folder(each: protocol.Run, workdir: pathlib.Path) -> pathlib.Path:
+    """Where a run works: a folder of its config, so that no older one is in the way."""
     content = json.dumps(protocol.config_dict(each) | {"data_dir": ""}, sort_keys=True)
-    # Of its config, so that a workdir of a changed protocol is not in the way.
     digest = hashlib.sha256(content.encode()).hexdigest()[:8]
-    folder = workdir / f"{each.name}-{digest}"
-    print(f"---- {each.name} in {folder}", flush=True)
-    try:
-        loop.train(config, folder)
-    except loop.NonFiniteLoss as error:
-        print(f"diverged: {error}", flush=True)
-    print(records.record(folder, each.name, results), flush=True)
+    return workdir / f"{each.name}-{digest}"
 
 
 def _refuse_problems(found: list[status.Status], redo: bool) -> None:

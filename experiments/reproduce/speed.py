@@ -27,6 +27,35 @@ LAYERS = (
 FEW_COLUMNS, FEW_STEPS, FEW_SIZES = 6, 784, (128, 512, 1024)
 
 
+# Names in the table of what a constraint costs, and what each row is compared with.
+COSTLY = {
+    "transformer": "transformer, 2 blocks of width 128, 16 × 64 tokens",
+    "convolutions": "three 3 × 3 convolutions, 16 images of 32 × 32",
+    "lstm": "LSTM, 128 units, 100 steps, batch 128: the recurrent kernel",
+}
+
+
+def constraints(results: pathlib.Path) -> str:
+    """A step of each model of `benchmark_constraints`, fastest call to fastest."""
+    record = json.loads((results / "benchmark_constraints.json").read_text())
+    rows = []
+    for name, timings in record["models"].items():
+        for label, timing in timings.items():
+            torch = label.startswith("torch ")
+            base = timings["torch unconstrained" if torch else "unconstrained"]
+            ratio = timing["low"] / base["low"]
+            where = COSTLY[name] if label == "unconstrained" else ""
+            rows.append(
+                [
+                    where,
+                    label.replace("torch ", "PyTorch, "),
+                    _milliseconds(timing["low"]),
+                    "" if timing is base else f"{ratio:.2f}",
+                ]
+            )
+    return markdown.table(["model", "kernels", "ms", "to unconstrained"], rows)
+
+
 def few_cells(results: pathlib.Path) -> str:
     """The rows and columns of `cells` that the README has."""
     lines = cells(results).splitlines()

@@ -12,7 +12,7 @@ from experiments import models, tasks
 ABSENT = "(absent)"
 
 # Fields that say where things are, not what the run is.
-PLACES = ("data_dir",)
+PLACES = ("data_dir", "train.devices")
 
 # Fields that are read only where another has one value.
 READ_WITH: dict[str, tuple[str, Any]] = {

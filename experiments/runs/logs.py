@@ -10,13 +10,34 @@ from typing import Any
 
 from tensorboardX import event_file_writer, summary
 from tensorboardX.proto import event_pb2, summary_pb2
+from typing_extensions import override
 
 from experiments.runs import files
 
 Curves = dict[str, list[dict]]
 
 
-class MetricLog:
+class Log:
+    """What a process writes that is not the first of a run: nothing."""
+
+    def go_back(self, step: int) -> None:
+        """Cuts off what lies behind a step, since it is computed again."""
+
+    def check(self) -> None:
+        """Raises `files.Unwritable` where the file is no longer in its folder."""
+
+    def write(self, step: int, split: str, values: dict[str, Any]) -> None:
+        """Appends one line; `values` maps names to numbers or, for events, text."""
+
+    def event(self, step: int, event: str, **values: Any) -> None:
+        """Appends a line of split "event"."""
+        self.write(step, "event", {"event": event, **values})
+
+    def close(self) -> None:
+        """Closes what is open."""
+
+
+class MetricLog(Log):
     """Appends lines to metrics.jsonl, and their numbers to TensorBoard events.
 
     Every line is one JSON object with "step" and "split" ("train", "valid" or
@@ -50,19 +71,19 @@ class MetricLog:
         with files.writing(self._path):
             self._file = self._path.open("a")
 
+    @override
     def go_back(self, step: int) -> None:
-        """Cuts off what lies behind a step, since it is computed again."""
         self._file.close()
         self._open(step)
 
+    @override
     def check(self) -> None:
-        """Raises `files.Unwritable` where the file is no longer in its folder."""
         with files.writing(self._path):
             if not os.path.samestat(os.stat(self._path), os.fstat(self._file.fileno())):
                 raise OSError("it was replaced")
 
+    @override
     def write(self, step: int, split: str, values: dict[str, Any]) -> None:
-        """Appends one line; `values` maps names to numbers or, for events, text."""
         self.check()
         line = {"step": step, "split": split}
         line |= {name: finite(value) for name, value in values.items()}
@@ -78,12 +99,9 @@ class MetricLog:
             scalars = [summary.scalar(*each).value[0] for each in numbers.items()]
             self._add_event(step, summary=summary_pb2.Summary(value=scalars))
 
-    def event(self, step: int, event: str, **values: Any) -> None:
-        """Appends a line of split "event"."""
-        self.write(step, "event", {"event": event, **values})
-
+    @override
     def close(self) -> None:
-        """Closes both files; what could not be written was an error before."""
+        # What could not be written was an error before.
         with contextlib.suppress(OSError):
             self._file.close()
         with contextlib.suppress(OSError):

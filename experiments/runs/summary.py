@@ -8,7 +8,11 @@ from experiments.runs import progress, records
 
 
 def beginning(
-    config: Any, task: Any, sizes: dict[str, int], lengths: tuple[int, int | None]
+    config: Any,
+    task: Any,
+    sizes: dict[str, int],
+    lengths: tuple[int, int | None],
+    devices: int = 1,
 ) -> str:
     """What a run begins with: device, data, parameters, steps, as they were resolved.
 
@@ -17,6 +21,7 @@ def beginning(
       task: built of it.
       sizes: num_params and num_independent_params.
       lengths: steps of the run, and of an epoch or None.
+      devices: that a batch is split over.
     """
     steps, epoch = lengths
     length = f"{steps} of batch {config.train.batch_size}"
@@ -24,11 +29,12 @@ def beginning(
         length += f", {steps / epoch:.3g} epochs of {epoch}"
     by = "steps" if config.train.steps is not None else "epochs"
     machine = records.machine()
+    split = f", every batch over {devices} devices" if devices > 1 else ""
     data = "stand-in, " if stands_in(config, task) else ""
     return "\n".join(
         [
             f"{task.name}, {config.model.name}, on {machine['device']}"
-            f" ({machine['cores']} cores)",
+            f" ({machine['cores']} cores){split}",
             f"  data: {data}{task.describe()}",
             f"  parameters: {sizes['num_params']}"
             f" ({sizes['num_independent_params']} independent)",

@@ -19,9 +19,9 @@ and never run again. One whose worker was killed is noticed by the missing heart
 --grace seconds later, and taken up by another in the same folder, from its checkpoint,
 --max_retries times at most.
 
-Workers of one machine share its device: for several, start a command for each with
-CUDA_VISIBLE_DEVICES, and for several workers on one GPU set
-XLA_PYTHON_CLIENT_PREALLOCATE=false. Exit codes are those of experiments.run; 2 also
+Each of --workers has its part of the cores. On a GPU they share the device: for several
+GPUs, start a command for each with CUDA_VISIBLE_DEVICES, and for several workers on one
+set XLA_PYTHON_CLIENT_PREALLOCATE=false. Exit codes are those of experiments.run; 2 also
 when workers ended before the runs did.
 """
 
@@ -33,7 +33,7 @@ from absl import flags
 from ml_collections import config_flags
 
 from experiments import commandline
-from experiments.runs import identity, signals
+from experiments.runs import identity, signals, workers
 from experiments.sweep import processes, setup, summary, worker
 from experiments.sweep import space as spaces
 
@@ -108,7 +108,7 @@ def _sweep(workdir: pathlib.Path) -> None:
     sweep = _prepare(workdir)
     worker.queue(sweep)
     if _WORKER.value is not None:
-        processes.end_with_parent()
+        workers.end_with_parent()
         worker.work(sweep)
         return
     if _WORKERS.value == 1:

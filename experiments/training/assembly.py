@@ -8,7 +8,7 @@ from flax import nnx
 from experiments import tasks
 from experiments.models import build as models
 from experiments.tasks import base
-from experiments.training import fields, memory, optimizers, steps
+from experiments.training import devices, fields, memory, optimizers, steps
 
 
 class Assembly(NamedTuple):
@@ -18,7 +18,8 @@ class Assembly(NamedTuple):
     steps: updates in the run.
     learning_rate: see `optimizers.build`.
     graph: what `nnx.merge` makes the model of with `state.params` and `state.rest`.
-    state: before the first update.
+    state: before the first update, on the devices.
+    spread: over which devices.
     """
 
     task: base.Task
@@ -30,10 +31,15 @@ class Assembly(NamedTuple):
     model: Any
     graph: Any
     state: steps.TrainState
+    spread: devices.Spread
 
 
-def assemble(config: Any) -> Assembly:
+def assemble(config: Any, *, one_device: bool = False) -> Assembly:
     """Task with its data, optimizer, and model with its first parameters.
+
+    Args:
+      config: of the run.
+      one_device: whether it is not to be trained.
 
     Raises:
       ValueError: a field or the data do not fit.
@@ -45,7 +51,10 @@ def assemble(config: Any) -> Assembly:
         config.train, steps=count, steps_per_epoch=steps_per_epoch
     )
     memory.check(config, task)
-    model, state = first_state(config, task, optimizer)
+    spread = devices.ONE
+    if not one_device:
+        spread = devices.choose(config.train.devices, config.train.batch_size)
+    model, state = first_state(config, task, optimizer, spread)
     return Assembly(
         task,
         steps_per_epoch,
@@ -56,11 +65,12 @@ def assemble(config: Any) -> Assembly:
         model,
         nnx.graphdef(model),
         state,
+        spread,
     )
 
 
 def first_state(
-    config: Any, task: base.Task, optimizer: Any
+    config: Any, task: base.Task, optimizer: Any, spread: devices.Spread
 ) -> tuple[Any, steps.TrainState]:
     """The model with its first parameters, and the state before the first update."""
     init_key = jax.random.split(jax.random.key(config.seed))[0]
@@ -72,4 +82,4 @@ def first_state(
         optimizer,
         model.initialize_carry(config.train.batch_size) if task.stateful else None,
     )
-    return model, state
+    return model, steps.place(state, spread)

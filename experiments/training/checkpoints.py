@@ -14,6 +14,7 @@ import orbax.checkpoint as ocp
 from absl import logging
 
 from experiments.runs import files
+from experiments.training import devices
 
 KEPT = 2
 OVERHEAD = 2**18  # bytes of a checkpoint besides its arrays, generously
@@ -46,10 +47,15 @@ class Checkpoints:
         if read_only:
             self._manager = self._open(max_to_keep=None, create=False)
             return
+        devices.by_first(self._prepare)
+        with files.writing(self.directory):
+            self._manager = self._open(max_to_keep=KEPT, cleanup_tmp_directories=True)
+
+    def _prepare(self) -> None:
+        """Makes the folder, and removes what a kill has left in it."""
         with files.writing(self.directory):
             _remove_unfinished(self.directory)
             self.directory.mkdir(parents=True, exist_ok=True)
-            self._manager = self._open(max_to_keep=KEPT, cleanup_tmp_directories=True)
 
     def _open(self, **options: Any) -> ocp.CheckpointManager:
         return ocp.CheckpointManager(
@@ -77,7 +83,7 @@ class Checkpoints:
         if step in self._manager.all_steps():
             return
         record = {**FIRST_RECORD, **record}
-        self._check_space(step, state, best_params)
+        devices.by_first(lambda: self._check_space(step, state, best_params))
         args = ocp.args.Composite(
             state=ocp.args.StandardSave(state),
             best_params=ocp.args.StandardSave(best_params),

@@ -4,51 +4,77 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from experiments.runs import logs
 from experiments.tasks import base
-from experiments.training import steps
+from experiments.training import devices, steps
 
 
 def evaluate(
-    eval_step: Callable, task: base.Task, state: steps.TrainState, split: str
+    eval_step: Callable,
+    task: base.Task,
+    state: steps.TrainState,
+    split: str,
+    spread: devices.Spread = devices.ONE,
 ) -> dict[str, float]:
     """The task's metrics over a whole split, summed in float64 and divided once.
 
     A stateful task's batches may differ in size from those of training; its state
     goes from zeros through the split, apart from `state.carry`.
     """
-    going = go_through(eval_step, task, split, state.params, state.rest, state.carry)
-    return task.metrics(total([sums for _, sums in going]))
+    parts = (state.params, state.rest, state.carry)
+    going = go_through(eval_step, task, split, *parts, spread)
+    return task.metrics(total(spread.fetch([sums for _, sums in going])))
 
 
 def go_through(
-    eval_step: Callable, task: base.Task, split: str, params: Any, rest: Any, carry: Any
+    eval_step: Callable,
+    task: base.Task,
+    split: str,
+    params: Any,
+    rest: Any,
+    carry: Any,
+    spread: devices.Spread = devices.ONE,
 ) -> Iterator[tuple[base.Batch, Any]]:
     """(batch, what the step reads of it) over a split.
+
+    A batch that the devices do not divide is filled up with examples of weight zero.
 
     Args:
       carry: of any batch size; only what is in it of shapes and types counts.
     """
     sized = None
     for batch in task.eval_batches(split):
+        batch = _filled(batch, spread.count)
         if sized is None:
-            size = len(batch["inputs"])
-            sized = jax.tree.map(
-                lambda h, size=size: jnp.zeros((size, *h.shape[1:]), h.dtype), carry
-            )
-        result, sized = eval_step(params, rest, sized, batch)
+            sized = spread.split(_zeros(carry, len(batch["inputs"])))
+        result, sized = eval_step(params, rest, sized, spread.split(batch))
         yield batch, result
 
 
+def _zeros(carry: Any, size: int) -> Any:
+    """Carries of zeros for a batch of that size."""
+    return jax.tree.map(lambda h: np.zeros((size, *h.shape[1:]), h.dtype), carry)
+
+
+def _filled(batch: base.Batch, divisor: int) -> base.Batch:
+    """The batch with as many examples of weight zero behind it as the divisor wants."""
+    count = len(batch["inputs"])
+    missing = -count % divisor
+    if not missing:
+        return batch
+    rows = np.minimum(np.arange(count + missing), count - 1)
+    filled = {name: each[rows] if each.ndim else each for name, each in batch.items()}
+    filled["weights"][count:] = 0
+    return filled
+
+
 def total(sums: list[base.Sums]) -> dict[str, Any]:
-    """The sums of batches added up in float64."""
-    found = jax.device_get(sums)
+    """The sums of batches, on the host, added up in float64."""
     return {
-        name: np.sum([each[name] for each in found], dtype=np.float64)
-        for name in found[0]
+        name: np.sum([each[name] for each in sums], dtype=np.float64)
+        for name in sums[0]
     }
 
 
@@ -58,6 +84,7 @@ def final_metrics(
     state: steps.TrainState,
     best_params: Any,
     record: dict,
+    spread: devices.Spread = devices.ONE,
 ) -> tuple[dict, dict]:
     """Metrics of both splits for the final and for the best parameters.
 
@@ -74,13 +101,13 @@ def final_metrics(
     best = record["best"]
     found = [each for each in (record.get("last"), best) if each is not None]
     known = [each["valid"] for each in found if each["step"] == int(state.step)]
-    valid = known[0] if known else evaluate(eval_step, task, state, "valid")
-    test = evaluate(eval_step, task, state, "test")
+    valid = known[0] if known else evaluate(eval_step, task, state, "valid", spread)
+    test = evaluate(eval_step, task, state, "test", spread)
     final = {"valid": storable(valid), "test": storable(test)}
     if best["step"] == int(state.step):
         return final, {"step": best["step"], **final}
     at_best = state._replace(params=best_params)
-    test = evaluate(eval_step, task, at_best, "test")
+    test = evaluate(eval_step, task, at_best, "test", spread)
     return final, {**best, "test": storable(test)}
 
 

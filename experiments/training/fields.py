@@ -28,7 +28,7 @@ def _check_lengths(train: Any) -> None:
             "config.train.steps or config.train.epochs must be set, got None for both"
         )
     section = checks.Section("config.train", train)
-    section.integer("steps", "epochs", "steps_per_epoch", optional=True)
+    section.integer("steps", "epochs", "steps_per_epoch", "devices", optional=True)
     section.integer("batch_size", "log_every", "eval_every", "checkpoint_every")
     section.name("on_nonfinite", ("stop", "restore"))
     section.integer("restores")

@@ -35,7 +35,7 @@ def load(
     if data_dir is not None:
         config.data_dir = data_dir
     fields.check(config)
-    parts = assembly.assemble(config)
+    parts = assembly.assemble(config, one_device=True)
     found = None
     if (workdir / "checkpoints").is_dir():
         saved = checkpoints.Checkpoints(workdir / "checkpoints", read_only=True)

@@ -2,6 +2,7 @@
 
 import contextlib
 import math
+import os
 import pathlib
 import time
 from collections.abc import Callable
@@ -29,6 +30,7 @@ from experiments.tasks import base
 from experiments.training import (
     assembly,
     checkpoints,
+    devices,
     evaluation,
     fields,
     optimizers,
@@ -48,8 +50,12 @@ def train(
     """Trains what the config says and returns the content of result.json.
 
     A workdir that holds an unfinished run of the same config is taken up from its
-    last checkpoint; on the CPU it ends bit for bit as if it had not stopped. One
-    that holds a finished run is left as it is.
+    last checkpoint; on the CPU it ends bit for bit as if it had not stopped, on the
+    same number of devices. One that holds a finished run is left as it is.
+
+    Where JAX has not been used before, it is started with a CPU device a core, over
+    which `config.train.devices` splits the batches. In a run of several processes each
+    calls this with the same arguments, after `devices.join`; the first one writes.
 
     Args:
       config: as `configs/common.py` gives it, with a task.
@@ -58,7 +64,7 @@ def train(
         this session makes; what it raises ends the session.
 
     Returns:
-      task, model, backend, seed, steps; num_params (stored numbers) and
+      task, model, backend, devices, seed, steps; num_params (stored numbers) and
       num_independent_params (free ones); wall_seconds (of all sessions up to the
       checkpoints they were taken up from: set-up, compilation, training and
       evaluation); metrics {"valid": {...}, "test": {...}} of the final parameters;
@@ -88,21 +94,25 @@ def _train(
     # ---- Checks, before anything is written or compiled.
     fields.check(config)
     content = identity.to_dict(config)
-    known = folder.check(workdir, content)
-    if known and (finished := _finished(workdir, content)):
+    devices.start(config.train.devices)
+    if not devices.first():
+        nowhere = held.enter_context(pathlib.Path(os.devnull).open("w"))
+        held.enter_context(contextlib.redirect_stdout(nowhere))
+    known, finished = devices.by_first(lambda: _look(workdir, content))
+    if finished:
         return finished
 
     # ---- The data, the model and its state.
     parts = assembly.assemble(config)
     task, count, graph, state = parts.task, parts.steps, parts.graph, parts.state
-    learning_rate = parts.learning_rate
+    learning_rate, spread = parts.learning_rate, parts.spread
     sizes = {
         "num_params": models.count_params(parts.model),
         "num_independent_params": models.count_independent_params(parts.model),
     }
 
     def make_train_step(optimizer: Any) -> Callable:
-        return steps.make_train_step(graph, task, optimizer, parts.dropout_key)
+        return steps.make_train_step(graph, task, optimizer, parts.dropout_key, spread)
 
     def slowed(restores: int) -> tuple[Callable, Callable]:
         """Learning rate and step after so many restores."""
@@ -114,20 +124,15 @@ def _train(
         return learning_rate, make_train_step(optimizer)
 
     train_step = make_train_step(parts.optimizer)
-    eval_step = steps.make_eval_step(graph, task)
+    eval_step = steps.make_eval_step(graph, task, spread=spread)
     observe = optimizers.make_observe(config.train)
     averaged = optimizers.make_averaged(config.train)
     diagnose = jax.jit(lambda *state: nnx.merge(graph, *state).diagnostics())
 
     # ---- What the workdir holds of this run.
-    with files.writing(workdir):
-        workdir.mkdir(parents=True, exist_ok=True)
-    held.enter_context(folder.held(workdir))
-    known = folder.check(workdir, content)  # another process may have been faster
-    if known and (finished := _finished(workdir, content)):
+    known, finished = devices.by_first(lambda: _enter(workdir, content, held))
+    if finished:
         return finished
-    if not known:
-        files.write_json(workdir / "config.json", identity.read_part(content))
     saved = checkpoints.Checkpoints(workdir / "checkpoints")
     held.enter_context(contextlib.closing(saved))
     best_params = jax.tree.map(jnp.copy, state.params)
@@ -139,8 +144,11 @@ def _train(
         learning_rate, train_step = slowed(record["restores"])
     start = int(state.step)
     seconds_before = record["seconds"]
-    log = logs.MetricLog(workdir, start if known else None)
-    print(summary.beginning(config, task, sizes, (count, parts.steps_per_epoch)))
+    log: logs.Log = logs.Log()
+    if devices.first():
+        log = logs.MetricLog(workdir, start if known else None)
+    lengths = (count, parts.steps_per_epoch)
+    print(summary.beginning(config, task, sizes, lengths, spread.count))
     if start == 0:
         log.event(0, "started", **_description(config, task))
     if known:
@@ -165,7 +173,7 @@ def _train(
             raise NonFiniteLoss(_non_finite_message(bad, what, saved))
         restored = saved.restore(state, best_params)
         if restored is None:
-            _, state = assembly.first_state(config, task, parts.optimizer)
+            _, state = assembly.first_state(config, task, parts.optimizer, spread)
             restored = (
                 *(state, jax.tree.map(jnp.copy, state.params)),
                 checkpoints.FIRST_RECORD.copy(),
@@ -193,7 +201,8 @@ def _train(
         step = start
         while step < count:
             step += 1
-            state, numbers = train_step(state, task.train_batch(step - 1))
+            batch = spread.split(task.train_batch(step - 1))
+            state, numbers = train_step(state, batch)
             if step == start + 1:
                 jax.block_until_ready(state)  # compiled: the rate counts from here
                 stopwatch = progress.Stopwatch(step)
@@ -202,8 +211,9 @@ def _train(
             log_now = last or step == 1 or step % config.train.log_every == 0
             eval_now = last or step % config.train.eval_every == 0
             save_now = last or step % config.train.checkpoint_every == 0
-            asked = ending.asked
-            if not (log_now or eval_now or save_now or asked):
+            waits = log_now or eval_now or save_now
+            asked = devices.agreed(ending.asked, waits)
+            if not (waits or asked):
                 continue
 
             log.check()
@@ -227,7 +237,9 @@ def _train(
             with stopwatch.paused():
                 if eval_now:
                     evaluated = averaged(state)
-                    metrics = evaluation.evaluate(eval_step, task, evaluated, "valid")
+                    metrics = evaluation.evaluate(
+                        *(eval_step, task, evaluated, "valid", spread)
+                    )
                     record["last"] = {"step": step, "valid": metrics}
                     log.write(step, "valid", metrics | {"seconds": seconds()})
                     if not all(map(math.isfinite, metrics.values())):
@@ -254,7 +266,7 @@ def _train(
         until_last_step.close()
         evaluated = averaged(state)
         metrics, best = evaluation.final_metrics(
-            eval_step, task, evaluated, best_params, record
+            eval_step, task, evaluated, best_params, record, spread
         )
         diagnostics = jax.device_get(diagnose(evaluated.params, state.rest))
         result = {
@@ -263,6 +275,7 @@ def _train(
             "backend": jax.default_backend(),
             "seed": config.seed,
             **sizes,
+            "devices": spread.count,
             "steps": count,
             "wall_seconds": seconds(),
             "metrics": metrics,
@@ -273,22 +286,42 @@ def _train(
         }
         if summary.stands_in(config, task):
             result["data"] = stand_in.NAME
-        files.write_json(workdir / "result.json", result)
+        devices.by_first(lambda: files.write_json(workdir / "result.json", result))
         log.event(count, "finished")
-    try:
-        curves.learning_curve(workdir / "metrics.jsonl", workdir / "learning_curve.png")
-    except Exception as error:  # whatever it is: the result is there
-        logging.warning("no learning curve: %s", error)
+    if devices.first():
+        _draw(workdir)
     print(summary.text(result, workdir))
     return result
 
 
-def _finished(workdir: pathlib.Path, content: dict) -> dict | None:
-    """The result of the run, if the workdir holds it."""
-    found = folder.result(workdir, content)
+def _look(workdir: pathlib.Path, content: dict) -> tuple[bool, dict | None]:
+    """Whether the workdir holds a run of this config, and its result if it ended."""
+    known = folder.check(workdir, content)
+    found = folder.result(workdir, content) if known else None
     if found is not None:
         print(f"{workdir} holds the finished run of this config: nothing to do")
-    return found
+    return known, found
+
+
+def _enter(
+    workdir: pathlib.Path, content: dict, held: contextlib.ExitStack
+) -> tuple[bool, dict | None]:
+    """Takes the workdir for this process alone; then as `_look`."""
+    with files.writing(workdir):
+        workdir.mkdir(parents=True, exist_ok=True)
+    held.enter_context(folder.held(workdir))
+    known, finished = _look(workdir, content)  # another process may have been faster
+    if not known:
+        files.write_json(workdir / "config.json", identity.read_part(content))
+    return known, finished
+
+
+def _draw(workdir: pathlib.Path) -> None:
+    """The learning curve, if it can be drawn."""
+    try:
+        curves.learning_curve(workdir / "metrics.jsonl", workdir / "learning_curve.png")
+    except Exception as error:  # whatever it is: the result is there
+        logging.warning("no learning curve: %s", error)
 
 
 def _description(config: Any, task: base.Task) -> dict[str, Any]:

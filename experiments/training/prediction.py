@@ -40,4 +40,4 @@ def predict(
         ]
         for name in found[0][1]
     }
-    return joined, task.metrics(evaluation.total(sums))
+    return joined, task.metrics(evaluation.total(jax.device_get(sums)))

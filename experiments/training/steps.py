@@ -10,6 +10,9 @@ from flax import nnx
 
 import svdrnn
 from experiments.tasks import base
+from experiments.training import devices
+
+Spec = jax.sharding.PartitionSpec
 
 
 class TrainState(NamedTuple):
@@ -25,6 +28,18 @@ class TrainState(NamedTuple):
     carry: Any  # hidden state between the batches of a stateful task, else None
     rest: Any  # what the model keeps besides parameters
     first_bad_step: jax.Array  # -1 while losses are finite; then nothing changes
+
+
+# Where the parts of it lie, where there are several devices: carry with its examples.
+LIES = TrainState._make(
+    Spec(devices.BATCH) if name == "carry" else Spec() for name in TrainState._fields
+)
+
+
+def place(state: TrainState, spread: devices.Spread) -> TrainState:
+    """The state on the devices."""
+    carry = spread.split(state.carry)
+    return spread.everywhere(state._replace(carry=None))._replace(carry=carry)
 
 
 def initial_state(
@@ -46,48 +61,61 @@ def make_train_step(
     task: base.Task,
     optimizer: optax.GradientTransformation,
     dropout_key: jax.Array,
+    spread: devices.Spread = devices.ONE,
 ) -> Callable[[TrainState, base.Batch], tuple[TrainState, tuple[base.Sums, dict]]]:
     """One update, jitted: (state, batch) -> (state, (sums, norms)).
 
-    The state's buffers are donated. `grad_norm` is taken before clipping;
-    `carry_grad_norm` is ||dL/dh_0||, of the mean loss with respect to the first
-    hidden state of the batch in every layer (of an LSTM also its cell), the
-    "first-layer gradient" of the paper's figures; a feed-forward model has none. Once
-    a loss or gradient is not finite its step is noted and the state stays as it was.
+    The state's buffers are donated. On several devices each computes the gradient of
+    its share of the batch; they are summed once and divided by the whole count.
+
+    `grad_norm` is taken before clipping; `carry_grad_norm` is ||dL/dh_0||, of the mean
+    loss with respect to the first hidden state of the batch in every layer (of an LSTM
+    also its cell), the "first-layer gradient" of the paper's figures; a feed-forward
+    model has none. Once a loss or gradient is not finite its step is noted and the
+    state stays as it was.
     """
 
-    def loss_and_sums(
+    def total_loss(
         params: Any, carry: Any, state: TrainState, batch: base.Batch
     ) -> tuple[jax.Array, tuple[base.Sums, Any, Any]]:
         model = nnx.merge(graph, params, state.rest)
+        # A key an example, so that no mask depends on how the batch is split.
         key = jax.random.fold_in(dropout_key, state.step)
+        examples = spread.examples(len(batch["inputs"]))
+        keys = jax.vmap(jax.random.fold_in, (None, 0))(key, examples)
         # Constrained kernels are built here, once, and not at every time step.
-        outputs, carry = svdrnn.bake(model)(batch["inputs"], carry, key=key)
+        outputs, carry = svdrnn.bake(model)(batch["inputs"], carry, keys=keys)
         sums = task.sums(outputs, batch)
         rest = nnx.to_pure_dict(nnx.state(model, nnx.Not(nnx.Param)))
         carry = carry if task.stateful else None
-        return sums["loss"] / sums["count"], (sums, carry, rest)
+        return sums["loss"], (sums, carry, rest)
 
     def first_carry(state: TrainState, batch: base.Batch) -> Any:
         if task.stateful:
             return reset(state.carry, batch)
         model = nnx.merge(graph, state.params, state.rest)
-        return model.initialize_carry(len(batch["inputs"]))
+        return spread.vary(model.initialize_carry(len(batch["inputs"])))
 
     def train_step(
         state: TrainState, batch: base.Batch
     ) -> tuple[TrainState, tuple[base.Sums, dict]]:
-        gradient = jax.value_and_grad(loss_and_sums, argnums=(0, 1), has_aux=True)
-        (loss, (sums, carry, rest)), (grads, carry_grads) = gradient(
-            state.params, first_carry(state, batch), state, batch
+        gradient = jax.value_and_grad(total_loss, argnums=(0, 1), has_aux=True)
+        (_, (sums, carry, rest)), (grads, carry_grads) = gradient(
+            spread.vary(state.params), first_carry(state, batch), state, batch
+        )
+        squares = [jnp.sum(jnp.square(each)) for each in jax.tree.leaves(carry_grads)]
+        sums, grads, squares = spread.sum((sums, grads, squares))
+        loss = sums["loss"] / sums["count"]
+        grads = jax.tree.map(
+            lambda each: each / sums["count"].astype(each.dtype), grads
         )
         updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
         norms = {
             "grad_norm": optax.tree.norm(grads),
             "update_norm": optax.tree.norm(updates),
         }
-        if jax.tree.leaves(carry_grads):
-            norms["carry_grad_norm"] = optax.tree.norm(carry_grads)
+        if squares:
+            norms["carry_grad_norm"] = jnp.sqrt(sum(squares)) / sums["count"]
         new = TrainState(
             params=optax.apply_updates(state.params, updates),
             opt_state=opt_state,
@@ -104,29 +132,31 @@ def make_train_step(
         kept = jax.tree.map(lambda a, b: jnp.where(healthy & finite, a, b), new, old)
         return kept, (sums, norms)
 
-    return jax.jit(train_step, donate_argnums=0)
+    return spread.over(train_step, (LIES,), (LIES, Spec()), donate=True)
 
 
 def make_eval_step(
     graph: Any,
     task: base.Task,
     read: Callable[[jax.Array, base.Batch], Any] | None = None,
+    spread: devices.Spread = devices.ONE,
 ) -> Callable[[Any, Any, Any, base.Batch], tuple[Any, Any]]:
     """What `read` makes of one batch: (params, rest, carry, batch) -> (that, carry).
 
-    Jitted. `read` takes outputs and batch; None: the task's sums.
+    Jitted. `read` takes outputs and batch, on one device; None: the task's sums, of
+    several devices those of each.
     """
-    read = read or task.sums
 
-    @jax.jit
     def eval_step(
         params: Any, rest: Any, carry: Any, batch: base.Batch
     ) -> tuple[Any, Any]:
         model = svdrnn.bake(nnx.merge(graph, params, rest))
         outputs, carry = model(batch["inputs"], reset(carry, batch))
-        return read(outputs, batch), carry if task.stateful else None
+        made = read(outputs, batch) if read else spread.own(task.sums(outputs, batch))
+        return made, carry if task.stateful else None
 
-    return eval_step
+    of_batch = Spec(devices.BATCH)
+    return spread.over(eval_step, (Spec(), Spec(), of_batch), of_batch)
 
 
 def reset(carry: Any, batch: base.Batch) -> Any:

@@ -4,9 +4,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import nnx
 from hypothesis import given
 from hypothesis import strategies as st
 
+import svdrnn
 from svdrnn.activations import NAMES, Activation
 from tests import oracles
 
@@ -70,6 +72,15 @@ def test_derivative_at_the_kink(activation, expected):
     assert activation.pull_back(jnp.ones(1), h) == expected
 
 
+@pytest.mark.parametrize("name", [*NAMES[1:], jnp.sin], ids=str)
+def test_a_leak_without_effect_is_an_error(name):
+    assert Activation(name).leak is None
+    with pytest.raises(ValueError, match="leak must be None with activation"):
+        Activation(name, 0.01)
+    with pytest.raises(ValueError, match="leak must be None with activation"):
+        svdrnn.DenseRNN(2, 4, activation=name, leak=0.1, rngs=nnx.Rngs(0))
+
+
 def test_leak_one_is_the_identity_and_leak_zero_is_relu():
     z, g = jnp.asarray(Z), jnp.arange(1.0, 9.0)
     for leak, other in ((1.0, Activation("identity")), (0.0, Activation("relu"))):
@@ -87,7 +98,7 @@ def test_leak_one_is_the_identity_and_leak_zero_is_relu():
     points=st.tuples(st.floats(-5, 5), st.floats(-5, 5)),
 )
 def test_lipschitz(name, leak, offset, points):
-    activation = Activation(name, leak)
+    activation = Activation(name, leak if name == "leaky_relu" else None)
     a, b = (float(activation(jnp.array([z]), jnp.array([offset]))[0]) for z in points)
     bound = abs(points[0] - points[1])
     assert abs(a - b) <= bound * (1 + 1e-12) + 1e-300

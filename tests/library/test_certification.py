@@ -126,7 +126,7 @@ def test_an_input_longer_than_the_bound_is_refused():
 def test_activations_without_the_constant_are_refused(activation, words):
     with pytest.raises(ValueError, match=words):
         certification.classifiers(
-            *model(activation=activation), steps=STEPS, inputs_bound=1
+            *model(activation=activation, leak=None), steps=STEPS, inputs_bound=1
         )
 
 

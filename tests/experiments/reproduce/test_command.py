@@ -67,7 +67,7 @@ def test_the_plan_of_everything_finds_the_records():
 def test_help_tells_of_every_flag():
     done = command("--help")
     assert done.returncode == 0
-    for flag in ("scale", "plan", "redo", "seeds", "workdir", "results"):
+    for flag in ("scale", "plan", "redo", "seeds", "workers", "workdir", "results"):
         assert f"--{flag}" in done.stdout.replace("--[no]", "--")
     assert "FIGURE is F1" in done.stdout
 
@@ -77,12 +77,12 @@ def pretend(monkeypatch):
     """Runs that are invented instead of made; returns the names in order."""
     made = []
 
-    def run(each, workdir, results):
+    def run(each, request):
         if stop == len(made):
             raise KeyboardInterrupt
         made.append(each.name)
         diverged = 2 if "irnn" in each.name else None
-        path = invent(each, results, diverged=diverged)
+        path = invent(each, request.results, diverged=diverged)
         content = json.loads(path.read_text()) | {"data": "stand-in"}
         path.write_text(json.dumps(content))
 
@@ -129,13 +129,14 @@ def test_another_config_stops_unless_redone(tmp_path, pretend):
 def test_a_run_that_diverges_is_recorded(tmp_path, capsys):
     fields = {"train.learning_rate": 1e30, "task.length": 6}
     run = protocol.Run("hopeless", "addition", protocol.SMOKE | fields)
-    execution.run(run, tmp_path / "runs", tmp_path)
-    record = records.read("hopeless", tmp_path)
+    request = smoke(tmp_path)
+    execution.run(run, request)
+    record = records.read("hopeless", request.results)
     assert record["result"] is None
     assert record["diverged"]["step"] == 2
     assert record["diverged"]["what"] == "the loss or its gradient"
     assert "diverged: the loss or its gradient is not finite" in capsys.readouterr().out
-    assert status.find(run, tmp_path) == (record, None)
+    assert status.find(run, request.results) == (record, None)
 
 
 # ---- The smoke scale, for real.

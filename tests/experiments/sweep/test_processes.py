@@ -16,6 +16,7 @@ import optuna
 import pytest
 from optuna.trial import TrialState
 
+from experiments.runs import cores
 from experiments.sweep import storage as storages
 from experiments.sweep import summary
 from tests.experiments.sweep.base import TINY
@@ -186,6 +187,9 @@ def test_workers_end_with_the_command_that_started_them(tmp_path, environment):
     lines = iter(process.stdout.readline, "")
     line = next(line for line in lines if line.startswith("workers: "))
     workers = [int(each) for each in line.removeprefix("workers: ").split(", ")]
+    if hasattr(os, "sched_getaffinity"):  # each has its part of the cores
+        shares = [os.sched_getaffinity(worker) for worker in workers]
+        assert shares == [cores.share(index, 2) for index in (0, 1)]
     deadline = time.monotonic() + 200
     while len(list(workdir.glob("runs/*/checkpoints/20"))) < 2:
         assert time.monotonic() < deadline and process.poll() is None

@@ -1,0 +1,329 @@
+"""Batches over several devices and several processes: the same run, to rounding."""
+
+import json
+import os
+import pathlib
+import socket
+import subprocess
+import sys
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+
+from configs import deep_mlp, ptb_char
+from experiments.data import stand_in
+from experiments.runs import cores, identity
+from experiments.training import assembly, devices, evaluation, loop, steps
+from tests.experiments.small import strict_lines, tiny_config
+
+ROOT = pathlib.Path(__file__).resolve().parents[3]
+
+
+def stateful():
+    """Tokens in a stream, with dropout. A kink would amplify rounding: tanh."""
+    config = ptb_char.get_config()
+    config.update_from_flattened_dict(
+        {
+            "data_dir": stand_in.NAME,
+            "task.window": 7,
+            "model.hidden": 12,
+            "model.reflectors": 3,
+            "model.dropout": 0.3,
+            "model.activation": "tanh",
+            "train.batch_size": 8,
+        }
+    )
+    return config
+
+
+def feed_forward():
+    config = deep_mlp.get_config()
+    config.update_from_flattened_dict(
+        {
+            "data_dir": stand_in.NAME,
+            "model.name": "spectral_resnet",
+            "model.hidden": 12,
+            "model.layers": 4,
+            "model.activation": "tanh",
+            "train.batch_size": 8,
+        }
+    )
+    return config
+
+
+@pytest.fixture(autouse=True)
+def light_compilation():
+    name = "jax_disable_most_optimizations"
+    before = jax.config.read(name)
+    jax.config.update(name, True)
+    yield
+    jax.config.update(name, before)
+
+
+CONFIGS = {"stateful": stateful, "feed_forward": feed_forward}
+
+
+def losses(make, count, dtype, number=50):
+    """Losses, norms and a validation of 50 updates on so many devices."""
+    config = make()
+    config.train.devices = count
+    parts = assembly.assemble(config)
+
+    def cast(tree):
+        def wide(leaf):
+            floating = jnp.issubdtype(leaf.dtype, jnp.floating)
+            return leaf.astype(dtype) if floating else leaf
+
+        return jax.tree.map(wide, tree)
+
+    state, graph = cast(parts.state), parts.graph
+    if config.task.name == "ptb_char":
+        parts.model.embedding.dtype = dtype  # flax keeps it at float32 else
+        graph = nnx.graphdef(parts.model)
+    step = steps.make_train_step(
+        *(graph, parts.task, parts.optimizer, parts.dropout_key, parts.spread)
+    )
+    found = []
+    for i in range(number):
+        batch = parts.spread.split(cast(parts.task.train_batch(i)))
+        state, (sums, norms) = step(state, batch)
+        sums, norms = jax.device_get((sums, norms))
+        norms.pop("update_norm")  # Adam divides by what is near zero at first
+        found.append([sums["loss"] / sums["count"], *norms.values()])
+    eval_step = steps.make_eval_step(graph, parts.task, spread=parts.spread)
+    metrics = evaluation.evaluate(eval_step, parts.task, state, "valid", parts.spread)
+    return np.array(found), metrics["loss"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("make", CONFIGS.values(), ids=CONFIGS)
+@pytest.mark.parametrize("wide, tolerance", [(False, 1e-5), (True, 1e-10)])
+def test_losses_do_not_depend_on_the_number_of_devices(make, wide, tolerance):
+    with jax.enable_x64(wide):
+        dtype = jnp.float64 if wide else jnp.float32
+        expected, valid = losses(make, 1, dtype)
+        assert expected[-1, 0] < expected[0, 0]
+        for count in (2, 4):
+            found, other = losses(make, count, dtype)
+            np.testing.assert_allclose(found, expected, rtol=tolerance)
+            assert other == pytest.approx(valid, rel=tolerance)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("before, after", [(4, 1), (1, 2)])
+def test_a_run_goes_on_with_another_number(tmp_path, before, after):
+    def config(count):
+        config = tiny_config(batch_size=32, devices=count)
+        config.model.activation = "tanh"
+        return config
+
+    class Enough(Exception):
+        pass
+
+    def stop(step, metrics):
+        if step == 40:
+            raise Enough
+
+    with pytest.raises(Enough):
+        loop.train(config(before), tmp_path / "run", stop)
+    assert [each.name for each in (tmp_path / "run" / "checkpoints").iterdir()] == [
+        "30"
+    ]
+    result = loop.train(config(after), tmp_path / "run")
+    expected = loop.train(config(1), tmp_path / "whole")
+    assert result["devices"] == after and expected["devices"] == 1
+    for split in ("valid", "test"):
+        assert result["metrics"][split] == pytest.approx(
+            expected["metrics"][split], rel=1e-4
+        )
+
+
+# ---- How many devices.
+
+
+@pytest.mark.parametrize(
+    "there, batch, expected",
+    [
+        (2, 128, 2),
+        (4, 20, 2),
+        (8, 128, 8),
+        (8, 20, 2),
+        (3, 128, 2),
+        (2, 15, 1),
+        (2, 8, 1),
+    ],
+)
+def test_as_many_cores_as_have_a_worthwhile_share(monkeypatch, there, batch, expected):
+    monkeypatch.setattr(cores, "count", lambda: there)
+    monkeypatch.setattr(jax, "local_device_count", lambda: there)
+    assert max(devices.fitting(batch)) == expected
+
+
+def test_no_more_cpu_devices_than_cores(monkeypatch):
+    monkeypatch.setattr(cores, "count", lambda: 2)
+    assert jax.local_device_count() == 4
+    assert devices.choose(None, 128).count == 2
+    assert devices.choose(4, 128).count == 4
+
+
+def test_accelerators_take_any_share(monkeypatch):
+    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+    assert devices.choose(None, 8).count == 4
+    assert devices.choose(None, 6).count == 3
+
+
+def test_what_does_not_fit_is_named():
+    with pytest.raises(
+        ValueError,
+        match=r"config.train.batch_size must be a multiple of config.train.devices 4,"
+        " got 10",
+    ):
+        devices.choose(4, 10)
+    with pytest.raises(
+        ValueError, match=r"config.train.devices must be at most 4, .* got 5"
+    ):
+        devices.choose(5, 10)
+
+
+def test_the_number_is_no_part_of_what_a_run_is():
+    one, two = (identity.to_dict(tiny_config(devices=n)) for n in (1, 2))
+    assert identity.differences(one, two) == []
+
+
+def test_a_filled_batch_counts_the_same():
+    batch = {
+        "inputs": np.arange(10).reshape(5, 2),
+        "weights": np.array([1, 1, 1, 1, 0], np.float32),
+        "reset": np.bool_(True),
+    }
+    filled = evaluation._filled(batch, 4)
+    assert filled["inputs"].shape == (8, 2) and filled["reset"].shape == ()
+    np.testing.assert_array_equal(filled["weights"], [1, 1, 1, 1, 0, 0, 0, 0])
+    assert evaluation._filled(batch, 5) is batch
+
+
+@pytest.mark.parametrize(
+    "given, words",
+    [
+        (("host:1", 2, None), "must be given together, got 'host:1', 2 and None"),
+        ((None, None, 0), "must be given together"),
+        (("host:1", 2, 2), "--process_id must be less than --num_processes 2, got 2"),
+    ],
+)
+def test_processes_that_cannot_be(given, words):
+    with pytest.raises(ValueError, match=words):
+        devices.join(*given)
+
+
+# ---- Several processes.
+
+
+def free_port():
+    with socket.socket() as found:
+        found.bind(("localhost", 0))
+        return found.getsockname()[1]
+
+
+def start(workdir, fields, *more):
+    environment = os.environ | {
+        "JAX_PLATFORMS": "cpu",
+        "JAX_DISABLE_MOST_OPTIMIZATIONS": "1",
+    }
+    words = [f"--config.{name}={value}" for name, value in fields.items()]
+    return subprocess.Popen(
+        [
+            sys.executable,
+            "-m",
+            "experiments.run",
+            *more,
+            *words,
+            f"--workdir={workdir}",
+        ],
+        **{"cwd": ROOT, "env": environment, "text": True},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    )
+
+
+def two(workdir, config, fields):
+    """Two processes of one run; both, as (exit code, stdout, stderr)."""
+    address = f"--coordinator=localhost:{free_port()}"
+    processes = [
+        start(
+            workdir,
+            fields,
+            *(f"--config=configs/{config}.py", address),
+            *("--num_processes=2", f"--process_id={i}"),
+        )
+        for i in range(2)
+    ]
+    ended = [each.communicate(timeout=300) for each in processes]
+    return [(p.returncode, *both) for p, both in zip(processes, ended, strict=True)]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("config", ["ptb_char", "deep_mlp"])
+def test_two_processes_make_one_run(tmp_path, config):
+    fields = {
+        "data_dir": stand_in.NAME,
+        "model.hidden": 12,
+        "model.reflectors": 3,
+        "model.activation": "tanh",
+        "train.devices": 1,
+        "train.batch_size": 8,
+        "train.steps": 50,
+        "train.log_every": 1,
+        "train.eval_every": 25,
+        "train.checkpoint_every": 25,
+    }
+    if config == "deep_mlp":
+        fields |= {"model.name": "mlp", "model.layers": 3}
+        del fields["model.reflectors"]
+    ended = two(tmp_path / "two", config, fields)
+    assert [code for code, _, _ in ended] == [0, 0], ended
+    assert "every batch over 2 devices" in ended[0][1]
+    assert "test" in ended[0][1] and "test" not in ended[1][1]
+    alone = start(tmp_path / "one", fields, f"--config=configs/{config}.py")
+    assert alone.wait(timeout=300) == 0
+
+    def curve(workdir):
+        lines = strict_lines(workdir / "metrics.jsonl")
+        return [(x["step"], x["split"]) for x in lines], [
+            x["loss"] for x in lines if "loss" in x
+        ]
+
+    (places, found), (others, expected) = map(
+        curve, (tmp_path / "two", tmp_path / "one")
+    )
+    assert places == others
+    np.testing.assert_allclose(found, expected, rtol=1e-5)
+    checkpoints = tmp_path / "two" / "checkpoints"
+    assert sorted(each.name for each in checkpoints.iterdir()) == ["25", "50"]
+
+    # One process goes on with what two have saved.
+    (tmp_path / "two" / "result.json").unlink()
+    shorter = json.loads((tmp_path / "one" / "result.json").read_text())
+    for step in ("50",):
+        for each in sorted((checkpoints / step).rglob("*"), reverse=True):
+            each.rmdir() if each.is_dir() else each.unlink()
+        (checkpoints / step).rmdir()
+    again = start(tmp_path / "two", fields, f"--config=configs/{config}.py")
+    assert again.wait(timeout=300) == 0
+    result = json.loads((tmp_path / "two" / "result.json").read_text())
+    assert result["devices"] == 1
+    found, expected = (x["metrics"]["test"]["loss"] for x in (result, shorter))
+    assert found == pytest.approx(expected, rel=1e-5)
+
+
+@pytest.mark.slow
+def test_a_refusal_ends_all_processes(tmp_path):
+    fields = {"data_dir": stand_in.NAME, "train.devices": 1, "train.steps": 1}
+    (tmp_path / "taken").mkdir()
+    (tmp_path / "taken" / "other").touch()
+    ended = two(tmp_path / "taken", "ptb_char", fields)
+    assert [code for code, _, _ in ended] == [2, 2]
+    assert "holds no config.json but other files" in ended[0][2]
+    assert "the first process refused: --workdir" in ended[1][2]
