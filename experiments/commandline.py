@@ -12,6 +12,7 @@ from typing import Any, NoReturn
 
 from absl import app, flags, logging
 
+from configs import common
 from experiments.runs import files, signals
 
 
@@ -58,8 +59,8 @@ def parse_flags(argv: list[str], usage: int = 1) -> list[str]:
         words = [_unquoted(str(argument)) for argument in error.args[:1]]
         fail(usage, f"the config has no field {' '.join(words)}")
     except (TypeError, ValueError, OSError) as error:
-        below = [field for field in _fields(argv) if field.count(".") > 1]
-        if isinstance(error, TypeError) and below:  # of what is no group of fields
+        below = [field for field in _fields(argv) if _below_a_value(field)]
+        if isinstance(error, TypeError) and below:
             fail(usage, f"the config has no field {', '.join(below)}")
         fail(usage, error)
     except Exception as error:  # whatever a config file does
@@ -87,6 +88,13 @@ def _fields(argv: list[str]) -> list[str]:
     names = (word.partition("=")[0] for word in argv)
     found = (re.match("--?config[.](.*)", name, re.DOTALL) for name in names)
     return [match[1] for match in found if match]
+
+
+def _below_a_value(field: str) -> bool:
+    """Whether a field is sought in one that is no group of fields, as "seed.x"."""
+    group, _, name = field.partition(".")
+    groups = [key for key, each in common.get_config().items() if hasattr(each, "keys")]
+    return "." in name or bool(name) and group not in groups
 
 
 @contextlib.contextmanager

@@ -304,7 +304,12 @@ def run(rng, place):
     folder = workdir(rng, place)
     if folder == str(place.folder / "run") and rng.random() < 0.7:
         return shuffled(rng, [*again(place, folder), f"--workdir={folder}"])
-    return shuffled(rng, [*config_words(rng, place), f"--workdir={folder}"])
+    words = [*config_words(rng, place), f"--workdir={folder}"]
+    if rng.random() < 0.05:  # two of the three: all would wait for other processes
+        flags = ("coordinator", "num_processes", "process_id")
+        for flag in rng.sample(flags, 2):
+            words.append(f"--{flag}={rng.choice(('localhost:1', '1', value(rng)))}")
+    return shuffled(rng, words)
 
 
 def again(place, folder):
@@ -405,6 +410,7 @@ def reproduce(rng, place):
         f"--scale={rng.choice(('smoke', 'cpu', 'full', value(rng)))}",
         f"--seeds={rng.choice(('1', '2', value(rng)))}",
         f"--workdir={workdir(rng, place)}",
+        f"--workers={rng.choice(('1', '1', value(rng)))}",
     ]
     if rng.random() < 0.3:
         results = place.folder / "results"
@@ -454,13 +460,13 @@ def patched(trains):
     from experiments.tasks import base
     from experiments.training import assembly
 
-    def first_state(config, task, optimizer):
+    def first_state(config, task, *others):
         little = config.model.hidden <= 32 and config.model.layers <= 6
         little = little and config.train.batch_size <= 32 and task.time_steps <= 100
         # A length of epochs or steps that is not little ends at the bound on time.
         if not (trains and little and config.train.steps in (1, 2, 3)):
             raise Accepted
-        return original(config, task, optimizer)
+        return original(config, task, *others)
 
     def accepted(*arguments, **options):
         raise Accepted
@@ -580,12 +586,14 @@ def judged(command, words, place, code, error):
 
 def sane(command, words, place):
     """Whether a run that ended well left what it says."""
-    del place
     if command != "run" or any(word.startswith("--help") for word in words):
         return True
     folders = [w.partition("=")[2] for w in words if w.startswith("--workdir=")]
-    folder = pathlib.Path(folders[-1]).expanduser() if folders else pathlib.Path()
-    found = json.loads((folder / "result.json").read_text())
+    folder = re.sub("^~(?=/|$)", str(place.folder), folders[-1])
+    try:
+        found = json.loads((place.folder / folder / "result.json").read_text())
+    except OSError:
+        return False
     numbers = [v for split in found["metrics"].values() for v in split.values()]
     return all(isinstance(number, float | int) for number in numbers)
 
@@ -606,7 +614,7 @@ def named(line, words):
     values = {word.partition("=")[2] or word for word in words}
     known |= {form(each) for each in values for form in (str, repr, shlex.quote)}
     known |= {os.path.expanduser(each) for each in values}
-    known |= {each.replace("\n", "\\n") for each in known}
+    known = {each.replace("\n", "\\n")[:100] for each in known}
     known |= {*FILES, "config."}
     known |= {
         "--workdir",
