@@ -101,6 +101,7 @@ class Activation:
             case "modrelu":
                 if offset is None:
                     raise ValueError("offset must be given for modrelu, got None")
+                checks.check_floating("offset", offset)
                 if offset.shape != z.shape[-1:]:
                     raise ValueError(
                         f"offset must have shape {z.shape[-1:]}, got {offset.shape}"

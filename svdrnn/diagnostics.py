@@ -38,8 +38,10 @@ def spectral_margin(
     """
     values = jnp.asarray(values)
     checks.check_floating("values", values)
-    if values.size == 0:
-        raise ValueError(f"values must have entries, got shape {values.shape}")
+    if values.ndim == 0 or values.size == 0:
+        raise ValueError(
+            f"values must have shape (..., n) with entries, got {values.shape}"
+        )
     return jnp.max(jnp.abs(values - center))
 
 

@@ -49,6 +49,7 @@ _MOST = 10**6
 
 # Newton's method converges quadratically, and halves its error where a is about 0.
 _MOST_ITERATIONS = 100
+_LARGEST = 1e3
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -235,7 +236,9 @@ def _kl_inverses(q, a):
     inside = (q < 1) & np.isfinite(a)
     q, a = q[inside], a[inside]
     entropy = _x_log_x(q) + _x_log_x(1 - q)
-    x = (a - entropy) / (1 - q)  # kl without -q ln p, which is positive
+    # kl without -q ln p, which is positive; where x is above 40, p is 1 to rounding.
+    with np.errstate(over="ignore"):
+        x = np.minimum((a - entropy) / (1 - q), _LARGEST)
     for _ in range(_MOST_ITERATIONS):
         p = -np.expm1(-x)
         above = p > q
@@ -388,7 +391,7 @@ def margins(
       ValueError: shapes or dtypes that do not fit, or a label out of range.
     """
     given, labels = np.asarray(logits), np.asarray(labels)
-    checks.check_real("logits", given)
+    checks.check_floating("logits", given)
     if given.ndim != 2 or given.shape[1] < 2:
         raise ValueError(
             f"logits must have shape (examples, classes) with two classes or more, got"
@@ -501,6 +504,7 @@ def certificate(
     Raises:
       ValueError: a number out of range; margins that are not finite, or none.
     """
+    checks.check_floating("margins", np.asarray(margins))
     margins = np.asarray(margins, np.float64)
     if margins.ndim != 1 or margins.size == 0:
         raise ValueError(f"margins must have shape (examples,), got {margins.shape}")

@@ -84,12 +84,15 @@ def unit_rows(vectors: Float[AnyArray, "*stack m n"]) -> Float[Array, "*stack m 
     """Masked rows of unit length, (..., m, n) in `factor_dtype`; zero rows stay.
 
     Raises:
-      ValueError: `vectors` is not a floating (..., m, n) array.
+      ValueError: `vectors` is not a floating (..., m, n) array, n at least 1.
     """
     vectors = jnp.asarray(vectors)
     checks.check_floating("vectors", vectors)
-    if vectors.ndim < 2:
-        raise ValueError(f"vectors must have shape (..., m, n), got {vectors.shape}")
+    if vectors.ndim < 2 or vectors.shape[-1] == 0:
+        raise ValueError(
+            f"vectors must have shape (..., m, n) with n of at least 1, got"
+            f" {vectors.shape}"
+        )
     masked = jnp.triu(vectors.astype(factor_dtype(vectors.dtype)))
     # The unit row does not depend on the scale, so neither does its derivative.
     scale, nonzero = _scale(jax.lax.stop_gradient(masked))
