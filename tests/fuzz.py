@@ -206,7 +206,9 @@ def workdir(rng, place):
 
 def damaged_run(rng, place):
     """A finished or an unfinished run of which a file may be damaged."""
-    run = place.run(rng.choice(("addition", "unfinished", "mnist")))
+    name = rng.choice(("addition", "unfinished", "mnist"))
+    (place.folder / "copied").write_text(name)
+    run = place.run(name)
     for _ in range(rng.choice((0, 1, 1, 2))):
         files = sorted(each for each in run.rglob("*") if each.is_file())
         if rng.random() < 0.7:
@@ -303,7 +305,7 @@ WRONG_FILES = (
 def run(rng, place):
     folder = workdir(rng, place)
     if folder == str(place.folder / "run") and rng.random() < 0.7:
-        return shuffled(rng, [*again(place, folder), f"--workdir={folder}"])
+        return shuffled(rng, [*again(place), f"--workdir={folder}"])
     words = [*config_words(rng, place), f"--workdir={folder}"]
     if rng.random() < 0.05:  # two of the three: all would wait for other processes
         flags = ("coordinator", "num_processes", "process_id")
@@ -312,11 +314,9 @@ def run(rng, place):
     return shuffled(rng, words)
 
 
-def again(place, folder):
-    """The words of the run that a folder was copied from."""
-    del folder
-    name = (place.folder / "run" / "name").read_text()
-    return TEMPLATES[name]
+def again(place):
+    """The words of the run that a case's was copied from."""
+    return TEMPLATES[(place.folder / "copied").read_text()]
 
 
 def sweep(rng, place):
@@ -630,30 +630,14 @@ def named(line, words):
 
 # ---- All of them.
 
-TEMPLATES = {
-    "addition": [
-        config_of("addition"),
-        *(
-            f"--config.{k}={v}"
-            for k, v in {
-                **small("addition"),
-                "train.steps": 3,
-                "train.checkpoint_every": 2,
-            }.items()
-        ),
-    ],
-    "mnist": [
-        config_of("certificate"),
-        *(
-            f"--config.{k}={v}"
-            for k, v in {
-                **small("certificate"),
-                "train.steps": 3,
-                "train.checkpoint_every": 2,
-            }.items()
-        ),
-    ],
-}
+
+def template(name):
+    """Words of a run with two checkpoints."""
+    fields = small(name) | {"train.steps": 3, "train.checkpoint_every": 2}
+    return [config_of(name), *(f"--config.{k}={v}" for k, v in fields.items())]
+
+
+TEMPLATES = {"addition": template("addition"), "mnist": template("certificate")}
 TEMPLATES["unfinished"] = TEMPLATES["addition"]
 
 
@@ -687,7 +671,6 @@ def make_runs(folder):
         place.folder.mkdir()
         made = outcome("run", [*words, f"--workdir={folder / name}"], True, place)
         assert made.kind == "ran", made
-        (folder / name / "name").write_text(name)
     (folder / "unfinished" / "result.json").unlink()
     return runs
 
