@@ -625,7 +625,8 @@ def named(line, words):
         "WORKDIR",
         "NAME",
     }
-    return any(each in line for each in known if each)
+    missing = re.search("--[a-z_]+ must", line)  # a flag that the case left out
+    return bool(missing) or any(each in line for each in known if each)
 
 
 # ---- All of them.
