@@ -36,12 +36,13 @@ def main(words: list[str]) -> None:
     from experiments.training import certificates  # --help is quick
 
     try:
+        workdir = commandline.folder(_WORKDIR.value)
         values = certificates.of_run(
-            _WORKDIR.value, _WHICH.value, delta=_DELTA.value, data_dir=_DATA_DIR.value
+            workdir, _WHICH.value, delta=_DELTA.value, data_dir=_DATA_DIR.value
         )
     except (ValueError, OSError) as error:
         commandline.fail(2, error)
-    print(certificates.text(values, _WORKDIR.value))
+    print(certificates.text(values, workdir))
 
 
 if __name__ == "__main__":

@@ -4,12 +4,15 @@ import ast
 import contextlib
 import itertools
 import pathlib
+import re
+import shlex
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, NoReturn
 
 from absl import app, flags, logging
 
+from configs import common
 from experiments.runs import files, signals
 
 
@@ -40,32 +43,76 @@ def run(
 def parse_flags(argv: list[str], usage: int = 1) -> list[str]:
     """Parses flags; whatever is wrong with them or the config file is one line."""
     try:
-        _check_config_file(argv)
-        return flags.FLAGS(argv)
-    except SystemExit:  # after the help
-        sys.exit(0)
+        _check_config_words(argv)
+        with _silent():
+            return flags.FLAGS(argv)
+    except SystemExit as end:
+        if end.code:  # of a config file
+            fail(usage, f"--config: the file ended the process with {end.code!r}")
+        sys.exit(0)  # after the help
     except flags.Error as error:
         head, traceback, rest = str(error).partition(": Error whilst parsing config")
         if traceback:  # of a config file: the last line says what it was
             fail(usage, f"{head}: {rest.splitlines()[-1]}")
         fail(usage, " ".join(head.split()))
     except (AttributeError, KeyError) as error:
-        fail(usage, f"the config has no field {_unquoted(str(error.args[0]))}")
+        words = [_unquoted(str(argument)) for argument in error.args[:1]]
+        fail(usage, f"the config has no field {' '.join(words)}")
     except (TypeError, ValueError, OSError) as error:
+        below = [field for field in _fields(argv) if _below_a_value(field)]
+        if isinstance(error, TypeError) and below:
+            fail(usage, f"the config has no field {', '.join(below)}")
         fail(usage, error)
+    except Exception as error:  # whatever a config file does
+        fail(usage, f"--config: {type(error).__name__}: {error}")
 
 
-def _check_config_file(argv: list[str]) -> None:
-    """Raises ValueError where --config names no file."""
+def _check_config_words(argv: list[str]) -> None:
+    """Raises ValueError where --config names no file, or a field has no name."""
     for word, following in itertools.pairwise([*argv, ""]):
         name, _, value = word.partition("=")
         if name in ("--config", "-config"):
             value = value or following
             path = value.partition(":")[0]
-            if path and not pathlib.Path(path).is_file():
+            if path and not _is_file(path):
                 raise ValueError(
                     f"--config must be a Python file with get_config(), got {path!r}"
                 )
+    for field in _fields(argv):
+        if not all(map(str.isidentifier, field.split("."))):
+            raise ValueError(f"the config has no field {field!r}")
+
+
+def _fields(argv: list[str]) -> list[str]:
+    """The fields of the config that the command line sets."""
+    names = (word.partition("=")[0] for word in argv)
+    found = (re.match("--?config[.](.*)", name, re.DOTALL) for name in names)
+    return [match[1] for match in found if match]
+
+
+def _below_a_value(field: str) -> bool:
+    """Whether a field is sought in one that is no group of fields, as "seed.x"."""
+    group, _, name = field.partition(".")
+    groups = [key for key, each in common.get_config().items() if hasattr(each, "keys")]
+    return "." in name or bool(name) and group not in groups
+
+
+@contextlib.contextmanager
+def _silent() -> Iterator[None]:
+    """Leaves out what ml_collections logs of a config file before it is an error."""
+    logger = logging.get_absl_logger()
+    before, logger.disabled = logger.disabled, True
+    try:
+        yield
+    finally:
+        logger.disabled = before
+
+
+def _is_file(path: str) -> bool:
+    try:
+        return pathlib.Path(path).is_file()
+    except OSError:  # a name that is too long
+        return False
 
 
 def _unquoted(text: str) -> str:
@@ -81,7 +128,7 @@ def quiet() -> None:
         logging.set_verbosity(logging.WARNING)
 
 
-def folder(text: str) -> pathlib.Path:
+def folder(text: str, flag: str = "--workdir") -> pathlib.Path:
     """A path of the command line, with ~ for the home folder.
 
     Raises:
@@ -90,20 +137,32 @@ def folder(text: str) -> pathlib.Path:
     try:
         return pathlib.Path(text).expanduser()
     except RuntimeError:
-        raise ValueError(f"--workdir must be a path, got {text!r}") from None
+        raise ValueError(f"{flag} must be a path, got {text!r}") from None
 
 
 def no_words(words: list[str]) -> None:
     """Ends the process where words stand beside the flags of a command without any."""
     if words:
-        fail(1, f"unknown arguments: {' '.join(words)}")
+        fail(1, f"unknown arguments: {shlex.join(words)}")
 
 
 def fail(code: int, error: Any) -> NoReturn:
-    """Ends the process with one line on stderr; --verbosity=1 shows the traceback."""
+    """Ends the process with one line on stderr; --verbosity=1 shows the traceback.
+
+    Indented lines may stand behind it; other ends of lines belong to values.
+    """
     logging.debug("traceback", exc_info=True)
-    print(f"error: {error}", file=sys.stderr, flush=True)
+    error = re.sub("\r?\n(?!  )", r"\\n", str(error).rstrip())
+    lines = "\n".join(map(_shortened, f"error: {error}".split("\n")))
+    print(lines, file=sys.stderr, flush=True)
     sys.exit(code)
+
+
+def _shortened(line: str, most: int = 500) -> str:
+    """A line without its middle where it is long: values may be of any length."""
+    if len(line) <= most:
+        return line
+    return f"{line[: most - 105]} ... {line[-100:]}"
 
 
 def refuse(error: ValueError | OSError) -> NoReturn:

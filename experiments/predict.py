@@ -33,12 +33,13 @@ def main(words: list[str]) -> None:
 
     from experiments.training import loading, prediction  # --help is quick
 
-    output = pathlib.Path(_OUTPUT.value).expanduser()
     try:
+        workdir = commandline.folder(_WORKDIR.value)
+        output = commandline.folder(_OUTPUT.value, "--output")
         if output.is_dir():
             raise ValueError(f"--output must be a file, got the folder {output}")
         model, task, config, step = loading.load(
-            _WORKDIR.value, _WHICH.value, data_dir=_DATA_DIR.value
+            workdir, _WHICH.value, data_dir=_DATA_DIR.value
         )
         arrays, metrics = prediction.predict(model, task, _SPLIT.value)
         _write(output, arrays)

@@ -81,8 +81,14 @@ class Activation:
         z: Float[AnyArray, "*batch n"],
         offset: Float[AnyArray, " n"] | None = None,
     ) -> Float[Array, "*batch n"]:
-        """phi(z), elementwise; z of shape (..., n), offset of shape (n,)."""
+        """phi(z), elementwise; z of shape (..., n), offset of shape (n,).
+
+        Raises:
+          ValueError: a z that is not floating; an offset that is missing or does not
+            fit.
+        """
         z = jnp.asarray(z)
+        checks.check_floating("z", z)
         match self.name:
             case "leaky_relu":
                 return jnp.where(z >= 0, z, self.leak * z)
@@ -95,6 +101,11 @@ class Activation:
             case "modrelu":
                 if offset is None:
                     raise ValueError("offset must be given for modrelu, got None")
+                checks.check_floating("offset", offset)
+                if offset.shape != z.shape[-1:]:
+                    raise ValueError(
+                        f"offset must have shape {z.shape[-1:]}, got {offset.shape}"
+                    )
                 zero = jnp.zeros_like(z)
                 offset = offset.reshape((1,) * (z.ndim - 1) + offset.shape)
                 return jnp.sign(z) * jnp.maximum(jnp.abs(z) + offset, zero)

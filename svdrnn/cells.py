@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 from jax.typing import DTypeLike
-from jaxtyping import Array, Float, Real
+from jaxtyping import Array, Float, Shaped
 
 from svdrnn import checks, householder, recurrence, transitions
 from svdrnn._arguments import argument, arguments, make, module
@@ -224,12 +224,22 @@ class TransitionCell(_Kept, nnx.RNNCellBase, MethodArguments, CellArguments):
                 f" shape {carry.shape}"
             )
 
+    def _check_batch(self, inputs: Array, carry: Array) -> None:
+        if carry.shape[:-1] != inputs.shape[:-1]:
+            raise ValueError(
+                f"carry must have the batch axes of inputs, {inputs.shape[:-1]}, got"
+                f" {carry.shape[:-1]}"
+            )
+
     def __call__(
-        self, carry: Real[AnyArray, "*batch n"], inputs: Real[AnyArray, "*batch n_in"]
+        self,
+        carry: Shaped[AnyArray, "*batch n"],
+        inputs: Shaped[AnyArray, "*batch n_in"],
     ) -> tuple[Float[Array, "*batch n"], Float[Array, "*batch n"]]:
         """One step: (h_{t-1} (..., n), x_t (..., n_in)) -> (h_t, h_t)."""
         carry, inputs = jnp.asarray(carry), jnp.asarray(inputs)
         self.check(inputs, carry)
+        self._check_batch(inputs, carry)
         h = self.step(carry, inputs, one_step=True).apply(carry, inputs)
         return h, h
 

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
-from svdrnn import spectral, transitions
+from svdrnn import checks, spectral, transitions
 from svdrnn._types import AnyArray
 
 
@@ -31,7 +31,17 @@ def singular_values(
 def spectral_margin(
     values: Float[AnyArray, "*stack n"], center: float = 1.0
 ) -> Float[Array, ""]:
-    """max_i |sigma_i - center|: how far singular values have moved from the center."""
+    """max_i |sigma_i - center|: how far singular values have moved from the center.
+
+    Raises:
+      ValueError: values that are not floating, or none.
+    """
+    values = jnp.asarray(values)
+    checks.check_floating("values", values)
+    if values.ndim == 0 or values.size == 0:
+        raise ValueError(
+            f"values must have shape (..., n) with entries, got {values.shape}"
+        )
     return jnp.max(jnp.abs(values - center))
 
 
@@ -55,5 +65,6 @@ def state_gradient_norms(
       (time,), the Frobenius norm of dL/dh_t over batch and features.
     """
     gradient = jax.grad(loss)(jnp.zeros(shape, dtype))
-    by_time = jnp.moveaxis(gradient, time_axis, 0).reshape(shape[time_axis], -1)
-    return jnp.sqrt(jnp.sum(by_time * by_time, axis=1))
+    by_time = jnp.moveaxis(gradient, time_axis, 0)
+    others = tuple(range(1, by_time.ndim))
+    return jnp.sqrt(jnp.sum(by_time * by_time, axis=others))

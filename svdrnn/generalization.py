@@ -44,8 +44,12 @@ _MARGINS = range(-80, 81)
 _ETAS = 2.0 ** (-np.arange(121) / GRID)
 _REFERENCE = 0.1
 
+# Sums over steps and the list of groups are as long as these numbers.
+_MOST = 10**6
+
 # Newton's method converges quadratically, and halves its error where a is about 0.
 _MOST_ITERATIONS = 100
+_LARGEST = 1e3
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -86,8 +90,13 @@ class Classifiers:
             name: checks.check_integer(name, getattr(self, name), bound)
             for name, bound in least.items()
         }
+        for name, number in values.items():
+            if number > _MOST:
+                raise ValueError(f"{name} must be at most {_MOST}, got {number}")
+        pair = isinstance(self.reflectors, (tuple, list))
         counts = tuple(
-            checks.check_integer("reflectors", count, 0) for count in self.reflectors
+            checks.check_integer("reflectors", count, 0)
+            for count in (self.reflectors if pair else ())
         )
         if len(counts) != 2 or max(counts) > self.hidden:
             raise ValueError(
@@ -227,7 +236,9 @@ def _kl_inverses(q, a):
     inside = (q < 1) & np.isfinite(a)
     q, a = q[inside], a[inside]
     entropy = _x_log_x(q) + _x_log_x(1 - q)
-    x = (a - entropy) / (1 - q)  # kl without -q ln p, which is positive
+    # kl without -q ln p, which is positive; where x is above 40, p is 1 to rounding.
+    with np.errstate(over="ignore"):
+        x = np.minimum((a - entropy) / (1 - q), _LARGEST)
     for _ in range(_MOST_ITERATIONS):
         p = -np.expm1(-x)
         above = p > q
@@ -377,11 +388,22 @@ def margins(
       labels: (examples,), from 0 to classes - 1.
 
     Raises:
-      ValueError: a label out of range.
+      ValueError: shapes or dtypes that do not fit, or a label out of range.
     """
-    logits = np.asarray(logits, np.float64)
+    given, labels = np.asarray(logits), np.asarray(labels)
+    checks.check_floating("logits", given)
+    if given.ndim != 2 or given.shape[1] < 2:
+        raise ValueError(
+            f"logits must have shape (examples, classes) with two classes or more, got"
+            f" {given.shape}"
+        )
+    logits = given.astype(np.float64)
     count, classes = logits.shape
-    labels = np.asarray(labels)
+    if labels.shape != (count,) or not np.issubdtype(labels.dtype, np.integer):
+        raise ValueError(
+            f"labels must be integers of shape ({count},), got {labels.dtype} of shape"
+            f" {labels.shape}"
+        )
     if count and not (labels.min() >= 0 and labels.max() < classes):
         raise ValueError(
             f"labels must lie in [0, {classes - 1}], got values from {labels.min()} to"
@@ -482,6 +504,7 @@ def certificate(
     Raises:
       ValueError: a number out of range; margins that are not finite, or none.
     """
+    checks.check_floating("margins", np.asarray(margins))
     margins = np.asarray(margins, np.float64)
     if margins.ndim != 1 or margins.size == 0:
         raise ValueError(f"margins must have shape (examples,), got {margins.shape}")

@@ -27,7 +27,14 @@ _MIN_BLOCK = 64
 
 
 def matmul(a: Float[AnyArray, "..."], b: Float[AnyArray, "..."]) -> Float[Array, "..."]:
-    """Matrix product at full precision on every backend."""
+    """Matrix product at full precision on every backend.
+
+    Raises:
+      ValueError: matrices that are not floating.
+      TypeError: shapes that do not fit.
+    """
+    checks.check_floating("a", a)
+    checks.check_floating("b", b)
     return jnp.matmul(a, b, precision=jax.lax.Precision.HIGHEST)
 
 
@@ -62,13 +69,30 @@ def _scale(masked):
 
 
 def nonzero_reflectors(vectors: Float[AnyArray, "m n"]) -> Bool[Array, " m"]:
-    """Which rows of `vectors` (m, n) are reflectors, (m,) bool; the rest are I."""
+    """Which rows of `vectors` (m, n) are reflectors, (m,) bool; the rest are I.
+
+    Raises:
+      ValueError: `vectors` is not a floating (m, n) array with m <= n.
+    """
+    vectors = jnp.asarray(vectors)
+    check_vectors("vectors", vectors)
     wide = vectors.astype(factor_dtype(vectors.dtype))
     return _scale(jnp.triu(wide))[1][:, 0]
 
 
 def unit_rows(vectors: Float[AnyArray, "*stack m n"]) -> Float[Array, "*stack m n"]:
-    """Masked rows of unit length, (..., m, n) in `factor_dtype`; zero rows stay."""
+    """Masked rows of unit length, (..., m, n) in `factor_dtype`; zero rows stay.
+
+    Raises:
+      ValueError: `vectors` is not a floating (..., m, n) array, n at least 1.
+    """
+    vectors = jnp.asarray(vectors)
+    checks.check_floating("vectors", vectors)
+    if vectors.ndim < 2 or vectors.shape[-1] == 0:
+        raise ValueError(
+            f"vectors must have shape (..., m, n) with n of at least 1, got"
+            f" {vectors.shape}"
+        )
     masked = jnp.triu(vectors.astype(factor_dtype(vectors.dtype)))
     # The unit row does not depend on the scale, so neither does its derivative.
     scale, nonzero = _scale(jax.lax.stop_gradient(masked))

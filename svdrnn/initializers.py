@@ -74,8 +74,8 @@ def raw_singular_values(
 
 
 def raw_from_singular_values(
-    sigma: Float[AnyArray, " size"], *, radius: float, center: float
-) -> Float[Array, " size"]:
+    sigma: Float[AnyArray, "..."], *, radius: float, center: float
+) -> Float[Array, "..."]:
     """The raw values that `bounded_singular_values` maps to `sigma`.
 
     raw = 2 atanh((sigma - center) / radius). With radius zero there is nothing to
@@ -83,19 +83,22 @@ def raw_from_singular_values(
 
     Raises:
       ValueError: naming the first sigma_i not strictly inside the interval, where
-        values are known (outside of `jit`); a tracer outside of it gives NaN.
+        values are known (outside of `jit`); a tracer outside of it gives NaN. For a
+        sigma that is not floating.
     """
     sigma = jnp.asarray(sigma)
+    checks.check_floating("sigma", sigma)
     distance = jnp.abs(sigma - center)
     # What rounding leaves of the singular values of an orthogonal matrix.
     slack = (8 + sigma.size) * jnp.finfo(sigma.dtype).eps * max(abs(center), 1.0)
     inside = distance < radius if radius > 0 else distance <= slack
     if not checks.is_traced(inside) and not bool(jnp.all(inside)):
         i = int(jnp.argmin(inside))
+        value = float(sigma.ravel()[i])
         raise ValueError(
-            f"singular value {i} of the given matrix is {float(sigma[i]):.8g}; it must "
-            f"lie strictly between {center - radius:.8g} and {center + radius:.8g} "
-            f"(center {center:g}, radius {radius:g})"
+            f"singular value {i} of the given matrix is {value:.8g}; it must lie"
+            f" strictly between {center - radius:.8g} and {center + radius:.8g} (center"
+            f" {center:g}, radius {radius:g})"
         )
     if radius == 0:
         return jnp.zeros_like(sigma)

@@ -14,7 +14,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Integer, Real
+from jaxtyping import Array, Float, Integer, Shaped
 
 from svdrnn import checks, householder
 from svdrnn._autodiff import forward_mode_explained
@@ -57,7 +57,9 @@ class Step:
     precision: Any = None
 
     def __call__(
-        self, carry: Real[AnyArray, "*batch n"], inputs: Real[AnyArray, "*batch n_in"]
+        self,
+        carry: Shaped[AnyArray, "*batch n"],
+        inputs: Shaped[AnyArray, "*batch n_in"],
     ) -> tuple[Float[Array, "*batch n"], Float[Array, "*batch n"]]:
         """(h_{t-1} (..., n), x_t (..., n_in)) -> (h_t, h_t), in the dtype of W.
 
@@ -65,7 +67,14 @@ class Step:
           ValueError: arguments that are complex or whose shapes do not fit.
         """
         carry, inputs = jnp.asarray(carry), jnp.asarray(inputs)
-        n, features = self.input_weights.shape
+        m = self.input_weights
+        if m.ndim != 2 or m.shape[0] != self.transition.size:
+            raise ValueError(
+                f"input_weights must have shape ({self.transition.size}, n_in), got"
+                f" {m.shape}"
+            )
+        n, features = m.shape
+        _check_shapes(bias=(self.bias, (n,)), offset=(self.offset, (n,)))
         checks.check_real("carry", carry)
         checks.check_real("inputs", inputs)
         if inputs.ndim == 0 or inputs.shape[-1] != features:
@@ -80,7 +89,7 @@ class Step:
         return h, h
 
     def apply(
-        self, carry: Real[Array, "*batch n"], inputs: Real[Array, "*batch n_in"]
+        self, carry: Shaped[Array, "*batch n"], inputs: Shaped[Array, "*batch n_in"]
     ) -> Float[Array, "*batch n"]:
         """h_t, without checks and not compiled by itself."""
         n = self.input_weights.shape[0]
@@ -160,9 +169,17 @@ def recurrence(
       `(states, last)`: (time, batch, n), None with `last_only`, and (batch, n).
 
     Raises:
-      ValueError: for a chunk or unroll below 1.
+      ValueError: for a chunk or unroll below 1, shapes or dtypes that do not fit.
       TypeError: forward mode through the hand-written backward pass.
     """
+    _check(
+        *(transition.size, inputs, lengths),
+        carry=carry,
+        input_weights=input_weights,
+        bias=bias,
+        offset=offset,
+        perturbations=perturbations,
+    )
     checks.check_integer("unroll", unroll)
     if chunk is not None:
         checks.check_integer("chunk", chunk)
@@ -185,6 +202,36 @@ def recurrence(
         *(transition, input_weights, bias, offset),
         *(inputs, carry, lengths, perturbations),
     )
+
+
+def _check(n, inputs, lengths, **arrays):
+    """Raises ValueError unless shapes and dtypes fit those of the inputs."""
+    if inputs.ndim != 3:
+        raise ValueError(
+            f"inputs must have shape (time, batch, n_in), got {inputs.shape}"
+        )
+    time, batch, features = inputs.shape
+    shapes = {
+        "carry": (batch, n),
+        "input_weights": (n, features),
+        "bias": (n,),
+        "offset": (n,),
+        "perturbations": (time, batch, n),
+    }
+    checks.check_floating("inputs", inputs)
+    _check_shapes(**{name: (array, shapes[name]) for name, array in arrays.items()})
+    if lengths is not None and lengths.shape != (batch,):
+        raise ValueError(f"lengths must have shape ({batch},), got {lengths.shape}")
+
+
+def _check_shapes(**arrays):
+    """Raises ValueError unless each floating array, if it is there, has its shape."""
+    for name, (array, shape) in arrays.items():
+        if array is None:
+            continue
+        if array.shape != shape:
+            raise ValueError(f"{name} must have shape {shape}, got {array.shape}")
+        checks.check_floating(name, array)
 
 
 def _narrowed(weights, dtype):

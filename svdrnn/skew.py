@@ -19,10 +19,13 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from svdrnn._types import AnyArray
-from svdrnn.checks import check_floating, check_name
+from svdrnn.checks import check_floating, check_name, is_traced
 from svdrnn.householder import factor_dtype
 
 MAPS = ("exponential", "cayley")
+
+# The 1-norm up to which the exponential is computed: JAX squares 16 times at most.
+_MOST_NORM = 2e5
 
 
 def _check_square(a):
@@ -31,6 +34,15 @@ def _check_square(a):
         raise ValueError(f"a must have shape (n, n), got {a.shape}")
     check_floating("a", a)
     return a
+
+
+def _check_norm(a, most):
+    """Raises ValueError where the 1-norm of a known `a` is above `most`."""
+    if is_traced(a):
+        return
+    norm = np.max(np.sum(np.abs(np.asarray(a, np.float64)), axis=0))
+    if norm > most:
+        raise ValueError(f"a must have a 1-norm of at most {most:.3g}, got {norm:.3g}")
 
 
 def skew_matrix(entries: Float[AnyArray, " size"]) -> Float[Array, "n n"]:
@@ -74,18 +86,21 @@ def exponential(a: Float[AnyArray, "n n"]) -> Float[Array, "n n"]:
       a: (n, n); that it is skew-symmetric is not checked.
 
     Returns:
-      (n, n) in the dtype of `a`; bfloat16 and float16 are computed in float32.
+      (n, n) in the dtype of `a`; bfloat16 and float16 are computed in float32. W^T W is
+      the identity up to the dtype's epsilon times the norm of A.
 
     Cost: by scaling and squaring, at most six products of (n, n) matrices, one solution
     with n right-hand sides, and one more product for each doubling of the norm of A.
 
     Raises:
-      ValueError: `a` is not a floating (n, n) array.
+      ValueError: `a` is not a floating (n, n) array or, where its values are known
+        (outside of `jit`), has a 1-norm above 2e5; that of a traced one gives NaN.
 
     Source: Lezcano-Casado and Martinez-Rubio, "Cheap Orthogonal Constraints in Neural
     Networks", 2019 (expRNN).
     """
     a = _check_square(a)
+    _check_norm(a, _MOST_NORM)
     w = jax.scipy.linalg.expm(a.astype(factor_dtype(a.dtype)))
     return w.astype(a.dtype)
 
@@ -100,18 +115,22 @@ def cayley(a: Float[AnyArray, "n n"]) -> Float[Array, "n n"]:
       a: (n, n); that it is skew-symmetric is not checked.
 
     Returns:
-      (n, n) in the dtype of `a`; bfloat16 and float16 are computed in float32.
+      (n, n) in the dtype of `a`; bfloat16 and float16 are computed in float32. W^T W is
+      the identity up to the dtype's epsilon times the norm of A.
 
     Cost: 8/3 n^3 flops, an LU decomposition and n solutions.
 
     Raises:
-      ValueError: `a` is not a floating (n, n) array.
+      ValueError: `a` is not a floating (n, n) array or, where its values are known
+        (outside of `jit`), its 1-norm is above half the inverse of the epsilon: nothing
+        is left of I beside it, and a traced one may give NaN.
 
     Source: Helfrich, Willmott and Ye, "Orthogonal Recurrent Neural Networks with Scaled
     Cayley Transform", 2018 (scoRNN).
     """
     a = _check_square(a)
     wide = a.astype(factor_dtype(a.dtype))
+    _check_norm(a, 0.5 / float(jnp.finfo(wide.dtype).eps))
     eye = jnp.eye(a.shape[0], dtype=wide.dtype)
     return jnp.linalg.solve(eye + wide, eye - wide).astype(a.dtype)
 

@@ -123,12 +123,23 @@ def singular_values(
     Args:
       w: an `SVD`, whose sigma has them up to their signs (cost n log n), or a dense
         matrix, which is decomposed (cost n^3; bfloat16 and float16 in float32).
+
+    Raises:
+      ValueError: w is neither an SVD nor a floating matrix with entries.
     """
     if isinstance(w, SVD):
         return -jnp.sort(-jnp.abs(w.sigma))
-    matrix = jnp.asarray(w)
+    matrix = _checked_matrix(w)
     wide = matrix.astype(householder.factor_dtype(matrix.dtype))
     return jnp.linalg.svd(wide, compute_uv=False).astype(matrix.dtype)
+
+
+def _checked_matrix(w):
+    w = jnp.asarray(w)
+    if w.ndim != 2 or 0 in w.shape:
+        raise ValueError(f"w must be a matrix with entries, got shape {w.shape}")
+    checks.check_floating("w", w)
+    return w
 
 
 def _check_square(svd, what):
@@ -315,10 +326,7 @@ def from_matrix(w: Float[AnyArray, "n_out n_in"]) -> SVD:
       ValueError: w is not a floating matrix with entries or, where its values are
         known (outside of `jit`), not finite.
     """
-    w = jnp.asarray(w)
-    if w.ndim != 2 or 0 in w.shape:
-        raise ValueError(f"w must be a matrix with entries, got shape {w.shape}")
-    checks.check_floating("w", w)
+    w = _checked_matrix(w)
     checks.check_finite_entries("w", w)
     wide = w.astype(householder.factor_dtype(w.dtype))
     u, sigma, v_transposed = jnp.linalg.svd(wide, full_matrices=False)

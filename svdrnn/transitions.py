@@ -288,7 +288,13 @@ def batch_outer(
     dtype: DTypeLike,
     precision: jax.lax.PrecisionLike,
 ) -> Float[Array, "p q"]:
-    """The sum over the batch of x_i y_i^T, accumulated and returned in `dtype`."""
+    """The sum over the batch of x_i y_i^T, accumulated and returned in `dtype`.
+
+    Raises:
+      ValueError: arrays that are not floating.
+    """
+    checks.check_floating("x", x)
+    checks.check_floating("y", y)
 
     def product(x_t, y):
         return jnp.matmul(x_t, y, precision=precision, preferred_element_type=dtype)

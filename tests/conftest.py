@@ -1,11 +1,14 @@
 """Settings of all tests, and those chosen by fixture: double precision, strictness."""
 
+import os
+
 import hypothesis
 import jax
 import pytest
 
 # The fixtures below only set flags, so that examples may share them. Every example
-# may compile: no deadline. The same examples on every run.
+# may compile: no deadline. The same examples on every run; HYPOTHESIS_PROFILE=long
+# tries many more, others each time.
 hypothesis.settings.register_profile(
     "svdrnn",
     deadline=None,
@@ -15,7 +18,14 @@ hypothesis.settings.register_profile(
         hypothesis.HealthCheck.too_slow,
     ],
 )
-hypothesis.settings.load_profile("svdrnn")
+hypothesis.settings.register_profile(
+    "long",
+    hypothesis.settings.get_profile("svdrnn"),
+    derandomize=False,
+    database=None,
+    max_examples=3000,
+)
+hypothesis.settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "svdrnn"))
 
 
 # Meshes need several devices, and a CPU is one unless it is told before its first use.

@@ -14,7 +14,7 @@ gradients are summed once, for all contenders alike.
 
 Writes benchmark.json and benchmark.png to --out. A contender predicted above
 --max_seconds a step or --max_gib of temporaries is printed as skipped, with the
-prediction.
+prediction. Exit codes: 0 done, 1 wrong flags, 2 a size or a folder that does not fit.
 """
 
 import json
@@ -27,6 +27,8 @@ from absl import flags
 from experiments import commandline
 from experiments.benchmark import contenders, drawing, measuring, peers, printing
 from experiments.runs import cores, records
+from experiments.training import memory
+from svdrnn import checks
 
 _OUT = flags.DEFINE_string("out", "runs/benchmark", "Folder of the results.")
 _QUICK = flags.DEFINE_bool(
@@ -34,10 +36,14 @@ _QUICK = flags.DEFINE_bool(
 )
 _PEERS = flags.DEFINE_bool("peers", False, "Also PyTorch and geotorch, if installed.")
 _DEVICES = flags.DEFINE_integer(
-    "devices", 1, "Also on so many; 0: on all.", lower_bound=0
+    "devices", 1, "Also on so many; 0: on all.", lower_bound=0, upper_bound=256
 )
-_SIZES = flags.DEFINE_multi_integer("n", [128, 256, 512, 1024], "Hidden sizes.")
-_STEPS = flags.DEFINE_multi_integer("steps", [100, 784, 2000], "Sequence lengths T.")
+_SIZES = flags.DEFINE_multi_integer(
+    "n", [128, 256, 512, 1024], "Hidden sizes.", lower_bound=1
+)
+_STEPS = flags.DEFINE_multi_integer(
+    "steps", [100, 784, 2000], "Sequence lengths T.", lower_bound=1
+)
 _BATCH = flags.DEFINE_integer("batch", 128, "Batch size.", lower_bound=1)
 _SECONDS = flags.DEFINE_float("seconds", 8.0, "Time of a cell's rounds, 15 at most.")
 _MAX_SECONDS = flags.DEFINE_float("max_seconds", 60.0, "Longest step that is run.")
@@ -51,16 +57,32 @@ BATCHES = [32, 64, 128, 256]
 
 
 def main(words: list[str]) -> None:
-    """Measures what the flags ask for, cell by cell."""
+    """Measures what the flags ask for; whatever is wrong is one line."""
     commandline.no_words(words)
     try:
-        numbers = _devices(_DEVICES.value, _BATCH.value)
-    except ValueError as error:
-        commandline.fail(1, error)
-    longest = min(_MAX_SECONDS.value, QUICK_SECONDS if _QUICK.value else float("inf"))
-    limits = measuring.Limits(_SECONDS.value, longest, _MAX_GIB.value)
-    out = pathlib.Path(_OUT.value)
-    out.mkdir(parents=True, exist_ok=True)
+        numbers = _devices(_DEVICES.value, _BATCH.value)  # before JAX is used
+        longest = checks.check_finite("--max_seconds", _MAX_SECONDS.value, least=0)
+        if _QUICK.value:
+            longest = min(longest, QUICK_SECONDS)
+        limits = measuring.Limits(
+            checks.check_finite("--seconds", _SECONDS.value, least=0),
+            longest,
+            checks.check_finite("--max_gib", _MAX_GIB.value, least=0),
+        )
+        memory.check_bytes(
+            "--n, --steps and --batch",
+            (max(_SIZES.value), max(_STEPS.value), _BATCH.value),
+            measuring.least_bytes(max(_SIZES.value), max(_STEPS.value), _BATCH.value),
+        )
+        out = commandline.folder(_OUT.value, "--out")
+        out.mkdir(parents=True, exist_ok=True)
+        _measure(numbers, limits, out)
+    except (ValueError, OSError) as error:
+        commandline.refuse(error)
+
+
+def _measure(numbers: list[int], limits: measuring.Limits, out: pathlib.Path) -> None:
+    """Cell by cell, with the results so far in the folder."""
     machine = records.machine()
     print(f"{machine['device']}, {machine['cores']} cores, JAX {machine['jax']}")
     rows: list[dict] = []

@@ -22,6 +22,11 @@ class Limits(NamedTuple):
     gib: float = 8.0
 
 
+def least_bytes(n: int, steps: int, batch: int) -> int:
+    """What a dense layer with its gradient and a batch need, in float32."""
+    return 4 * (2 * n * n + batch * steps * (n + 1))
+
+
 class Prepared(NamedTuple):
     """A step ready to be called, and the bytes of temporaries, where they are known."""
 

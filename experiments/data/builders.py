@@ -11,7 +11,7 @@ import pathlib
 
 import numpy as np
 import tensorflow_datasets as tfds
-from tensorflow_datasets.core.utils import file_utils
+from tensorflow_datasets.core import constants
 
 from experiments.data import files
 
@@ -124,7 +124,7 @@ def undamaged(folder):
 
 def _parts(kind, read, tfds_dir, of_builder):
     """Returns what `of_builder` takes from a data set, and the data set's folder."""
-    root = pathlib.Path(tfds_dir or file_utils.get_default_data_dir())
+    root = pathlib.Path(tfds_dir or constants.DATA_DIR).expanduser()
     folder = root / kind.name / str(kind.VERSION)
 
     def make_builder():

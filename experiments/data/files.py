@@ -26,7 +26,10 @@ def data_root(data_dir):
     named = data_dir or os.environ.get(VARIABLE)
     if not named:
         return None
-    root = pathlib.Path(named).expanduser()
+    try:
+        root = pathlib.Path(named).expanduser()
+    except RuntimeError:  # of a home folder that is not known
+        raise ValueError(f"data_dir must be a folder, got {named!r}") from None
     if root.exists() and not root.is_dir():
         raise ValueError(f"data_dir: {root} is not a folder")
     return root

@@ -35,7 +35,10 @@ def find(name: str) -> protocol.Figure:
       ValueError: there is none.
     """
     if name.endswith(".py") and pathlib.Path(name).is_file():
-        found = runpy.run_path(name).get("FIGURE")
+        try:
+            found = runpy.run_path(name).get("FIGURE")
+        except Exception as error:  # whatever the file does
+            raise ValueError(f"{name}: {type(error).__name__}: {error}") from None
         if not isinstance(found, protocol.Figure):
             raise ValueError(
                 f"FIGURE must be a protocol.Figure in {name}, got {found!r}"

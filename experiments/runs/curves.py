@@ -23,7 +23,9 @@ def learning_curve(
     """
     curves, started = _read(metrics)
     names = ["loss"]
-    if any(line.get(started["primary"]) != line["loss"] for line in curves["valid"]):
+    if any(
+        line.get(started["primary"]) != line.get("loss") for line in curves["valid"]
+    ):
         names.append(started["primary"])
     with pictures.picture(3.6 * len(names), 2.8, output, "png") as figure:
         panels = figure.subplots(1, len(names), squeeze=False)[0]
@@ -97,7 +99,9 @@ def _run(folder: pathlib.Path) -> _Run:
 def _read(metrics: str | pathlib.Path) -> tuple[logs.Curves, dict]:
     """The curves of a log, and how the run started."""
     curves, events = logs.read_metrics(metrics)
-    started = next((e for e in events if e.get("event") == "started"), None)
+    needed = {"task", "model", "primary", "baseline"}
+    whole = (e for e in events if e["event"] == "started" and needed <= e.keys())
+    started = next(whole, None)
     if started is None or "valid" not in curves:
         raise ValueError(f"{metrics} has no 'started' event or no validation line yet")
     return curves, started

@@ -89,10 +89,17 @@ def result(workdir: pathlib.Path, config: dict) -> dict | None:
     for part in ("metrics", "best"):
         splits = found.get(part)
         if not isinstance(splits, dict) or not all(
-            isinstance(splits.get(split), dict) for split in ("valid", "test")
+            _are_metrics(splits.get(split)) for split in ("valid", "test")
         ):
             raise _no_result(path, f"{part} must have valid and test metrics")
     return found
+
+
+def _are_metrics(values: Any) -> bool:
+    """Whether they are named numbers, or None where one was not finite."""
+    return isinstance(values, dict) and all(
+        value is None or isinstance(value, float | int) for value in values.values()
+    )
 
 
 def _no_result(path: pathlib.Path, why: str) -> ValueError:

@@ -40,8 +40,30 @@ DECIDING = {
 
 
 def to_dict(config: Any) -> dict:
-    """The config as plain JSON values."""
-    return json.loads(json.dumps(config.to_dict(), allow_nan=False))
+    """The config as plain JSON values.
+
+    Raises:
+      ValueError: a field holds something else, as NaN or a complex number.
+    """
+    values = config.to_dict()
+    try:
+        return json.loads(json.dumps(values, allow_nan=False))
+    except (TypeError, ValueError, RecursionError):
+        for field, value in flatten(values).items():
+            if not _is_plain(value):
+                raise ValueError(
+                    f"config.{field} must be text, finite numbers, or lists of them,"
+                    f" got {value!r}"
+                ) from None
+        raise
+
+
+def _is_plain(value: Any) -> bool:
+    try:
+        json.dumps(value, allow_nan=False)
+    except (TypeError, ValueError, RecursionError):
+        return False
+    return True
 
 
 def flatten(tree: dict, prefix: str = "") -> dict[str, Any]:
@@ -68,7 +90,7 @@ def to_config(stored: dict, where: str) -> Any:
       where: its path, for the error.
 
     Raises:
-      ValueError: it has a field that is not known any more.
+      ValueError: it has a field that is not known any more, or a value of another type.
     """
     config = common.get_config()
     flat = flatten(stored)
@@ -82,8 +104,15 @@ def to_config(stored: dict, where: str) -> Any:
             f"{where} must have fields of this version, got config.{unknown[0]}, which"
             " was removed, or has another name because its meaning changed"
         )
-    with config.unlocked():
-        config.update_from_flattened_dict(flat)
+    for field, value in flat.items():
+        try:
+            with config.unlocked():
+                config.update_from_flattened_dict({field: value})
+        except (TypeError, ValueError, KeyError, AttributeError):
+            raise ValueError(
+                f"{where} must have a value of another type in config.{field}, got"
+                f" {value!r}"
+            ) from None
     return config
 
 

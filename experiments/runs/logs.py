@@ -122,7 +122,7 @@ def read_metrics(path: str | pathlib.Path) -> tuple[Curves, list[dict]]:
     left out.
 
     Raises:
-      ValueError: a line that is not a JSON object with "step" and "split".
+      ValueError: a line that is not such as a run writes.
     """
     curves: dict[str, dict[int, dict]] = {}
     events = []
@@ -130,9 +130,10 @@ def read_metrics(path: str | pathlib.Path) -> tuple[Curves, list[dict]]:
     for number, text in enumerate(complete, 1):
         try:
             line = json.loads(text)
-            split, step = line["split"], int(line["step"])
-        except (ValueError, KeyError, TypeError):
+            _check_line(line)
+        except (ValueError, KeyError, TypeError, RecursionError):
             raise ValueError(f"{path}, line {number}: not a metrics line") from None
+        split, step = line["split"], line["step"]
         if split == "event":
             events.append(line)
         else:
@@ -142,6 +143,26 @@ def read_metrics(path: str | pathlib.Path) -> tuple[Curves, list[dict]]:
         for split, found in curves.items()
     }
     return ordered, events
+
+
+# What is text in an event, where it is there.
+_OF_EVENTS = {"started": ("task", "model", "primary"), "non_finite": ("what",)}
+
+
+def _check_line(line: Any) -> None:
+    """Raises ValueError, KeyError or TypeError for a line that no run writes."""
+    if type(line["step"]) is not int or not isinstance(line["split"], str):
+        raise ValueError
+    if line["split"] == "event":
+        for name in _OF_EVENTS.get(line["event"], ()):
+            if not isinstance(line.get(name, ""), str):
+                raise ValueError
+        numbers = [line.get("baseline")]
+    else:
+        numbers = [value for name, value in line.items() if name != "split"]
+    for number in numbers:
+        if number is not None and not math.isfinite(number):
+            raise ValueError
 
 
 def finite(value: Any) -> Any:

@@ -70,9 +70,13 @@ def record(
       results: `RESULTS` where None.
 
     Raises:
-      ValueError: the workdir holds no run that finished or diverged.
+      ValueError: the workdir holds no run that finished or diverged; the name is none
+        below the results.
     """
     workdir = pathlib.Path(workdir)
+    place_of = pathlib.PurePath(name)
+    if place_of.is_absolute() or ".." in place_of.parts or not place_of.name:
+        raise ValueError(f"NAME must be a path below the records, got {name!r}")
     result = workdir / "result.json"
     curves: logs.Curves = {}
     events: list[dict] = []
@@ -104,8 +108,10 @@ def record(
         lines = [line for split in curves.values() for line in split]
         content["diverged"] = {
             "step": end["step"],
-            "what": end["what"],
-            "wall_seconds": max((line["seconds"] for line in lines), default=0.0),
+            "what": end.get("what"),
+            "wall_seconds": max(
+                (line["seconds"] for line in lines if line.get("seconds")), default=0.0
+            ),
         }
     content["valid"] = [_metrics(line) for line in curves.get("valid", [])]
     content["train"] = [

@@ -218,7 +218,7 @@ def _values(spec: list | dict) -> list:
 def _check_depending(name: str, spec: dict, space: dict) -> None:
     """Raises ValueError unless it depends on values that another field lists."""
     other = spec[_BY]
-    listed = space.get(other)
+    listed = space.get(other) if isinstance(other, str) else None
     if name == SEED or SEED == other or not isinstance(listed, (list, tuple)):
         raise ValueError(
             f'--space: {name} must be "by" a field that has a list there, and neither'

@@ -5,7 +5,7 @@ import pathlib
 from typing import Any
 
 from experiments.models import recurrent
-from experiments.runs import files
+from experiments.runs import files, folder, identity
 from experiments.tasks import mnist
 from experiments.training import loading
 from svdrnn import certification
@@ -60,8 +60,10 @@ def of_run(
         inputs_bound=task.inputs_bound,
         delta=delta,
     )
-    result = files.read_json(finished)
+    result = folder.result(workdir, identity.to_dict(config)) or {}
     measured = result["metrics" if which == "last" else "best"]["test"]
+    if measured.get("accuracy") is None:
+        raise ValueError(f"{finished} must have a test accuracy, got {measured}")
     values = {
         **dataclasses.asdict(found),
         "inputs_bound": task.inputs_bound,

@@ -31,7 +31,7 @@ def load(
     path = workdir / "config.json"
     if not path.exists():
         raise ValueError(f"workdir must hold a run, got {workdir}: no config.json")
-    config = identity.to_config(files.read_json(path), str(path))
+    config = identity.to_config(files.read_object(path), str(path))
     if data_dir is not None:
         config.data_dir = data_dir
     fields.check(config)

@@ -29,13 +29,25 @@ def check(config: Any, task: base.Task) -> None:
     states = features + config.model.hidden * config.model.layers
     batch = config.train.batch_size * (task.time_steps * states + outputs)
     needed = BYTES * (COPIES * models.count_params(model) + batch)
+    check_bytes(
+        "config.model.hidden, config.model.layers, config.train.batch_size and the"
+        f" length of {task.name}",
+        (
+            *(config.model.hidden, config.model.layers),
+            *(config.train.batch_size, task.time_steps),
+        ),
+        needed,
+    )
+
+
+def check_bytes(names: str, values: tuple[int, ...], needed: int) -> None:
+    """Raises ValueError where values of those names need more than there is."""
     there = available()
     if needed > there:
+        *first, last = map(str, values)
         raise ValueError(
-            "config.model.hidden, config.model.layers, config.train.batch_size and the"
-            f" length of {task.name} must fit into {_gigabytes(there)} of memory, got"
-            f" {config.model.hidden}, {config.model.layers}, {config.train.batch_size}"
-            f" and {task.time_steps}, which need {_gigabytes(needed)} at least"
+            f"{names} must fit into {_gigabytes(there)} of memory, got"
+            f" {', '.join(first)} and {last}, which need {_gigabytes(needed)} at least"
         )
 
 

@@ -1,0 +1,205 @@
+"""What the fuzz of tests/fuzz.py found, each kind by itself."""
+
+import json
+import os
+import pathlib
+import subprocess
+import sys
+
+import pytest
+
+from experiments import commandline
+from experiments.benchmark import measuring
+from experiments.data import files as data_files
+from experiments.reproduce import registry
+from experiments.runs import folder, identity, logs, records
+from experiments.sweep import space
+from experiments.training import memory
+from tests.experiments.small import changed_addition as changed
+
+ROOT = pathlib.Path(__file__).resolve().parents[2]
+
+
+def failed(capsys, code, call, *arguments):
+    """The line of a command that ends."""
+    with pytest.raises(SystemExit) as raised:
+        call(*arguments)
+    assert raised.value.code == code
+    (line,) = capsys.readouterr().err.splitlines()
+    return line
+
+
+# ---- The command line.
+
+
+def test_a_value_of_any_length_leaves_a_line_that_can_be_read(capsys):
+    error = f"config.train.optimizer must be one of adam, got {'a' * 5000!r}"
+    line = failed(capsys, 2, commandline.fail, 2, error)
+    assert len(line) <= 500
+    assert line.startswith("error: config.train.optimizer must be one of adam, got 'aa")
+    assert line.endswith("aaa'")
+
+
+def test_a_value_with_an_end_of_line_stays_in_its_line(capsys):
+    line = failed(capsys, 2, commandline.fail, 2, "--workdir a\nb is a file")
+    assert line == r"error: --workdir a\nb is a file"
+
+
+def test_indented_lines_stay(capsys):
+    with pytest.raises(SystemExit):
+        commandline.fail(2, "go back to these values:\n  x: 1 -> 2\n  y: 3 -> 4")
+    assert len(capsys.readouterr().err.splitlines()) == 3
+
+
+@pytest.mark.parametrize("field", ["", "é.", "train..steps", "1", "a b", "train.x-y"])
+def test_a_field_without_a_name_is_none(capsys, field):
+    words = ["run", "--config=configs/addition.py", f"--config.{field}=1"]
+    line = failed(capsys, 1, commandline.parse_flags, words)
+    assert line == f"error: the config has no field {field!r}"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "content,words",
+    [
+        ("import nothing_like_it", "--config: ModuleNotFoundError"),
+        ("raise SystemExit(9)", "--config: the file ended the process with 9"),
+        ("def get_config():\n    return None", "flag --config=None"),
+        ("raise Exception('a\\nb')", r"--config: Exception: a\nb"),
+    ],
+)
+def test_a_config_file_that_fails_is_a_line(tmp_path, content, words):
+    path = tmp_path / "own.py"
+    path.write_text(content + "\n")
+    done = subprocess.run(
+        [sys.executable, "-m", "experiments.run", f"--config={path}", "--workdir=w"],
+        **{"cwd": ROOT, "env": os.environ | {"JAX_PLATFORMS": "cpu"}},
+        **{"capture_output": True, "text": True},
+    )
+    assert done.returncode == 1
+    (line,) = done.stderr.splitlines()
+    assert words in line
+
+
+def test_a_home_folder_that_is_not_known_is_named():
+    with pytest.raises(
+        ValueError, match="--output must be a path, got '~no_such_user/x'"
+    ):
+        commandline.folder("~no_such_user/x", "--output")
+    with pytest.raises(
+        ValueError, match="data_dir must be a folder, got '~no_such_user/x'"
+    ):
+        data_files.data_root("~no_such_user/x")
+
+
+# ---- Configs.
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), 1j, b"x", ..., [1, {2}]])
+def test_a_field_that_is_no_json_is_named(value):
+    config = changed(train__clip_norm=None)
+    config.train.clip_norm = value
+    with pytest.raises(ValueError, match=r"^config.train.clip_norm must be text"):
+        identity.to_dict(config)
+
+
+@pytest.mark.parametrize(
+    "field,value",
+    [("seed", "x"), ("model.hidden", [1]), ("task.name", 5)],
+)
+def test_a_kept_config_with_a_value_of_another_type_is_named(field, value):
+    stored = identity.flatten(identity.to_dict(changed()))
+    stored = {k: v for k, v in stored.items() if not k.startswith(f"{field}.")}
+    with pytest.raises(ValueError, match=f"c.json must have .* config.{field}, got"):
+        identity.to_config(identity.unflatten(stored | {field: value}), "c.json")
+
+
+# ---- Files of a run.
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        *("5", "[]", "{}", '{"step": 1}', "[" * 5000, '{"step": 1e999, "split": "x"}'),
+        *('{"step": 1, "split": []}', '{"step": "1", "split": "train"}'),
+        *(
+            '{"step": 1, "split": "train", "loss": "x"}',
+            '{"step": 1, "split": "event"}',
+        ),
+        *('{"step": 0, "split": "event", "event": "started", "task": 5}',),
+        *('{"step": 1, "split": "valid", "loss": {"a": 1}}',),
+    ],
+)
+def test_a_foreign_line_of_a_log_is_named(tmp_path, line):
+    path = tmp_path / "metrics.jsonl"
+    path.write_text('{"step": 1, "split": "train", "loss": null}\n' + line + "\n")
+    with pytest.raises(ValueError, match=r"metrics.jsonl, line 2: not a metrics line"):
+        logs.read_metrics(path)
+
+
+@pytest.mark.parametrize("metrics", [5, {"loss": "x"}, {"loss": [1]}, None])
+def test_metrics_of_a_result_are_numbers(tmp_path, metrics):
+    config = identity.to_dict(changed())
+    good = {"valid": {"loss": 1.0}, "test": {"loss": None}}
+    result = {"task": "addition", "model": "spectral", "seed": 0, "steps": 3000}
+    path = tmp_path / "result.json"
+    path.write_text(json.dumps(result | {"metrics": good, "best": good}))
+    assert folder.result(tmp_path, config)["metrics"] == good
+    path.write_text(json.dumps(result | {"metrics": good | {"test": metrics}}))
+    with pytest.raises(ValueError, match="result.json .* metrics must have valid and"):
+        folder.result(tmp_path, config)
+
+
+@pytest.mark.parametrize("name", ["", ".", "..", "../x", "a/../../x", "/tmp/x"])
+def test_a_record_lies_below_the_records(tmp_path, name):
+    with pytest.raises(ValueError, match="^NAME must be a path below the records, got"):
+        records.record(tmp_path, name, tmp_path / "results")
+
+
+# ---- Sweeps, figures, sizes.
+
+
+@pytest.mark.parametrize("other", [[1], {"low": 1}, None, 5])
+def test_a_field_depends_on_a_field(other):
+    asked = {"train.learning_rate": {"by": other, "x": [1e-3]}}
+    with pytest.raises(ValueError, match='learning_rate must be "by" a field'):
+        space.check(asked, changed(), "grid")
+
+
+@pytest.mark.parametrize("content", ["x = (", "1 / 0", "import nothing_like_it"])
+def test_a_figure_of_a_file_that_fails_is_named(tmp_path, content):
+    path = tmp_path / "own.py"
+    path.write_text(content + "\n")
+    with pytest.raises(ValueError, match=r"own.py: \w+Error: "):
+        registry.find(str(path))
+
+
+def test_sizes_of_a_benchmark_fit_or_are_named(monkeypatch):
+    monkeypatch.setattr(memory, "available", lambda: 10**9)
+    memory.check_bytes("--n", (1024, 784), measuring.least_bytes(1024, 784, 128))
+    with pytest.raises(
+        ValueError, match="^--n must fit into 1 GB .*, got 65536 and 1,"
+    ):
+        memory.check_bytes("--n", (2**16, 1), measuring.least_bytes(2**16, 1, 1))
+
+
+def test_the_data_sets_kept_have_a_place_of_their_own(tmp_path, monkeypatch):
+    builders = pytest.importorskip("experiments.data.builders")
+    monkeypatch.setattr(builders.constants, "DATA_DIR", str(tmp_path))
+    texts = {part: part.encode() for part in ("train", "valid", "test")}
+    parts, place = builders.ptb_parts(lambda: texts)
+    assert {part: bytes(text) for part, text in parts.items()} == texts
+    assert tmp_path in pathlib.Path(place).parents
+
+
+@pytest.mark.slow
+def test_a_small_fuzz(tmp_path):
+    out = tmp_path / "summary.json"
+    done = subprocess.run(
+        [sys.executable, "-m", "tests.fuzz", "--cases=80", f"--out={out}"],
+        **{"cwd": ROOT, "capture_output": True, "text": True},
+    )
+    assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-2000:]
+    ends = json.loads(out.read_text())["ends"]
+    kinds = [kind for each in ends.values() for kind in each]
+    assert {"ran", "accepted", "refused"} == set(kinds)
