@@ -72,7 +72,7 @@ def test_derivative_at_the_kink(activation, expected):
     assert activation.pull_back(jnp.ones(1), h) == expected
 
 
-@pytest.mark.parametrize("name", [*NAMES[1:], jnp.sin], ids=str)
+@pytest.mark.parametrize("name", [*NAMES[1:], jnp.sin], ids=[*NAMES[1:], "sin"])
 def test_a_leak_without_effect_is_an_error(name):
     assert Activation(name).leak is None
     with pytest.raises(ValueError, match="leak must be None with activation"):
