@@ -30,10 +30,14 @@ reflectors and a random start 0.70 after 50 and 0.9996 after 200.
 
 from configs import common
 
+LONG = ("500", "1000", "2000", "5000")  # lags with settings of their own
+
 
 def get_config(variant=None):
-    if variant not in (None, "", "500", "1000"):
-        raise ValueError(f"copying.py takes :500, :1000 or nothing, got :{variant}")
+    if variant not in (None, "", *LONG):
+        raise ValueError(
+            f"copying.py takes one of :{', :'.join(LONG)} or nothing, got :{variant}"
+        )
     config = common.get_config()
     config.task.name = "copying"
     config.task.length = 100  # the lag: steps between reading and repeating
@@ -42,9 +46,9 @@ def get_config(variant=None):
     config.train.steps = 600
     config.train.schedule = "cosine"
     config.train.steps_per_epoch = 400  # of the exponential schedule, if chosen
-    if variant in ("500", "1000"):
+    if variant in LONG:
         config.task.length = int(variant)
-        config.model.radius = 1e-4
+        config.model.radius = min(1e-4, 0.1 / config.task.length)
         config.train.steps = 300
         config.train.learning_rate = 3e-3
         config.train.rates.reflectors = 5e-3 / config.task.length

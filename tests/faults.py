@@ -4,6 +4,7 @@
     python -m tests.faults signals --count=20
     python -m tests.faults operations --count=1000
     python -m tests.faults record
+    python -m tests.faults memory
 
 `kills`: a small run is killed at random moments and started again until it ends; its
 result must be that of an uninterrupted one, and no step may stand twice in its log.
@@ -12,11 +13,13 @@ done may be done again. `operations`: a smaller run is killed before its first f
 operation, started again, another before its second, and so on through all of them;
 then at random ones, several to a run, until `count` were killed. `record`: every bit of
 a checkpoint's record is flipped, one at a time, and the checkpoint has to be refused or
-read as it was.
+read as it was. `memory`: 5,000 steps, with a log line every 10, an evaluation and a
+checkpoint every 50, may not grow beyond what 1,000 of them took.
 """
 
 import argparse
 import collections
+import gc
 import json
 import multiprocessing
 import os
@@ -214,14 +217,43 @@ def record() -> None:
     print(f"{8 * len(text)} bits: {dict(outcomes)}")
 
 
+def memory() -> None:
+    """What a long run holds of memory, at a fifth of it and at its end."""
+    from experiments.training import loop
+    from tests.experiments.small import tiny_config
+
+    held: dict[int, int] = {}
+
+    def note(step: int, metrics: dict) -> None:
+        if step % 1000 == 0:
+            gc.collect()
+            status = pathlib.Path("/proc/self/status").read_text()
+            held[step] = int(status.partition("VmRSS:")[2].split()[0])
+
+    config = tiny_config(
+        steps=5000, log_every=10, eval_every=50, checkpoint_every=50, batch_size=32
+    )
+    with tempfile.TemporaryDirectory() as folder:
+        loop.train(config, pathlib.Path(folder) / "run", note)
+    print(
+        ", ".join(f"step {step}: {size / 1024:.0f} MiB" for step, size in held.items())
+    )
+    growth = (held[5000] - held[1000]) / 1024
+    assert growth < 16, f"{growth:.1f} MiB more in 4,000 steps"
+
+
 def main() -> None:
     """Does what the first word says."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("what", choices=("kills", "signals", "operations", "record"))
+    parser.add_argument(
+        "what", choices=("kills", "signals", "operations", "record", "memory")
+    )
     parser.add_argument("--count", type=int, default=20)
     arguments = parser.parse_args()
     if arguments.what == "record":
         record()
+    elif arguments.what == "memory":
+        memory()
     elif arguments.what == "operations":
         operations(arguments.count)
     else:
