@@ -51,7 +51,14 @@ def rotated_rows(
     With random rows of V, as `reflector_rows` draws them, no row of U is zero. V = I
     would be simpler, but its rows are zero, as are those of U where R leaves an axis
     alone, and zero rows never train. Row i of U gets the length of row i of V.
+
+    Raises:
+      ValueError: shapes or dtypes that do not fit.
     """
+    householder.check_vectors("v_vectors", v_vectors)
+    checks.check_floating("angles", angles)
+    if v_vectors.shape[0] != v_vectors.shape[1]:
+        raise ValueError(f"v_vectors must have shape (n, n), got {v_vectors.shape}")
     v = v_vectors.astype(householder.factor_dtype(v_vectors.dtype))
     rotation = skew.block_rotation(angles.astype(v.dtype), v.shape[1])
     q = householder.matmul(rotation, householder.orthogonal_matrix(v))

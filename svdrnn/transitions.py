@@ -291,10 +291,15 @@ def batch_outer(
     """The sum over the batch of x_i y_i^T, accumulated and returned in `dtype`.
 
     Raises:
-      ValueError: arrays that are not floating.
+      ValueError: shapes or dtypes that do not fit.
     """
     checks.check_floating("x", x)
     checks.check_floating("y", y)
+    if x.ndim != 2 or y.ndim != 2 or x.shape[0] != y.shape[0]:
+        raise ValueError(
+            f"x and y must have shapes (batch, p) and (batch, q), got {x.shape} and"
+            f" {y.shape}"
+        )
 
     def product(x_t, y):
         return jnp.matmul(x_t, y, precision=precision, preferred_element_type=dtype)

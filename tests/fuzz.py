@@ -290,6 +290,10 @@ def config_words(rng, place):
     return [f"--config={rng.choice((own, place.folder, value(rng)))}"]
 
 
+GOOD_SPACE = """
+def get_space():
+    return {"train.learning_rate": [1e-3, 1e-2], "seed": [0, 1]}
+"""
 WRONG_FILES = (
     *("", "x = (", "def get_space():\n    return None\n", "import nothing_like_it\n"),
     *(
@@ -342,6 +346,10 @@ def sweep(rng, place):
     if rng.random() < 0.15:
         file.write_text(rng.choice(WRONG_FILES))
     words = [*config_words(rng, place), f"--space={file}"]
+    if rng.random() < 0.33:
+        file.write_text(GOOD_SPACE)
+        fields = [f"--config.{field}={each}" for field, each in small(name).items()]
+        words = [config_of(name), *fields, f"--space={file}"]
     odd = {
         **{"sampler": ("grid", "random", "tpe"), "pruner": ("none", "median", "x")},
         **{"trials": ("1", "2"), "seed": ("0", "7"), "pruner_startup": ("1", "-3")},

@@ -100,7 +100,7 @@ def main(words: list[str]) -> None:
     except (ValueError, OSError) as error:
         commandline.refuse(error)
     except optuna.exceptions.OptunaError as error:
-        commandline.fail(2, error)
+        commandline.fail(2, f"--storage, --study: {error}")
 
 
 def _sweep(workdir: pathlib.Path) -> None:

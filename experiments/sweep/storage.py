@@ -139,6 +139,12 @@ def _parse(url: str) -> sqlalchemy.URL:
             "--storage must be a URL like postgresql://user@host/database, got one that"
             " cannot be read"
         ) from None
+    in_memory = parsed.database in (None, "", ":memory:")
+    if parsed.get_backend_name() == "sqlite" and in_memory:
+        raise ValueError(
+            f"--storage must be a database that others can open, got {url!r}, which is"
+            " in memory"
+        )
     if parsed.drivername == "postgresql":
         parsed = parsed.set(drivername="postgresql+psycopg")
     return parsed

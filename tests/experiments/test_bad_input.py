@@ -13,7 +13,7 @@ from experiments.benchmark import measuring
 from experiments.data import files as data_files
 from experiments.reproduce import registry
 from experiments.runs import folder, identity, logs, records
-from experiments.sweep import space
+from experiments.sweep import space, storage
 from experiments.training import memory
 from tests.experiments.small import changed_addition as changed
 
@@ -157,6 +157,12 @@ def test_a_record_lies_below_the_records(tmp_path, name):
 
 
 # ---- Sweeps, figures, sizes.
+
+
+@pytest.mark.parametrize("url", ["sqlite://", "sqlite:///", "sqlite:///:memory:"])
+def test_a_database_in_memory_is_refused(tmp_path, url):
+    with pytest.raises(ValueError, match=f"--storage must be .* got '{url}', which is"):
+        storage.connect(tmp_path, url)
 
 
 @pytest.mark.parametrize("other", [[1], {"low": 1}, None, 5])

@@ -167,7 +167,7 @@ def finite(tree):
 # Functions whose errors are JAX's own, which name shapes.
 OF_JAX = (
     *("householder.matmul", "projection.unit_reflectors", "transitions.batch_outer"),
-    "diagnostics.state_gradient_norms",
+    *("diagnostics.state_gradient_norms", "transitions.from_svd"),
 )
 
 
