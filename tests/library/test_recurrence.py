@@ -73,7 +73,8 @@ def dense_matrix(transition):
 
 
 def run(params, activation, **options):
-    activation = Activation(activation, LEAK)
+    leak = LEAK if activation == "leaky_relu" else None
+    activation = Activation(activation, leak)
     return recurrence(
         params["transition"],
         params["inputs"],
