@@ -143,7 +143,7 @@ def command(*arguments):
         (
             "--config=configs/copying.py:70",
             1,
-            "ValueError: copying.py takes one of :500, :1000, :2000, :5000 or nothing, got",
+            "ValueError: copying.py takes one of :500, :1000, :2000, :5000 or nothing",
         ),
         (
             "--config.model.negative_fraction=0.2",
