@@ -152,6 +152,8 @@ def test_a_signal_at_the_start_is_one_line(tmp_path, wait):
     process = subprocess.Popen(
         command(tmp_path / "run", "--verbosity=0"),
         **{"cwd": ROOT, "stderr": subprocess.PIPE, "text": True},
+        # Which tests in the background of a shell are started to ignore.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
     handled = "0000000000004001"  # HUP and TERM, with USR1 and INT beside them
     status = pathlib.Path(f"/proc/{process.pid}/status")
@@ -164,7 +166,10 @@ def test_a_signal_at_the_start_is_one_line(tmp_path, wait):
         time.sleep(0.01)
     time.sleep(wait)
     process.send_signal(signal.SIGINT)
-    _, errors = process.communicate(timeout=60)
+    try:
+        _, errors = process.communicate(timeout=60)
+    finally:
+        process.kill()
     assert process.returncode == 130
     assert errors.splitlines()[-1] == (
         "error: stopped by SIGINT; the same command goes on"
