@@ -147,19 +147,25 @@ def test_the_command_ends_by_a_signal_with_its_code_and_refuses_a_second(tmp_pat
     )
 
 
+def hear_signals():
+    """Of those that tests in a shell's background are started to ignore."""
+    for number in (signal.SIGINT, signal.SIGHUP):
+        signal.signal(number, signal.SIG_DFL)
+
+
 @pytest.mark.parametrize("wait", [0.0, 0.5, 1.5, 3.0])
 def test_a_signal_at_the_start_is_one_line(tmp_path, wait):
     process = subprocess.Popen(
         command(tmp_path / "run", "--verbosity=0"),
         **{"cwd": ROOT, "stderr": subprocess.PIPE, "text": True},
-        # Which tests in the background of a shell are started to ignore.
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+        preexec_fn=hear_signals,
     )
     handled = "0000000000004001"  # HUP and TERM, with USR1 and INT beside them
     status = pathlib.Path(f"/proc/{process.pid}/status")
     if not status.exists():
         pytest.skip("no /proc to see when the command listens")
-    while True:
+    deadline = time.monotonic() + 120
+    while time.monotonic() < deadline:
         caught = status.read_text().partition("SigCgt:")[2].split()[0]
         if int(caught, 16) & int(handled, 16) == int(handled, 16):
             break
