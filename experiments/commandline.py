@@ -40,6 +40,9 @@ def run(
         fail(stopped.code, f"{stopped}{goes_on}")
 
 
+HELP = {"help", "h", "?", "helpshort", "helpfull", "helpxml"}  # absl's flags of it
+
+
 def parse_flags(argv: list[str], usage: int = 1) -> list[str]:
     """Parses flags; whatever is wrong with them or the config file is one line."""
     try:
@@ -47,7 +50,7 @@ def parse_flags(argv: list[str], usage: int = 1) -> list[str]:
         with _silent():
             return flags.FLAGS(argv)
     except SystemExit as end:
-        if end.code:  # of a config file
+        if end.code and not HELP & {word.lstrip("-") for word in argv}:
             fail(usage, f"--config: the file ended the process with {end.code!r}")
         sys.exit(0)  # after the help
     except flags.Error as error:

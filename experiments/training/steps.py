@@ -90,18 +90,14 @@ def make_train_step(
         carry = carry if task.stateful else None
         return sums["loss"], (sums, carry, rest)
 
-    def first_carry(state: TrainState, batch: base.Batch) -> Any:
-        if task.stateful:
-            return reset(state.carry, batch)
-        model = nnx.merge(graph, state.params, state.rest)
-        return spread.vary(model.initialize_carry(len(batch["inputs"])))
-
     def train_step(
         state: TrainState, batch: base.Batch
     ) -> tuple[TrainState, tuple[base.Sums, dict]]:
+        model = nnx.merge(graph, state.params, state.rest)
+        first = first_carry(model, state.carry, batch, spread)
         gradient = jax.value_and_grad(total_loss, argnums=(0, 1), has_aux=True)
         (_, (sums, carry, rest)), (grads, carry_grads) = gradient(
-            spread.vary(state.params), first_carry(state, batch), state, batch
+            spread.vary(state.params), first, state, batch
         )
         squares = [jnp.sum(jnp.square(each)) for each in jax.tree.leaves(carry_grads)]
         sums, grads, squares = spread.sum((sums, grads, squares))
@@ -151,7 +147,8 @@ def make_eval_step(
         params: Any, rest: Any, carry: Any, batch: base.Batch
     ) -> tuple[Any, Any]:
         model = svdrnn.bake(nnx.merge(graph, params, rest))
-        outputs, carry = model(batch["inputs"], reset(carry, batch))
+        first = first_carry(model, carry, batch, spread)
+        outputs, carry = model(batch["inputs"], first)
         made = read(outputs, batch) if read else spread.own(task.sums(outputs, batch))
         return made, carry if task.stateful else None
 
@@ -159,6 +156,14 @@ def make_eval_step(
     return spread.over(eval_step, (Spec(), Spec(), of_batch), of_batch)
 
 
-def reset(carry: Any, batch: base.Batch) -> Any:
-    """The carry, or zeros where the batch says so; None where there is no carry."""
+def first_carry(
+    model: Any, carry: Any, batch: base.Batch, spread: devices.Spread
+) -> Any:
+    """The carry of a batch before its first step.
+
+    Of a stateful task the one of the batch before, or zeros where the batch says so; of
+    another, whose `carry` is None, that which the model begins with.
+    """
+    if carry is None:
+        return spread.vary(model.initialize_carry(len(batch["inputs"])))
     return jax.tree.map(lambda h: jnp.where(batch["reset"], 0, h), carry)

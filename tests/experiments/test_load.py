@@ -38,7 +38,8 @@ def finished(tmp_path_factory):
                 better(task, metrics, None) if best is None else best["step"] < 40
             ),
         )
-        result = loop.train(tiny_config(ema=0.9, optimizer="adamw"), workdir)
+        config = tiny_config(ema=0.9, optimizer="adamw", devices=1)  # as a loaded one
+        result = loop.train(config, workdir)
     assert result["best"]["step"] == 40
     return workdir, result
 

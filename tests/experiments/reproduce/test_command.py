@@ -170,7 +170,8 @@ def test_smoke_goes_through_every_figure(tmp_path, capsys, monkeypatch):
         record = records.read(each.name, results)
         assert record["data"] == "stand-in"
         assert record["result"]["steps"] == 4
-        norm = "grad_norm" if "/F4/" in each.name else "carry_grad_norm"
+        deep = protocol.build_config(each).model.name in protocol.FEEDFORWARD
+        norm = "grad_norm" if deep else "carry_grad_norm"
         norms = [point[norm] for point in record["train"]]
         assert len(norms) == 3 and all(map(math.isfinite, norms))
     drawn = {path.name for path in (results / "figures").glob("*.png")}

@@ -54,6 +54,13 @@ def feed_forward():
     return config
 
 
+def gated():
+    """A cell of flax, in its own loop."""
+    config = tiny_config(batch_size=8)
+    config.model.name = "lstm"
+    return config
+
+
 @pytest.fixture(autouse=True)
 def light_compilation():
     name = "jax_disable_most_optimizations"
@@ -61,9 +68,6 @@ def light_compilation():
     jax.config.update(name, True)
     yield
     jax.config.update(name, before)
-
-
-CONFIGS = {"stateful": stateful, "feed_forward": feed_forward}
 
 
 def losses(make, count, dtype, number=50):
@@ -99,8 +103,16 @@ def losses(make, count, dtype, number=50):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("make", CONFIGS.values(), ids=CONFIGS)
-@pytest.mark.parametrize("wide, tolerance", [(False, 1e-5), (True, 1e-10)])
+@pytest.mark.parametrize(
+    "make, wide, tolerance",
+    [
+        (stateful, False, 1e-5),
+        (stateful, True, 1e-10),
+        (feed_forward, False, 1e-5),
+        (feed_forward, True, 1e-10),
+        (gated, False, 1e-5),
+    ],
+)
 def test_losses_do_not_depend_on_the_number_of_devices(make, wide, tolerance):
     with jax.enable_x64(wide):
         dtype = jnp.float64 if wide else jnp.float32

@@ -126,9 +126,9 @@ def test_the_last_validation_is_not_repeated(tmp_path, monkeypatch):
     splits = []
     evaluate = evaluation.evaluate
 
-    def counted(eval_step, task, state, split):
+    def counted(eval_step, task, state, split, *others):
         splits.append(split)
-        return evaluate(eval_step, task, state, split)
+        return evaluate(eval_step, task, state, split, *others)
 
     monkeypatch.setattr(evaluation, "evaluate", counted)
     result = loop.train(make_config(steps=30, eval_every=30), tmp_path)
