@@ -42,7 +42,9 @@ def randomize(module, seed=1):
 
 
 def spectral_rnn(n_in=FEATURES, n=N, *, seed=0, **options):
-    options = {"reflectors": (2, 3), "radius": 0.25, "leak": 0.1, **options}
+    options = {"reflectors": (2, 3), "radius": 0.25, **options}
+    if options.get("activation", "leaky_relu") == "leaky_relu":
+        options = {"leak": 0.1, **options}
     options.setdefault("param_dtype", jnp.float64)
     return randomize(SpectralRNN(n_in, n, rngs=nnx.Rngs(seed), **options))
 

@@ -62,6 +62,11 @@ def run_events(folder, name):
     return [each["step"] for each in lines if each.get("event") == name]
 
 
+def runs_with_a_checkpoint(workdir):
+    """Their folders, whatever its step: only the newest two are kept."""
+    return {path.parents[2] for path in workdir.glob("runs/*/checkpoints/*/record")}
+
+
 def kill_a_worker_in_mid_run(workdir, process):
     """SIGKILL to a worker whose run has a checkpoint; returns the run's folder."""
     deadline = time.monotonic() + 300
@@ -70,7 +75,7 @@ def kill_a_worker_in_mid_run(workdir, process):
         assert process.poll() is None, "the sweep ended before a worker was killed"
         assert time.monotonic() < deadline
         time.sleep(0.03)
-        if not list(workdir.glob("runs/*/checkpoints/20/record")):
+        if not runs_with_a_checkpoint(workdir):
             continue
         study = study or load(workdir)
         for trial in study.get_trials(states=(TrialState.RUNNING,)):
@@ -179,11 +184,13 @@ def test_workers_end_with_the_command_that_started_them(tmp_path):
         shares = [os.sched_getaffinity(worker) for worker in workers]
         assert shares == [cores.share(index, 2) for index in (0, 1)]
     deadline = time.monotonic() + 200
-    while len(list(workdir.glob("runs/*/checkpoints/20"))) < 2:
-        assert time.monotonic() < deadline and process.poll() is None
-        time.sleep(0.1)
-    process.kill()
-    process.communicate()
+    try:
+        while len(runs_with_a_checkpoint(workdir)) < 2:
+            assert time.monotonic() < deadline and process.poll() is None
+            time.sleep(0.1)
+    finally:
+        process.kill()
+        process.communicate()
     deadline = time.monotonic() + 200
     while any(map(at_work, workers)):
         assert time.monotonic() < deadline
