@@ -110,19 +110,22 @@ def headline(results: pathlib.Path, more: str) -> str:
     machine = _record("benchmark_sizes", results)["machine"]
     parts = []
     for devices in sorted({devices for _, devices in widths}):
-        ratios = [
-            f"{theirs / ours:.1f} times at n = {n}"
-            for (n, on), (theirs, ours) in widths.items()
-            if on == devices
-        ]
+        found = {n: t / ours for (n, on), (t, ours) in widths.items() if on == devices}
+        times = _listed([f"{ratio:.1f}" for ratio in found.values()])
         where = "one device" if devices == 1 else f"{devices} devices"
-        parts.append(f"{' and '.join(ratios)} on {where}")
+        parts.append(f"{times} times at n = {_listed(list(found))} on {where}")
     return markdown.wrapped(
         "The constraint costs no speed: with 16 reflectors a side, a training step of"
         " `SpectralRNN` is faster than one of `nnx.RNN` with the same activation,"
         f" {'; '.join(parts)} ({machine['device'].upper()}, {machine['cores']} cores,"
         f" batch 128, T = 100; see [Speed]({more}))."
     )
+
+
+def _listed(values: list) -> str:
+    """'1, 2 and 3'."""
+    *first, last = map(str, values)
+    return f"{', '.join(first)} and {last}" if first else last
 
 
 def widths(results: pathlib.Path) -> str:
