@@ -37,7 +37,7 @@ def find(name: str) -> protocol.Figure:
     if name.endswith(".py") and pathlib.Path(name).is_file():
         try:
             found = runpy.run_path(name).get("FIGURE")
-        except Exception as error:  # whatever the file does
+        except (Exception, SystemExit) as error:  # whatever the file does
             raise ValueError(f"{name}: {type(error).__name__}: {error}") from None
         if not isinstance(found, protocol.Figure):
             raise ValueError(

@@ -44,7 +44,7 @@ def load(path: str) -> Any:
         return runpy.run_path(path)["get_space"]()
     except KeyError as error:
         raise ValueError(f"--space {path}: {error} is missing") from None
-    except Exception as error:  # whatever the file does
+    except (Exception, SystemExit) as error:  # whatever the file does
         raise ValueError(f"--space {path}: {type(error).__name__}: {error}") from None
 
 

@@ -3,6 +3,7 @@
 import json
 import os
 import pathlib
+import re
 import subprocess
 import sys
 
@@ -209,3 +210,17 @@ def test_a_small_fuzz(tmp_path):
     ends = json.loads(out.read_text())["ends"]
     kinds = [kind for each in ends.values() for kind in each]
     assert {"ran", "accepted", "refused"} == set(kinds)
+
+
+@pytest.mark.parametrize(
+    "read, words",
+    [
+        (space.load, "--space {}: SystemExit: 9"),
+        (registry.find, "SystemExit: 9"),
+    ],
+)
+def test_a_file_that_ends_the_process_is_an_error(tmp_path, read, words):
+    path = tmp_path / "own.py"
+    path.write_text("raise SystemExit(9)\n")
+    with pytest.raises(ValueError, match=re.escape(words.format(path))):
+        read(str(path))
