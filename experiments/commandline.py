@@ -1,6 +1,5 @@
 """What the commands share: flags, help, one-line errors."""
 
-import ast
 import contextlib
 import itertools
 import pathlib
@@ -59,8 +58,7 @@ def parse_flags(argv: list[str], usage: int = 1) -> list[str]:
             fail(usage, f"{head}: {rest.splitlines()[-1]}")
         fail(usage, " ".join(head.split()))
     except (AttributeError, KeyError) as error:
-        words = [_unquoted(str(argument)) for argument in error.args[:1]]
-        fail(usage, f"the config has no field {' '.join(words)}")
+        fail(usage, f"the config has no field {_message(error)}")
     except (TypeError, ValueError, OSError) as error:
         below = [field for field in _fields(argv) if _below_a_value(field)]
         if isinstance(error, TypeError) and below:
@@ -118,11 +116,11 @@ def _is_file(path: str) -> bool:
         return False
 
 
-def _unquoted(text: str) -> str:
-    """The message of ml_collections, which it quotes twice, in one line."""
-    with contextlib.suppress(ValueError, SyntaxError):
-        text = str(ast.literal_eval(text))
-    return "; ".join(text.splitlines())
+def _message(error: Any) -> str:
+    """The message of ml_collections, whose errors hold others, in one line."""
+    while isinstance(error, Exception):
+        error = error.args[0] if error.args else ""
+    return "; ".join(str(error).splitlines())
 
 
 def quiet() -> None:

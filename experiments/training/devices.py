@@ -298,7 +298,8 @@ class Spread:
             return tree
         leaves, structure = jax.tree.flatten(tree)
         summed = list(leaves)
-        for dtype in {leaf.dtype for leaf in leaves}:
+        # In one order in every process, as sums have to be.
+        for dtype in dict.fromkeys(leaf.dtype for leaf in leaves):
             places = [i for i, leaf in enumerate(leaves) if leaf.dtype == dtype]
             flat = jnp.concatenate([leaves[i].ravel() for i in places])
             flat = jax.lax.psum(flat, BATCH)
