@@ -16,11 +16,13 @@ def get_config():
     config = common.get_config()
     config.task.name = "addition"
     config.task.length = 100  # numbers in a sequence, at least 2
-    # A transition that starts as the identity sums what it is given; singular values
-    # that may leave 1 by 0.3 let units forget, which the markers need.
+    # A quarter of the state's directions starts at 1 and sums what it is given; the
+    # others forget, which lets a marked number pass and the next one not. The upper end
+    # of the interval, 1.1, bounds what 300 steps can amplify.
     config.model.init = "identity"
-    config.model.radius = 0.3
-    config.model.input_scale = 0.1
+    config.model.center = 0.65
+    config.model.radius = 0.45
+    config.model.init_sigma = (0.3, 0.3, 0.3, 1.0)
     config.train.learning_rate = 1e-2  # of four, on validation data
     config.train.steps = 3000
     config.train.schedule = "cosine"  # a constant rate ends in jumps of the loss

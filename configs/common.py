@@ -38,6 +38,9 @@ def get_config() -> config_dict.ConfigDict:
     # the first W: random (henaff for exprnn, cayley for scornn, orthogonal for irnn) or
     # identity; with all reflectors and for exprnn and scornn also henaff, cayley
     config.model.init = "random"
+    # first singular values, a number or several in turn: (0.3, 1.0) lets every second
+    # direction of the state forget; None: the center
+    config.model.init_sigma = nullable(None)
     config.model.negative_fraction = 0.5  # share of -1 in the signs D
     config.model.layers = 1  # stacked; in a residual network two to a block
     config.model.dropout = 0.0  # of embeddings and of each layer's outputs

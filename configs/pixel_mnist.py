@@ -27,11 +27,21 @@ def get_config(variant=None):
     config.task.steps = 784  # or 112, 28: of 1, 7 or 28 pixels
     config.task.permuted = variant == "permuted"  # pixels in one fixed random order
     config.model.radius = 0.3
-    config.model.leak = 0.1
-    config.model.init = "identity"
-    config.model.input_scale = 0.1  # the state sums up to 784 pixels
-    config.train.epochs = 26
     config.train.schedule = "cosine"
     config.train.eval_every = 429  # once an epoch
     config.train.checkpoint_every = 429
+    if config.task.permuted:
+        # Full rotations: shuffled pixels have no use for a transition near the
+        # identity. How far an update turns W decides (configs/copying.py says why).
+        config.model.reflectors = None
+        config.model.init = "cayley"
+        config.model.activation = "modrelu"
+        config.train.epochs = 30
+        config.train.learning_rate = 2e-3
+        config.train.rates.reflectors = 3e-5
+    else:
+        config.model.leak = 0.1
+        config.model.init = "identity"
+        config.model.input_scale = 0.1  # the state sums up to 784 pixels
+        config.train.epochs = 26
     return config

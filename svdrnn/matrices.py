@@ -14,6 +14,7 @@ from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import nnx
 from jax.typing import ArrayLike, DTypeLike
 from jaxtyping import Array, Float
@@ -114,6 +115,12 @@ class SpectralArguments:
         started as `"identity"`.""",
         default="random",
     )
+    init_sigma: InitVar[ArrayLike | None] = argument(
+        """the first singular values, strictly inside the interval: a number, or several
+        that are taken in turn, so that (0.3, 1) lets every second direction forget.
+        None: all at the center (see there). A matrix as `init` brings its own.""",
+        default=None,
+    )
 
 
 @module
@@ -147,9 +154,9 @@ class SpectralMatrix(_Interval, Matrix, ParameterArguments, SpectralArguments):
     zeros, never matter and get zero gradients.
 
     Raises:
-      ValueError: for sizes, counts, radius, center or init out of range, and for a
-        given matrix with a singular value not strictly inside the interval (where its
-        values are known, outside of `jit`).
+      ValueError: for sizes, counts, radius, center, init or init_sigma out of range,
+        and for a given matrix with a singular value not strictly inside the interval
+        (where its values are known, outside of `jit`).
     """
 
     n_in: int = argument("columns of W.", kw_only=False)
@@ -164,13 +171,35 @@ class SpectralMatrix(_Interval, Matrix, ParameterArguments, SpectralArguments):
         m1, m2 = reflector_counts(given.reflectors, self.n_out, self.n_in)
         self.radius, self.center = check_interval(given.radius, given.center)
         dtype = given.param_dtype
+        sigma = self._given_sigma(given.init_sigma)
         if isinstance(given.init, str):
             u, v, raw = self._named_init(given.init, m1, m2, dtype, given.rngs)
+            if sigma is not None:
+                raw = initializers.raw_from_singular_values(
+                    sigma, radius=self.radius, center=self.center
+                ).astype(dtype)
+        elif sigma is not None:
+            raise ValueError("init_sigma must be None where init is a matrix")
         else:
             u, v, raw = self._matrix_init(given.init, m1, m2, dtype)
         self.u_vectors = nnx.Param(u)
         self.v_vectors = nnx.Param(v)
         self.sigma_raw = nnx.Param(raw) if self.radius > 0 else None
+
+    def _given_sigma(self, given):
+        """The first singular values, in turn, or None where they are not given."""
+        if given is None:
+            return None
+        size = min(self.n_out, self.n_in)
+        values = _numbers(given)
+        fit = values is not None and 1 <= values.size <= size
+        if not (fit and np.all(np.abs(values - self.center) < self.radius)):
+            raise ValueError(
+                f"init_sigma must be None or 1 to {size} numbers strictly between"
+                f" {self.center - self.radius:g} and {self.center + self.radius:g}"
+                f" (center {self.center:g}, radius {self.radius:g}), got {given!r}"
+            )
+        return np.resize(values, size)
 
     def _named_init(self, init, m1, m2, dtype, rngs):
         _check_init(init, self.INITS, "or a matrix")
@@ -288,6 +317,18 @@ class SpectralMatrix(_Interval, Matrix, ParameterArguments, SpectralArguments):
         *stack, m1, _ = self.u_vectors.shape
         m2 = self.v_vectors.shape[-2]
         return math.prod(stack) * (m1 * (m1 - 1) + m2 * (m2 - 1)) // 2
+
+
+def _numbers(given: Any) -> np.ndarray | None:
+    """Known numbers as a vector in JAX's default dtype, or None for anything else."""
+    try:
+        values = np.asarray(given)
+    except (TypeError, ValueError):
+        return None  # a tracer, or lists of several lengths
+    kinds = (jnp.floating, jnp.integer)
+    if not any(jnp.issubdtype(values.dtype, kind) for kind in kinds):
+        return None
+    return values.ravel().astype(jax.dtypes.canonicalize_dtype(float))
 
 
 def check_interval(

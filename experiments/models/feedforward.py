@@ -232,9 +232,9 @@ def _dense(config: Any, n_in: int, n_out: int, blocks: int | None = None) -> Mak
 def _spectral(config: Any, n_in: int, n_out: int, *, stacks: int) -> Makers:
     """Makers of the first, the stacked and the last layers.
 
-    `center`, `reflectors`, `init` and `method` are those of the square layers. The
-    first and the last have sigma* = 1 and as many reflectors as reach every matrix:
-    with few, the first would read little else than the first n pixels.
+    `center`, `reflectors`, `init`, `init_sigma` and `method` are those of the square
+    layers. The first and the last have sigma* = 1 and as many reflectors as reach every
+    matrix: with few, the first would read little else than the first n pixels.
     """
 
     def maker(n_in: int, n_out: int, **kwargs: Any) -> Maker:
@@ -249,6 +249,7 @@ def _spectral(config: Any, n_in: int, n_out: int, *, stacks: int) -> Makers:
         reflectors=config.reflectors,
         center=config.center,
         init=config.init,
+        init_sigma=config.init_sigma,
         method=config.method,
     )
     first = maker(n_in, n, reflectors=None)

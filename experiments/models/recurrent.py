@@ -152,12 +152,13 @@ def _run(layer: Any, x: jax.Array, carry: Any, last: bool) -> tuple[jax.Array, A
 
 def spectral(config: Any, features: int, *, rngs: nnx.Rngs) -> nnx.Module:
     """Singular values within `radius` of `center`."""
-    return _spectral(config, features, config.radius, rngs)
+    own = {"radius": config.radius, "init_sigma": config.init_sigma}
+    return _spectral(config, features, rngs, **own)
 
 
 def ornn(config: Any, features: int, *, rngs: nnx.Rngs) -> nnx.Module:
     """Singular values all at `center`."""
-    return _spectral(config, features, 0.0, rngs)
+    return _spectral(config, features, rngs, radius=0.0)
 
 
 def exprnn(config: Any, features: int, *, rngs: nnx.Rngs) -> nnx.Module:
@@ -236,17 +237,17 @@ def _gates(
 
 
 def _spectral(
-    config: Any, features: int, radius: float, rngs: nnx.Rngs
+    config: Any, features: int, rngs: nnx.Rngs, **own: Any
 ) -> svdrnn.SpectralRNN:
     return svdrnn.SpectralRNN(
         features,
         config.hidden,
         reflectors=config.reflectors,
-        radius=radius,
         center=config.center,
         init=config.init,
         method=config.method,
         rngs=rngs,
+        **own,
         **_cell(config),
     )
 

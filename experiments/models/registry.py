@@ -40,6 +40,7 @@ BESIDE = (*OF_INTERVALS, *OF_SEQUENCES)
 _SEQUENCE = ("hidden", "layers", "dropout", "embedding", "tied")
 _CELL = (*_SEQUENCE, "activation", "leak", "input_scale")
 _SPECTRAL = ("reflectors", "center", "init", "method")
+_INTERVAL = (*_SPECTRAL, "radius", "init_sigma")
 _GATES = ("reflectors", "radius", "center", "init")
 _DENSE = ("hidden", "layers", "activation", "leak")
 
@@ -75,7 +76,7 @@ def _feedforward(name: str, *reads: str, beside: tuple[str, ...] = ()) -> None:
     register(name, make, reads, sequential=False, beside=beside)
 
 
-_recurrent("spectral", *_CELL, *_SPECTRAL, "radius", beside=OF_INTERVALS)
+_recurrent("spectral", *_CELL, *_INTERVAL, beside=OF_INTERVALS)
 _recurrent("ornn", *_CELL, *_SPECTRAL, beside=OF_REFLECTORS)
 _recurrent("exprnn", *_CELL, "init", beside=OF_SKEW)
 _recurrent("scornn", *_CELL, "init", "negative_fraction", beside=OF_SKEW)
@@ -87,8 +88,8 @@ _recurrent("lstm", *_SEQUENCE)
 _recurrent("gru", *_SEQUENCE)
 _feedforward("mlp", *_DENSE)
 _feedforward("resnet", *_DENSE)
-_feedforward("spectral_mlp", *_DENSE, *_SPECTRAL, "radius", beside=OF_INTERVALS)
-_feedforward("spectral_resnet", *_DENSE, *_SPECTRAL, "radius", beside=OF_INTERVALS)
+_feedforward("spectral_mlp", *_DENSE, *_INTERVAL, beside=OF_INTERVALS)
+_feedforward("spectral_resnet", *_DENSE, *_INTERVAL, beside=OF_INTERVALS)
 
 
 def names(sequential: bool) -> tuple[str, ...]:

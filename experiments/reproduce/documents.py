@@ -19,6 +19,7 @@ from experiments.reproduce import (
     registry,
     shipped,
     speed,
+    targets,
     trials,
 )
 from experiments.runs import records
@@ -143,6 +144,7 @@ TABLES: dict[str, Table] = {
     ),
     "results": _plain(shipped.table),
     "readme_results": _plain(functools.partial(shipped.table, few=True)),
+    "targets": _plain(targets.table),
     **{name: _of_figure(each) for name, each in registry.FIGURES.items() if each.table},
     **{name: _of_figure(each) for name, each in trials.FIGURES.items()},
     "speed": _plain(speed.cells),

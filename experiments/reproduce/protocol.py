@@ -31,6 +31,7 @@ from typing import Any, NamedTuple
 
 from matplotlib import figure
 
+from configs import common
 from experiments.data import stand_in
 from experiments.runs import identity
 
@@ -47,9 +48,11 @@ PAPER = {
     "model.init": "random",
     "model.input_scale": 1.0,
     "model.radius": 0.01,
+    "model.center": 1.0,
+    "model.init_sigma": None,
     "model.reflectors": 16,
     "train.learning_rate": 1e-3,
-    "train.rates.reflectors": None,
+    **{f"train.rates.{part}": None for part in common.get_config().train.rates},
     "train.schedule": "exponential",
     "train.decay_rate": 0.99,
 }

@@ -10,9 +10,11 @@ PIXEL_MNIST = protocol.Run("pixel_mnist_784", "pixel_mnist", {})
 RUNS = (
     protocol.Run("addition_100", "addition", {}),
     protocol.Run("addition_300", "addition", {"task.length": 300}),
+    protocol.Run("addition_750", "addition", {"task.length": 750}),
     protocol.Run("copying_100", "copying", {}),
     protocol.Run("copying_500", "copying:500", {}),
     protocol.Run("copying_1000", "copying:1000", {}),
+    protocol.Run("copying_5000", "copying:5000", {}),
     PIXEL_MNIST,
     protocol.Run("pixel_mnist_784_seed1", "pixel_mnist", {"seed": 1}),
     protocol.Run(
@@ -25,12 +27,7 @@ RUNS = (
         "pixel_mnist",
         {"model.hidden": 256, "train.epochs": 10},
     ),
-    protocol.Run("permuted_mnist", "pixel_mnist:permuted", {"train.epochs": 8}),
-    protocol.Run(
-        "permuted_mnist_wide",
-        "pixel_mnist:permuted",
-        {"model.hidden": 256, "train.epochs": 8},
-    ),
+    protocol.Run("permuted_mnist", "pixel_mnist:permuted", {}),
     protocol.Run("pixel_mnist_28", "pixel_mnist", {"task.steps": 28}),
     protocol.Run("deep_mlp_spectral_mlp", "deep_mlp", {}),
     protocol.Run("deep_mlp_spectral_resnet", "deep_mlp:spectral_resnet", {}),
@@ -44,9 +41,11 @@ RUNS = (
 ROWS = {
     "addition_100": ("addition, T = 100", "mse", "MSE {:.5f}", ""),
     "addition_300": ("addition, T = 300", "mse", "MSE {:.5f}", ""),
+    "addition_750": ("addition, T = 750", "mse", "MSE {:.5f}", ""),
     "copying_100": ("copy, T = 100", "recall", "recall {:.3f}", ""),
     "copying_500": ("copy, T = 500", "recall", "recall {:.4f}", ""),
     "copying_1000": ("copy, T = 1000", "recall", "recall {:.4f}", ""),
+    "copying_5000": ("copy, T = 5000", "recall", "recall {:.4f}", ""),
     "pixel_mnist_784": (
         "pixel MNIST, 784 steps",
         "accuracy",
@@ -72,13 +71,7 @@ ROWS = {
         "",
     ),
     "permuted_mnist": (
-        "permuted MNIST, 8 epochs",
-        "accuracy",
-        "accuracy {:.4f}",
-        "",
-    ),
-    "permuted_mnist_wide": (
-        "permuted MNIST, 256 units, 8 epochs",
+        "permuted MNIST",
         "accuracy",
         "accuracy {:.4f}",
         "",

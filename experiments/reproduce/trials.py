@@ -36,13 +36,23 @@ class Grid(NamedTuple):
     best: Callable[[list[float]], float]
 
 
-def _rates(*texts: str) -> Settings:
-    """A trial for each learning rate."""
-    return {text: {"train.learning_rate": float(text)} for text in texts}
+def _rates(*texts: str, **others: Any) -> Settings:
+    """A trial for each learning rate, with other changes of `config.model`."""
+    model = {f"model.{name}": value for name, value in others.items()}
+    return {text: {"train.learning_rate": float(text), **model} for text in texts}
 
 
-_SHORT = _rates("0.001", "0.003", "0.01", "0.03")
-_LONG = _rates("0.0001", "0.0003", "0.001", "0.003")  # of free transitions
+# Where the shipped config starts with some singular values below 1, the others start
+# with all at 1, the free ones from W = I, and with smaller input weights.
+_ONES = {"center": 1.0, "input_scale": 0.1}
+_RATES = ("0.001", "0.003", "0.01", "0.03")
+_SHORT = dict.fromkeys(protocol.RECURRENT, _rates(*_RATES, **_ONES)) | {
+    "spectral": _rates(*_RATES)
+}
+# Lower ones for the free transitions.
+_LONG = dict.fromkeys(
+    ("rnn", "irnn"), _rates("0.0001", "0.0003", "0.001", "0.003", **_ONES)
+)
 _WORDS = _rates("5e-4", "1e-3", "2e-3", "4e-3", "8e-3", "1.6e-2")
 _COPY = _rates("0.0003", "0.001", "0.003", "0.01")
 
@@ -51,14 +61,14 @@ GRIDS = {
         "addition, T = 100, 1,000 iterations",
         "addition",
         {"train.steps": 1000},
-        dict.fromkeys(protocol.RECURRENT, _SHORT),
+        _SHORT,
         *("mse", "{:.4f}", min),
     ),
     "addition_grid_300": Grid(
         "addition, T = 300, 1,500 iterations",
         "addition",
         {"task.length": 300, "train.steps": 1500},
-        dict.fromkeys(protocol.RECURRENT, _SHORT) | {"rnn": _LONG, "irnn": _LONG},
+        _SHORT | _LONG,
         *("mse", "{:.4f}", min),
     ),
     "copying_grid": Grid(

@@ -252,6 +252,61 @@ def test_center_zero_starts_away_from_zero():
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("init", ["random", "identity", "cayley"])
+def test_first_singular_values_in_turn(x64, init):
+    options = {"radius": 0.45, "center": 0.65, "param_dtype": jnp.float64}
+    plain = spectral_matrix(init=init, reflectors=None, **options)
+    weight = spectral_matrix(
+        init=init, reflectors=None, init_sigma=(0.3, 1.0, 0.6, 1.0), **options
+    )
+    expected = [0.3, 1.0, 0.6, 1.0, 0.3, 1.0]
+    np.testing.assert_allclose(weight.sigma(), expected, rtol=1e-12)
+    # The directions are those of a start at the center.
+    u, v = (m[...] for m in (plain.u_vectors, plain.v_vectors))
+    w = oracles.svd_matrix(u, v, np.array(expected))
+    np.testing.assert_allclose(weight.matrix(), w, atol=1e-12)
+
+
+@pytest.mark.parametrize("given", [0.9, np.float32(0.9), [0.9] * 6, jnp.full(3, 0.9)])
+def test_first_singular_values_of_one_number(given):
+    weight = jax.jit(lambda: spectral_matrix(init_sigma=given).sigma())()
+    np.testing.assert_allclose(weight, np.full(6, 0.9), rtol=1e-6)
+    zero = spectral_matrix(center=0.0, radius=0.99, init_sigma=given)
+    np.testing.assert_allclose(zero.sigma(), np.full(6, 0.9), rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"init_sigma": 1.25}, "1 to 6 numbers strictly between 0.75 and 1.25"),
+        ({"init_sigma": (1.0, 0.5)}, r"got \(1.0, 0.5\)"),
+        ({"init_sigma": ()}, "init_sigma must be None or 1 to 6 numbers"),
+        ({"init_sigma": [1.0] * 7}, "init_sigma must be None or 1 to 6 numbers"),
+        ({"init_sigma": "1.0"}, "init_sigma must be .* got '1.0'"),
+        ({"init_sigma": True}, "init_sigma must be .* got True"),
+        ({"init_sigma": [[1.0], [1.0, 1.1]]}, "init_sigma must be"),
+        ({"init_sigma": np.nan}, "init_sigma must be"),
+        ({"init_sigma": 1j}, "init_sigma must be"),
+        ({"init_sigma": 1.0, "radius": 0.0}, "init_sigma must be .* radius 0"),
+        (
+            {"init_sigma": 1.0, "init": np.eye(6), "reflectors": None},
+            "init_sigma must be None where init is a matrix",
+        ),
+    ],
+)
+def test_bad_first_singular_values(options, message):
+    with pytest.raises(ValueError, match=message):
+        spectral_matrix(**options)
+
+
+def test_first_singular_values_are_no_tracers():
+    def trace(sigma):
+        return spectral_matrix(init_sigma=sigma).sigma()
+
+    with pytest.raises(ValueError, match="init_sigma must be None or 1 to 6 numbers"):
+        jax.jit(trace)(jnp.float32(1.0))
+
+
 def test_dense_inits():
     def build(init, n=400):
         return np.asarray(DenseMatrix(n, init=init, rngs=nnx.Rngs(0)).matrix())

@@ -1,0 +1,138 @@
+"""What recorded runs were to reach, and what they reached. No JAX."""
+
+import operator
+import pathlib
+import statistics
+from typing import NamedTuple
+
+from experiments.reproduce import (
+    f1_addition,
+    markdown,
+    panels,
+    ptb_word,
+    shipped,
+    status,
+)
+
+
+class Target(NamedTuple):
+    """A figure that was set before the runs were made.
+
+    task: what it is about.
+    names: runs of `shipped` or of a figure, one a seed.
+    metric: of test data; its mean over the runs has to reach the aim.
+    form: of a number.
+    sign: ≥ where the aim is the least that is enough, ≤ where it is the most.
+    aim: a number, or the run that has it.
+    published: the best of others on a single layer that we know of.
+    """
+
+    task: str
+    names: tuple[str, ...]
+    metric: str
+    form: str
+    sign: str
+    aim: float | str
+    published: str
+
+
+TARGETS = (
+    Target(
+        "permuted MNIST, n = 128",
+        ("permuted_mnist",),
+        *("accuracy", "{:.4f}", "≥", 0.940),
+        "expRNN, n = 170: 0.949",
+    ),
+    Target(
+        "permuted MNIST, n ≤ 256",
+        ("permuted_mnist",),
+        *("accuracy", "{:.4f}", "≥", 0.955),
+        "expRNN, n = 360: 0.962, n = 512: 0.966",
+    ),
+    Target(
+        "pixel MNIST, 5,530 parameters",
+        ("pixel_mnist_784", "pixel_mnist_784_seed1"),
+        *("accuracy", "{:.4f}", "≥", 0.986),
+        "expRNN, n = 170: 0.980; geotorch, n = 170: 0.985",
+    ),
+    Target(
+        "pixel MNIST, n ≤ 256",
+        ("pixel_mnist_784", "pixel_mnist_784_seed1"),
+        *("accuracy", "{:.4f}", "≥", 0.988),
+        "expRNN, n = 512: 0.987",
+    ),
+    Target(
+        "PTB characters, one hour on two cores, bits",
+        ("ptb_char",),
+        *("bits_per_character", "{:.3f}", "≤", 1.58),
+        "expRNN, 1.3 M parameters, many epochs: 1.43",
+    ),
+    Target(
+        "PTB words, one trial each: the LSTM at equal parameters",
+        ("ptb_word/spectral_200",),
+        *("perplexity", "{:.1f}", "≤", "ptb_word/lstm_equal"),
+        "",
+    ),
+    Target(
+        "PTB words, two trials each: the LSTM at equal tuning",
+        ("ptb_word/spectral_200_tuned",),
+        *("perplexity", "{:.1f}", "≤", "ptb_word/lstm_200_tuned"),
+        "",
+    ),
+    Target(
+        "copy at a lag of 5,000, recall",
+        ("copying_5000",),
+        *("recall", "{:.4f}", "≥", 0.99),
+        "expRNN to 2,000, n = 190",
+    ),
+    Target(
+        "addition, T = 300, 1,500 iterations",
+        tuple(f"cpu/F1/T300_spectral_seed{seed}" for seed in range(3)),
+        *("mse", "{:.4f}", "≤", 0.005),
+        "",
+    ),
+    Target(
+        "addition, T = 750",
+        ("addition_750",),
+        *("mse", "{:.4f}", "≤", 0.01),
+        "scoRNN",
+    ),
+)
+
+
+def table(results: pathlib.Path) -> str:
+    """Each target with the mean and the range of what was reached."""
+    figures = (*f1_addition.runs("cpu"), *ptb_word.runs("cpu"))
+    known = {run.name: run for run in (*shipped.RUNS, *figures)}
+
+    def values(each: Target, names: tuple[str, ...]) -> list[float]:
+        records = [status.usable(known[name], results) for name in names]
+        found = [panels.final(each_, each.metric) for each_ in records if each_]
+        return [value for value in found if value is not None]
+
+    rows = []
+    for each in TARGETS:
+        aim = each.aim
+        if isinstance(aim, str):
+            (aim,) = values(each, (aim,)) or [None]
+        found = values(each, each.names)
+        wanted = "not run" if aim is None else f"{each.sign} {each.form.format(aim)}"
+        cells = ["not run", "no"]
+        if found:
+            cells = [_spread(found, each.form), _verdict(each.sign, found, aim)]
+        rows.append([each.task, wanted, each.published, *cells])
+    return markdown.table(["task", "to reach", "published", "test", "reached"], rows)
+
+
+def _spread(values: list[float], form: str) -> str:
+    text = form.format(statistics.mean(values))
+    if len(values) > 1:
+        low, high = form.format(min(values)), form.format(max(values))
+        text += f" ({low} to {high}, {len(values)} seeds)"
+    return text
+
+
+def _verdict(sign: str, values: list[float], aim: float | None) -> str:
+    enough = {"≥": operator.ge, "≤": operator.le}[sign]
+    reached = aim is not None and enough(statistics.mean(values), aim)
+    return "**yes**" if reached else "no"
