@@ -12,10 +12,17 @@ The learning rate decides: docs/reproduction.md has the trials.
 from configs import common
 
 
-def get_config():
+STEPS = {"": 3000, "300": 3000, "750": 5000}  # of the lengths that have a name
+
+
+def get_config(variant=None):
+    variant = variant or ""
+    if variant not in STEPS:
+        named = " or ".join(f":{length}" for length in STEPS if length)
+        raise ValueError(f"addition.py takes {named} or nothing, got :{variant}")
     config = common.get_config()
     config.task.name = "addition"
-    config.task.length = 100  # numbers in a sequence, at least 2
+    config.task.length = int(variant or 100)  # numbers in a sequence, at least 2
     # A quarter of the state's directions starts at 1 and sums what it is given; the
     # others forget, which lets a marked number pass and the next one not. The upper end
     # of the interval, 1.1, bounds what 300 steps can amplify.
@@ -24,7 +31,7 @@ def get_config():
     config.model.radius = 0.45
     config.model.init_sigma = (0.3, 0.3, 0.3, 1.0)
     config.train.learning_rate = 1e-2  # of four, on validation data
-    config.train.steps = 3000
+    config.train.steps = STEPS[variant]
     config.train.schedule = "cosine"  # a constant rate ends in jumps of the loss
     config.train.steps_per_epoch = 400  # of the exponential schedule, if chosen
     return config

@@ -9,8 +9,8 @@ PIXEL_MNIST = protocol.Run("pixel_mnist_784", "pixel_mnist", {})
 
 RUNS = (
     protocol.Run("addition_100", "addition", {}),
-    protocol.Run("addition_300", "addition", {"task.length": 300}),
-    protocol.Run("addition_750", "addition", {"task.length": 750}),
+    protocol.Run("addition_300", "addition:300", {}),
+    protocol.Run("addition_750", "addition:750", {}),
     protocol.Run("copying_100", "copying", {}),
     protocol.Run("copying_500", "copying:500", {}),
     protocol.Run("copying_1000", "copying:1000", {}),
