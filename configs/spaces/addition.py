@@ -12,6 +12,6 @@ are listed under "seed". Values that depend on another field: see docs/sweeps.md
 def get_space():
     return {
         "train.learning_rate": [3e-3, 1e-2],
-        "model.radius": [0.1, 0.3],
+        "model.radius": [0.4, 0.45],
         "seed": [0, 1, 2],
     }

@@ -35,7 +35,10 @@ def parse(name, *overrides):
     "name,task",
     [
         ("addition.py", "addition"),
+        ("addition.py:300", "addition"),
+        ("addition.py:750", "addition"),
         ("copying.py", "copying"),
+        ("copying.py:5000", "copying"),
         ("pixel_mnist.py", "pixel_mnist"),
         ("pixel_mnist.py:permuted", "pixel_mnist"),
         ("certificate.py", "pixel_mnist"),
@@ -63,6 +66,13 @@ def test_shipped_configs_are_valid_and_complete(name, task):
         *("schedule", "clip_norm", "log_every", "eval_every", "checkpoint_every"),
     }
     assert json.loads(json.dumps(identity.to_dict(config)))["seed"] == 0
+
+
+def test_variants_of_addition():
+    lengths = [parse(f"addition.py{v}").task.length for v in ("", ":300", ":750")]
+    assert lengths == [100, 300, 750]
+    with pytest.raises(flags.Error, match="takes :300 or :750 or nothing, got :500"):
+        parse("addition.py:500")
 
 
 def test_variants_of_pixel_mnist():
