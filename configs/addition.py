@@ -11,7 +11,6 @@ The learning rate decides: docs/reproduction.md has the trials.
 
 from configs import common
 
-
 STEPS = {"": 3000, "300": 3000, "750": 5000}  # of the lengths that have a name
 
 

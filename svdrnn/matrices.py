@@ -193,11 +193,12 @@ class SpectralMatrix(_Interval, Matrix, ParameterArguments, SpectralArguments):
         size = min(self.n_out, self.n_in)
         values = _numbers(given)
         fit = values is not None and 1 <= values.size <= size
-        if not (fit and np.all(np.abs(values - self.center) < self.radius)):
+        low, high = self.center - self.radius, self.center + self.radius
+        if not (fit and np.all((low < values) & (values < high))):
             raise ValueError(
                 f"init_sigma must be None or 1 to {size} numbers strictly between"
-                f" {self.center - self.radius:g} and {self.center + self.radius:g}"
-                f" (center {self.center:g}, radius {self.radius:g}), got {given!r}"
+                f" {low:g} and {high:g} (center {self.center:g}, radius"
+                f" {self.radius:g}), got {given!r}"
             )
         return np.resize(values, size)
 
@@ -320,7 +321,7 @@ class SpectralMatrix(_Interval, Matrix, ParameterArguments, SpectralArguments):
 
 
 def _numbers(given: Any) -> np.ndarray | None:
-    """Known numbers as a vector in JAX's default dtype, or None for anything else."""
+    """Known numbers as a vector in float64, or None for anything else."""
     try:
         values = np.asarray(given)
     except (TypeError, ValueError):
@@ -328,7 +329,7 @@ def _numbers(given: Any) -> np.ndarray | None:
     kinds = (jnp.floating, jnp.integer)
     if not any(jnp.issubdtype(values.dtype, kind) for kind in kinds):
         return None
-    return values.ravel().astype(jax.dtypes.canonicalize_dtype(float))
+    return values.ravel().astype(np.float64)
 
 
 def check_interval(

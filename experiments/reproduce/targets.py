@@ -112,9 +112,11 @@ def table(results: pathlib.Path) -> str:
 
     rows = []
     for each in TARGETS:
-        aim = each.aim
-        if isinstance(aim, str):
-            (aim,) = values(each, (aim,)) or [None]
+        aim: float | None
+        if isinstance(each.aim, str):
+            aim = next(iter(values(each, (each.aim,))), None)
+        else:
+            aim = each.aim
         found = values(each, each.names)
         wanted = "not run" if aim is None else f"{each.sign} {each.form.format(aim)}"
         cells = ["not run", "no"]

@@ -5,9 +5,16 @@ import json
 from configs import addition
 
 
+def plain_addition():
+    """The addition config with an interval around 1, so that any radius fits it."""
+    config = addition.get_config()
+    config.model.update(center=1.0, radius=0.3, init_sigma=None, input_scale=0.1)
+    return config
+
+
 def tiny_config(**changes):
     """Addition of six numbers with eight hidden units."""
-    config = addition.get_config()
+    config = plain_addition()
     config.task.length = 6
     config.model.hidden = 8
     config.model.reflectors = 3
@@ -32,8 +39,8 @@ def strict_lines(path):
 
 
 def changed_addition(**fields):
-    """The addition config with fields set, as model__hidden=3."""
-    config = addition.get_config()
+    """`plain_addition` with fields set, as model__hidden=3."""
+    config = plain_addition()
     for path, value in fields.items():
         *sections, name = path.split("__")
         part = config

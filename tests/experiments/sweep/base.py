@@ -1,6 +1,6 @@
 """The config that the sweeps of these tests vary."""
 
-from configs import addition
+from tests.experiments.small import plain_addition
 
 # Runs of a second: their programs are all the same, so that they compile once.
 TINY = {
@@ -16,7 +16,7 @@ TINY = {
 
 
 def make_config(**changes):
-    config = addition.get_config()
+    config = plain_addition()
     # Of a model with reflectors: nothing is trained where this is used.
     config.update_from_flattened_dict(TINY | {"model.name": "spectral"} | changes)
     return config.lock()
