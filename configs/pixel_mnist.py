@@ -36,9 +36,9 @@ def get_config(variant=None):
         config.model.reflectors = None
         config.model.init = "cayley"
         config.model.activation = "modrelu"
-        config.train.epochs = 30
-        config.train.learning_rate = 2e-3
-        config.train.rates.reflectors = 3e-5
+        config.train.epochs = 40
+        config.train.learning_rate = 4e-3
+        config.train.rates.reflectors = 4e-5
     else:
         config.model.leak = 0.1
         config.model.init = "identity"
