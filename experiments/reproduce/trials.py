@@ -115,8 +115,8 @@ GRIDS = {
 CHOSEN = {
     "addition_grid": {
         **dict.fromkeys(("rnn", "irnn"), "0.003"),
-        **dict.fromkeys(("ornn", "spectral"), "0.01"),
-        "lstm": "0.03",
+        **dict.fromkeys(("lstm", "spectral"), "0.03"),
+        "ornn": "0.01",
     },
     "addition_grid_300": {
         **{"rnn": "0.001", "irnn": "0.0003", "lstm": "0.03"},
