@@ -20,7 +20,9 @@ In `tuned` each model has the settings of the shipped config and, of its trials,
 for every model, what was best on validation data (`trials.CHOSEN`). Copying at lags of
 500 and more, ornn and spectral have a much smaller rate for the reflectors, which the
 others have not (see configs/copying.py). rnn starts random, irnn from the identity
-(copy: orthogonal), ornn and spectral as the shipped config says.
+(copy: orthogonal), ornn and spectral as the shipped config says; but for adding ornn
+starts from the identity, and only spectral has singular values that forget, which some
+twenty further trials chose (experiments/results/addition_log.md).
 """
 
 import importlib
