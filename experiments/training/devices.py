@@ -29,18 +29,21 @@ from experiments.runs import cores
 BATCH = "batch"  # the axis of the mesh
 ALONE = 5  # exit code where another process is gone
 WORTHWHILE = 8  # least examples of a batch for a device that is a core
+MOST = 64  # CPU devices on a machine of fewer cores; each takes memory
 
 
 def start(wanted: int | None = None) -> None:
     """Makes JAX start with a CPU device a core, or as many as `config.train.devices`.
 
+    Those are `MOST` at the most, or the cores, and `choose` refuses what is beyond.
     Where it has started already, or the environment says how many, there is what there
     is.
     """
     with contextlib.suppress(RuntimeError):  # it has started
         already = jax.config.jax_num_cpu_devices  # type: ignore[attr-defined]
-        if already < (wanted or 1):
-            count = max(cores.count(), wanted or 1)
+        asked = min(wanted or 1, MOST)
+        if already < asked:
+            count = max(cores.count(), asked)
             jax.config.update("jax_num_cpu_devices", count)
 
 

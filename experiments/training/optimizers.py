@@ -186,7 +186,8 @@ def build(
     from_peak = functools.partial(
         schedule, train, steps=steps, steps_per_epoch=steps_per_epoch
     )
-    own = {name: rate for name, rate in train.rates.items() if rate is not None}
+    # A field that takes None takes whole numbers too, which JAX would bound.
+    own = {name: float(rate) for name, rate in train.rates.items() if rate is not None}
     orthogonal = own.pop("reflectors", train.learning_rate)
     peaks = {"rest": train.learning_rate, "orthogonal": orthogonal, **own}
     schedules = {name: from_peak(peak) for name, peak in peaks.items()}

@@ -200,6 +200,19 @@ def test_the_data_sets_kept_have_a_place_of_their_own(tmp_path, monkeypatch):
 
 
 @pytest.mark.slow
+def test_more_devices_than_memory_are_refused(tmp_path):
+    words = ["--config=configs/addition.py", "--config.train.devices=2147483647"]
+    done = subprocess.run(
+        [sys.executable, "-m", "experiments.run", f"--workdir={tmp_path / 'w'}", *words],
+        **{"cwd": ROOT, "capture_output": True, "text": True},
+    )
+    (line,) = done.stderr.splitlines()
+    assert done.returncode == 2
+    assert line.startswith("error: config.train.devices must be at most ")
+    assert not (tmp_path / "w").exists()
+
+
+@pytest.mark.slow
 def test_a_small_fuzz(tmp_path):
     out = tmp_path / "summary.json"
     done = subprocess.run(

@@ -141,6 +141,17 @@ def test_parts_have_rates_of_their_own():
     assert jax.tree.all(jax.tree.map(math.isclose, found, expected)), found
 
 
+@pytest.mark.parametrize("schedule", ["constant", "cosine", "exponential"])
+def test_a_rate_of_a_part_may_be_any_whole_number(schedule):
+    config = train_config(schedule=schedule)
+    config.rates.readout = 2**31
+    optimizer, _ = optimizers.build(config, steps=10, steps_per_epoch=2)
+    params = {"readout": {"kernel": jnp.ones(3)}}
+    update, _ = jax.jit(optimizer.update)(params, optimizer.init(params), params)
+    rate = np.abs(update["readout"]["kernel"])
+    np.testing.assert_allclose(rate, 2.0**31, rtol=1e-3)
+
+
 def test_a_part_without_a_rate_leaves_the_state_as_it_was():
     # What checkpoints of before hold: the counts of two groups, set or not.
     params = {"u_vectors": jnp.ones((2, 3)), "sigma_raw": jnp.ones(3)}
