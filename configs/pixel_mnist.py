@@ -35,8 +35,8 @@ def get_config(variant=None):
         # identity. How far an update turns W decides (configs/copying.py says why).
         config.model.reflectors = None
         config.model.init = "cayley"
-        # Nearly linear, so that the first pixels reach the end; over 784 steps the kinks
-        # add up. The center makes up for what the smaller slope takes from the norm.
+        # Nearly linear, so that the first pixels reach the end; the kinks add up over
+        # 784 steps. The center makes up for what the slope takes from the norm.
         config.model.leak = 0.95
         config.model.center = 1.025
         config.train.epochs = 40

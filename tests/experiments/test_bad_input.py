@@ -201,9 +201,10 @@ def test_the_data_sets_kept_have_a_place_of_their_own(tmp_path, monkeypatch):
 
 @pytest.mark.slow
 def test_more_devices_than_memory_are_refused(tmp_path):
-    words = ["--config=configs/addition.py", "--config.train.devices=2147483647"]
+    words = [f"--workdir={tmp_path / 'w'}", "--config=configs/addition.py"]
+    words.append("--config.train.devices=2147483647")
     done = subprocess.run(
-        [sys.executable, "-m", "experiments.run", f"--workdir={tmp_path / 'w'}", *words],
+        [sys.executable, "-m", "experiments.run", *words],
         **{"cwd": ROOT, "capture_output": True, "text": True},
     )
     (line,) = done.stderr.splitlines()
