@@ -567,7 +567,7 @@ CODES = {
     **{"certify": {1, 2}, "figures": {1, 2}, "records": {1, 2}},
     **{"reproduce": {1, 2, 4}, "benchmark": {1, 2, 4}},
 }
-LOGGED = re.compile(r"[IWE]\d{4} |warning: ")
+LOGGED = re.compile(r"[IWE]\d{4} |warning: |WARNING:absl:")
 
 
 def judged(command, words, place, code, error):

@@ -123,26 +123,28 @@ def table(results: pathlib.Path, few: bool = False) -> str:
         if few and run.name not in FEW:
             continue
         name, metric, form, paper = ROWS[run.name]
-        record, cells = status.usable(run, results), ["", "not run", paper, ""]
+        record, cells = status.usable(run, results), ["", "not run", paper, "", ""]
         if record:
             cells = [
                 f"{record['result']['num_independent_params']:,}",
                 form.format(panels.final(record, metric)),
                 paper,
                 progress.duration(record["result"]["wall_seconds"]),
+                (record["revision"] or "")[:7],
             ]
         rows.append([name, f"`{command(run)}`", *cells])
-    return markdown.table(
-        [
-            "task",
-            "command (`python -m experiments.run --workdir=DIR --config=...`)",
-            "independent parameters",
-            "test",
-            "the paper",
-            "wall time",
-        ],
-        rows,
-    )
+    columns = [
+        "task",
+        "command (`python -m experiments.run --workdir=DIR --config=...`)",
+        "independent parameters",
+        "test",
+        "the paper",
+        "wall time",
+        "revision",
+    ]
+    if few:
+        columns, rows = columns[:-1], [row[:-1] for row in rows]
+    return markdown.table(columns, rows)
 
 
 def command(run: protocol.Run) -> str:

@@ -19,6 +19,7 @@ from experiments.training import devices
 KEPT = 2
 OVERHEAD = 2**18  # bytes of a checkpoint besides its arrays, generously
 ITEMS = ("state", "best_params", "record")
+METADATA = "_CHECKPOINT_METADATA"  # orbax's own, beside the items
 FIRST_RECORD: dict[str, Any] = {
     "best": None,  # {"step", "valid"} of the best validation
     "last": None,  # of the last one
@@ -58,12 +59,22 @@ class Checkpoints:
             self.directory.mkdir(parents=True, exist_ok=True)
 
     def _open(self, **options: Any) -> ocp.CheckpointManager:
-        return ocp.CheckpointManager(
-            self._readable_path(),
-            options=ocp.CheckpointManagerOptions(
-                enable_async_checkpointing=False, **options
-            ),
+        path = self._readable_path()
+        chosen = ocp.CheckpointManagerOptions(
+            enable_async_checkpointing=False, **options
         )
+        try:
+            return ocp.CheckpointManager(path, options=chosen)
+        except (ValueError, TypeError, AttributeError, KeyError) as error:
+            # What it reads of a checkpoint by itself is when that was made, which we
+            # do not need: what we do has digests.
+            named = sorted(self.directory.glob(f"*/{METADATA}"))
+            damaged = f"{self.directory}/*/{METADATA}"
+            if self._read_only or not named:
+                raise ValueError(f"{damaged} cannot be read: {error}") from error
+            logging.warning("removing %s, of which one is damaged: %s", damaged, error)
+            devices.by_first(lambda: _remove(named))
+            return ocp.CheckpointManager(path, options=chosen)
 
     def _readable_path(self) -> pathlib.Path:
         """The folder, or a link to it under a name that is read as it stands."""
@@ -155,6 +166,11 @@ class Checkpoints:
         self._manager.close()
         if self._alias is not None:
             self._alias.cleanup()
+
+
+def _remove(paths: list[pathlib.Path]) -> None:
+    for path in paths:
+        path.unlink(missing_ok=True)
 
 
 def _abstract(tree: Any) -> Any:

@@ -103,6 +103,24 @@ def test_any_flipped_bit_of_a_record_is_seen(tmp_path):
     assert opened == record(2)
 
 
+def test_values_of_other_types_in_what_orbax_reads_by_itself(tmp_path):
+    save(tmp_path / "whole", 1, 2)
+    name = checkpoints.METADATA
+    content = json.loads((tmp_path / "whole" / "2" / name).read_text())
+    assert len(content) > 3
+    for key in content:
+        folder = tmp_path / key
+        shutil.copytree(tmp_path / "whole", folder)
+        damaged = json.dumps(content | {key: 3.5})
+        (folder / "2" / name).write_text(damaged)
+        with pytest.raises(ValueError, match=f"{key}/.*{name} cannot be read: "):
+            checkpoints.Checkpoints(folder, read_only=True)
+        assert (folder / "2" / name).read_text() == damaged
+        assert restored(folder) == (2, 2.0, record(2))
+        save(folder, 3)
+        assert restored(folder)[0] == 3
+
+
 @pytest.mark.parametrize("part", ["state", "best_params", "record"])
 def test_a_part_of_another_step_is_seen(tmp_path, part):
     save(tmp_path, 1, 2)
