@@ -12,6 +12,7 @@ The learning rate decides: docs/reproduction.md has the trials.
 from configs import common
 
 STEPS = {"": 3000, "300": 3000, "750": 5000}  # of the lengths that have a name
+FORGETTING = {"": 3, "300": 1, "750": 3}  # directions to each one that keeps
 
 
 def get_config(variant=None):
@@ -22,13 +23,13 @@ def get_config(variant=None):
     config = common.get_config()
     config.task.name = "addition"
     config.task.length = int(variant or 100)  # numbers in a sequence, at least 2
-    # A quarter of the state's directions starts at 1 and sums what it is given; the
-    # others forget, which lets a marked number pass and the next one not. The upper end
-    # of the interval, 1.1, bounds what 300 steps can amplify.
+    # One in two or four of the state's directions starts at 1 and sums what it is given;
+    # the others forget, which lets a marked number pass and the next one not. The upper
+    # end of the interval, 1.1, bounds what many steps can amplify.
     config.model.init = "identity"
     config.model.center = 0.65
     config.model.radius = 0.45
-    config.model.init_sigma = (0.3, 0.3, 0.3, 1.0)
+    config.model.init_sigma = (0.3,) * FORGETTING[variant] + (1.0,)
     config.train.learning_rate = 1e-2  # of four, on validation data
     config.train.steps = STEPS[variant]
     config.train.schedule = "cosine"  # a constant rate ends in jumps of the loss

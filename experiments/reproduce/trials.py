@@ -49,10 +49,10 @@ _RATES = ("0.001", "0.003", "0.01", "0.03")
 _SHORT = dict.fromkeys(protocol.RECURRENT, _rates(*_RATES, **_ONES)) | {
     "spectral": _rates(*_RATES)
 }
-# Lower ones for the free transitions.
+# At T = 300: lower rates for the free transitions, the start of addition.py:300.
 _LONG = dict.fromkeys(
     ("rnn", "irnn"), _rates("0.0001", "0.0003", "0.001", "0.003", **_ONES)
-)
+) | {"spectral": _rates(*_RATES, init_sigma=(0.3, 1.0))}
 _WORDS = _rates("5e-4", "1e-3", "2e-3", "4e-3", "8e-3", "1.6e-2")
 _COPY = _rates("0.0003", "0.001", "0.003", "0.01")
 

@@ -143,7 +143,7 @@ def write(workdir: pathlib.Path, url: str | None) -> None:
     """
     identity = storages.read(workdir)
     if identity is None:
-        raise ValueError(f"{workdir} holds no sweep: there is no sweep.json")
+        raise ValueError(f"--workdir {workdir} holds no sweep: there is no sweep.json")
     if identity["storage"] is not None and url is None:
         raise ValueError(
             f"the sweep is stored in {identity['storage']}: give --storage"
