@@ -590,7 +590,7 @@ def judged(command, words, place, code, error):
         return "more than a line"
     if max(map(len, lines)) > LONGEST:
         return "a line too long"
-    return "refused" if named(lines[0], words) else "names nothing"
+    return "refused" if named(lines[0], words, place.folder) else "names nothing"
 
 
 def sane(command, words, place):
@@ -616,15 +616,16 @@ FILES = (
 )
 
 
-def named(line, words):
+def named(line, words, home):
     """Whether an error names a field, a flag, a file or a word of the case."""
     known = {word.partition("=")[0].lstrip("-") for word in words if word[:1] == "-"}
     known |= {name.removeprefix("config.") for name in known}
     values = {word.partition("=")[2] or word for word in words}
     known |= {form(each) for each in values for form in (str, repr, shlex.quote)}
+    known |= {re.sub("^~(?=/|$)", str(home), each) for each in values}
     known |= {os.path.expanduser(each) for each in values}
     known = {each.replace("\n", "\\n")[:100] for each in known}
-    known |= {*FILES, "config."}
+    known |= {*FILES, "config.", "the config has no field"}
     known |= {
         "--workdir",
         "--config",
