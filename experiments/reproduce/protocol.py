@@ -3,7 +3,7 @@
 `full` is the paper's size: hidden units, reflectors, lengths, depths. Its numbers of
 iterations, its lags, radii and leaks are ours.
 
-`cpu` fits two cores in 8 hours, with the same tasks, lengths and sizes; each figure's
+`cpu` fits two cores in 15 hours, with the same tasks, lengths and sizes; each figure's
 file says what is cut. Seeds: three for F1 and F2, two for F3 and F4, one for the tables
 (five in `full`).
 
@@ -22,7 +22,7 @@ for every model, what was best on validation data (`trials.CHOSEN`). Copying at 
 others have not (see configs/copying.py). rnn starts random, irnn from the identity
 (copy: orthogonal), ornn and spectral as the shipped config says; but for adding ornn
 starts from the identity, and only spectral has singular values that forget, which some
-twenty further trials chose (experiments/results/addition_log.md).
+thirty further runs chose (experiments/results/addition_log.md).
 """
 
 import importlib
