@@ -108,9 +108,10 @@ ROWS = {
 
 # The rows of the README.
 FEW = (
-    "addition_100",
-    "copying_1000",
+    "addition_750",
+    "copying_5000",
     "pixel_mnist_784",
+    "permuted_mnist",
     "deep_mlp_spectral_resnet",
     "ptb_char",
 )
