@@ -10,8 +10,10 @@ Recorded, seed 0, on one of two shared CPU cores (always answering 1 has 0.167):
     T = 300    3,000 steps,                   2 min 16 s: 0.00036
     T = 750    5,000 steps,                  11 min 32 s: 0.0015
 
-The start decides, and the learning rate: experiments/results/addition_log.md and
-docs/reproduction.md have the trials.
+The start decides, and the rate: experiments/results/addition_log.md and
+docs/reproduction.md have the trials. The interval is meant for `spectral`: other models
+want --config.model.input_scale=0.1, and ornn --config.model.center=1, as
+`python -m experiments.reproduce F1` gives them.
 """
 
 from configs import common

@@ -68,13 +68,13 @@ TARGETS = (
         "expRNN, 1.3 M parameters, many epochs: 1.43",
     ),
     Target(
-        "PTB words, one trial each: the LSTM at equal parameters",
+        "PTB words, rates by six short trials: the LSTM of as many parameters",
         ("ptb_word/spectral_200",),
         *("perplexity", "{:.1f}", "≤", "ptb_word/lstm_equal"),
         "",
     ),
     Target(
-        "PTB words, two trials each: the LSTM at equal tuning",
+        "PTB words, a second try for both: the LSTM of as many units",
         ("ptb_word/spectral_200_tuned",),
         *("perplexity", "{:.1f}", "≤", "ptb_word/lstm_200_tuned"),
         "",

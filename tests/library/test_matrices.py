@@ -251,7 +251,6 @@ def test_center_zero_starts_away_from_zero():
     np.testing.assert_allclose([raw.mean(), raw.std()], [0, 1], atol=0.1)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("init", ["random", "identity", "cayley"])
 def test_first_singular_values_in_turn(x64, init):
     options = {"radius": 0.45, "center": 0.65, "param_dtype": jnp.float64}
@@ -307,6 +306,7 @@ def test_first_singular_values_are_no_tracers():
         jax.jit(trace)(jnp.float32(1.0))
 
 
+@pytest.mark.slow
 def test_dense_inits():
     def build(init, n=400):
         return np.asarray(DenseMatrix(n, init=init, rngs=nnx.Rngs(0)).matrix())
