@@ -18,16 +18,17 @@ from configs import common
 def get_config():
     config = common.get_config()
     config.task.name = "ptb_char"
-    config.task.window = 150  # characters between which gradients flow
+    config.task.window = 50  # characters between which gradients flow
     config.model.hidden = 512
     config.model.embedding = 64
     config.model.reflectors = None
-    config.model.radius = 0.5
+    config.model.radius = 1.0
     config.model.activation = "tanh"
-    config.train.epochs = 2
-    config.train.batch_size = 16
-    config.train.learning_rate = 4e-3
+    config.train.epochs = 10
+    config.train.batch_size = 32
+    config.train.learning_rate = 8e-3
+    config.train.rates.reflectors = 1e-3
     config.train.schedule = "cosine"
-    config.train.eval_every = 1054  # twice an epoch
-    config.train.checkpoint_every = 1054
+    config.train.eval_every = 3162  # once an epoch
+    config.train.checkpoint_every = 3162
     return config
