@@ -29,6 +29,6 @@ def get_config():
     config.train.learning_rate = 8e-3
     config.train.rates.reflectors = 1e-3
     config.train.schedule = "cosine"
-    config.train.eval_every = 3162  # once an epoch
-    config.train.checkpoint_every = 3162
+    config.train.eval_every = 3163  # once an epoch
+    config.train.checkpoint_every = 3163
     return config
