@@ -122,6 +122,10 @@ CHOSEN = {
         **{"rnn": "0.001", "irnn": "0.0003", "lstm": "0.03"},
         **dict.fromkeys(("ornn", "spectral"), "0.01"),
     },
+    "pixel_mnist_grid": {
+        "rnn": "0.003",
+        **dict.fromkeys(("irnn", "lstm", "ornn", "spectral"), "0.01"),
+    },
     "ptb_word_grid": {
         **dict.fromkeys(("rnn", "irnn", "ornn"), "8e-3"),
         **dict.fromkeys(("lstm", "spectral"), "1.6e-2"),
