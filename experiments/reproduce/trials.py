@@ -122,6 +122,10 @@ CHOSEN = {
         **{"rnn": "0.001", "irnn": "0.0003", "lstm": "0.03"},
         **dict.fromkeys(("ornn", "spectral"), "0.01"),
     },
+    "copying_grid": {
+        **{"rnn": "0.003", "lstm": "0.01"},
+        **dict.fromkeys(("irnn", "ornn", "spectral"), "0.001"),
+    },
     "pixel_mnist_grid": {
         "rnn": "0.003",
         **dict.fromkeys(("irnn", "lstm", "ornn", "spectral"), "0.01"),
