@@ -27,6 +27,11 @@ RUNS = (
         "pixel_mnist",
         {"model.hidden": 256, "train.epochs": 10},
     ),
+    protocol.Run(
+        "pixel_mnist_784_192",
+        "pixel_mnist",
+        {"model.hidden": 192, "model.reflectors": 8},
+    ),
     protocol.Run("permuted_mnist", "pixel_mnist:permuted", {}),
     protocol.Run("pixel_mnist_28", "pixel_mnist", {"task.steps": 28}),
     protocol.Run("deep_mlp_spectral_mlp", "deep_mlp", {}),
@@ -66,6 +71,12 @@ ROWS = {
     ),
     "pixel_mnist_784_wide": (
         "pixel MNIST, 784 steps, 256 units, 10 epochs",
+        "accuracy",
+        "accuracy {:.4f}",
+        "",
+    ),
+    "pixel_mnist_784_192": (
+        "pixel MNIST, 784 steps, 192 units",
         "accuracy",
         "accuracy {:.4f}",
         "",
