@@ -22,10 +22,12 @@ TUNED: dict[str, tuple[dict[str, Any], ...]] = {
     "lstm": (
         {"train.learning_rate": 4e-3},
         {"train.learning_rate": 8e-3},
+        {"train.learning_rate": 2e-3},
     ),
     "spectral": (
         {**_WIDE, "train.rates.reflectors": 2e-3},
         {**_WIDE, "train.rates.reflectors": 1e-3},
+        {**_WIDE, "train.learning_rate": 4e-3, "train.rates.reflectors": 1e-3},
     ),
     "lstm_equal": ({"train.learning_rate": 4e-3},),
 }
