@@ -23,10 +23,8 @@ FORGETTING = {"": 3, "300": 1, "750": 3}  # directions to each one that keeps
 
 
 def get_config(variant=None):
-    variant = variant or ""
-    if variant not in STEPS:
-        named = " or ".join(f":{length}" for length in STEPS if length)
-        raise ValueError(f"addition.py takes {named} or nothing, got :{variant}")
+    named = tuple(length for length in STEPS if length)
+    variant = common.variant("addition.py", variant, named)
     config = common.get_config()
     config.task.name = "addition"
     config.task.length = int(variant or 100)  # numbers in a sequence, at least 2

@@ -92,6 +92,18 @@ def get_config() -> config_dict.ConfigDict:
     return config
 
 
+def variant(file: str, given: str | None, known: tuple[str, ...]) -> str:
+    """What stands behind the colon of a config's name, "" where nothing does.
+
+    Raises:
+      ValueError: it is none of `known`.
+    """
+    if given and given not in known:
+        named = ", ".join(f":{name}" for name in known)
+        raise ValueError(f"{file} takes {named} or nothing, got :{given}")
+    return given or ""
+
+
 def nullable(value) -> config_dict.FieldReference:
     """A field that takes None and, on the command line, any Python literal."""
     return config_dict.FieldReference(value, field_type=object)

@@ -38,10 +38,7 @@ LONG = ("500", "1000", "2000", "5000")  # lags with settings of their own
 
 
 def get_config(variant=None):
-    if variant not in (None, "", *LONG):
-        raise ValueError(
-            f"copying.py takes one of :{', :'.join(LONG)} or nothing, got :{variant}"
-        )
+    variant = common.variant("copying.py", variant, LONG)
     config = common.get_config()
     config.task.name = "copying"
     config.task.length = 100  # the lag: steps between reading and repeating

@@ -27,11 +27,7 @@ MODELS = ("spectral_mlp", "spectral_resnet", "mlp", "resnet")
 
 
 def get_config(variant=None):
-    name = variant or "spectral_mlp"
-    if name not in MODELS:
-        raise ValueError(
-            f"deep_mlp.py takes one of {', '.join(MODELS)} after the colon, got {name}"
-        )
+    name = common.variant("deep_mlp.py", variant, MODELS) or MODELS[0]
     config = common.get_config()
     config.task.name = "mnist"
     config.model.name = name

@@ -21,8 +21,7 @@ from configs import common
 
 
 def get_config(variant=None):
-    if variant not in (None, "", "permuted"):
-        raise ValueError(f"pixel_mnist.py takes :permuted or nothing, got :{variant}")
+    variant = common.variant("pixel_mnist.py", variant, ("permuted",))
     config = common.get_config()
     config.task.name = "pixel_mnist"
     config.task.steps = 784  # or 112, 28: of 1, 7 or 28 pixels

@@ -104,15 +104,19 @@ def _draw_row(row: Any, name: str, found: list[dict], scale: str) -> None:
     iterations = panels.iterations(depths)
     right.set_title(f"{name}, layers of {shown} units, {iterations}")
     panels.label(right, "hidden layers", "test accuracy")
-    for depth, model in FAILS if scale != "smoke" else ():
-        right.axvline(depth, color="gray", linestyle=":", linewidth=1)
-        right.annotate(
-            f"{model} fails\nin the paper",
-            (depth, 0.04),
-            xycoords=right.get_xaxis_transform(),
-            **{"xytext": (3, 0), "textcoords": "offset points"},
-            **{"fontsize": 7, "color": "dimgray"},
-        )
+    if scale != "smoke":
+        _mark_failures(right)
+
+
+def _mark_failures(panel: Any) -> None:
+    """Dotted lines where networks fail in the paper, named above the panel."""
+    for depth, _ in FAILS:
+        panel.axvline(depth, color="gray", linestyle=":", linewidth=1)
+    names = [f"{model} fails" for _, model in FAILS]
+    top = panel.secondary_xaxis("top")  # outside, where no line can cross the names
+    top.set_xticks([depth for depth, _ in FAILS], labels=names)
+    top.tick_params(length=0, labelsize=7, labelcolor="dimgray")
+    top.spines["top"].set_visible(False)
 
 
 def _point(record: dict) -> tuple[float, float | None]:

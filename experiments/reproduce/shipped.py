@@ -38,6 +38,8 @@ RUNS = (
     protocol.Run("deep_mlp_spectral_resnet", "deep_mlp:spectral_resnet", {}),
     protocol.Run("deep_mlp_mlp", "deep_mlp:mlp", {}),
     protocol.Run("deep_mlp_resnet", "deep_mlp:resnet", {}),
+    protocol.Run("ptb_word/spectral_200_tuned", "ptb_word", {}),
+    protocol.Run("ptb_word/spectral_lstm_200_tuned", "ptb_word:spectral_lstm", {}),
     protocol.Run("ptb_word_smoke", "ptb_word:smoke", {}),
     protocol.Run("ptb_char", "ptb_char", {}),
 )
@@ -105,6 +107,13 @@ ROWS = {
         "MNIST, residual MLP, 100 × 128",
         "accuracy",
         "accuracy {:.4f}",
+        "",
+    ),
+    "ptb_word/spectral_200_tuned": ("PTB words", "perplexity", "perplexity {:.1f}", ""),
+    "ptb_word/spectral_lstm_200_tuned": (
+        "PTB words, Spectral-LSTM",
+        "perplexity",
+        "perplexity {:.1f}",
         "",
     ),
     "ptb_word_smoke": ("PTB words, one minute", "perplexity", "perplexity {:.0f}", ""),

@@ -36,10 +36,15 @@ class Grid(NamedTuple):
     best: Callable[[list[float]], float]
 
 
-def _rates(*texts: str, **others: Any) -> Settings:
-    """A trial for each learning rate, with other changes of `config.model`."""
-    model = {f"model.{name}": value for name, value in others.items()}
-    return {text: {"train.learning_rate": float(text), **model} for text in texts}
+def _rates(*texts: str, own_rate: bool = True, **others: Any) -> Settings:
+    """A trial for each learning rate, with other changes of `config.model`.
+
+    Without `own_rate` the reflectors have no other rate, whatever the config gives them.
+    """
+    changes = {f"model.{name}": value for name, value in others.items()}
+    if not own_rate:
+        changes["train.rates.reflectors"] = None
+    return {text: {"train.learning_rate": float(text), **changes} for text in texts}
 
 
 # Where the shipped config starts with some singular values below 1, the others start
@@ -53,7 +58,7 @@ _SHORT = dict.fromkeys(protocol.RECURRENT, _rates(*_RATES, **_ONES)) | {
 _LONG = dict.fromkeys(
     ("rnn", "irnn"), _rates("0.0001", "0.0003", "0.001", "0.003", **_ONES)
 ) | {"spectral": _rates(*_RATES, init_sigma=(0.3, 1.0))}
-_WORDS = _rates("5e-4", "1e-3", "2e-3", "4e-3", "8e-3", "1.6e-2")
+_WORDS = ("5e-4", "1e-3", "2e-3", "4e-3", "8e-3", "1.6e-2")
 _COPY = _rates("0.0003", "0.001", "0.003", "0.01")
 
 GRIDS = {
@@ -105,7 +110,13 @@ GRIDS = {
         "Penn Treebank words, 300 iterations",
         "ptb_word",
         {"train.epochs": 5, "train.steps": 300, "train.eval_every": 300},
-        dict.fromkeys(protocol.RECURRENT, _WORDS),
+        # The shipped config has what tries of full length chose, one rate among them
+        # for the reflectors.
+        dict.fromkeys(protocol.RECURRENT, _rates(*_WORDS))
+        | {
+            "ornn": _rates(*_WORDS, own_rate=False),
+            "spectral": _rates(*_WORDS, own_rate=False, radius=0.5),
+        },
         *("perplexity", "{:.0f}", min),
     ),
 }

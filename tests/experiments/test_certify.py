@@ -126,6 +126,6 @@ def test_the_variants_of_the_config():
     assert certificate.get_config().task.steps == 28
     assert certificate.get_config("784").task.steps == 784
     with pytest.raises(
-        ValueError, match="takes :784 or :random_labels or nothing, got :x"
+        ValueError, match="takes :784, :random_labels or nothing, got :x"
     ):
         certificate.get_config("x")

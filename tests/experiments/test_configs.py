@@ -49,6 +49,7 @@ def parse(name, *overrides):
         ("deep_mlp.py:mlp", "mnist"),
         ("deep_mlp.py:resnet", "mnist"),
         ("ptb_word.py", "ptb_word"),
+        ("ptb_word.py:spectral_lstm", "ptb_word"),
         ("ptb_word.py:smoke", "ptb_word"),
         ("ptb_char.py", "ptb_char"),
     ],
@@ -71,7 +72,7 @@ def test_shipped_configs_are_valid_and_complete(name, task):
 def test_variants_of_addition():
     lengths = [parse(f"addition.py{v}").task.length for v in ("", ":300", ":750")]
     assert lengths == [100, 300, 750]
-    with pytest.raises(flags.Error, match="takes :300 or :750 or nothing, got :500"):
+    with pytest.raises(flags.Error, match="takes :300, :750 or nothing, got :500"):
         parse("addition.py:500")
 
 
@@ -86,7 +87,7 @@ def test_variants_of_deep_mlp_choose_the_model():
     for name in registry.names(False):
         assert parse(f"deep_mlp.py:{name}").model.name == name
     assert parse("deep_mlp.py").model == parse("deep_mlp.py:spectral_mlp").model
-    with pytest.raises(flags.Error, match="one of spectral_mlp, .*, got lstm"):
+    with pytest.raises(flags.Error, match="takes :spectral_mlp, .*, got :lstm"):
         parse("deep_mlp.py:lstm")
 
 
@@ -153,7 +154,7 @@ def command(*arguments):
         (
             "--config=configs/copying.py:70",
             1,
-            "ValueError: copying.py takes one of :500, :1000, :2000, :5000 or nothing",
+            "ValueError: copying.py takes :500, :1000, :2000, :5000 or nothing",
         ),
         (
             "--config.model.negative_fraction=0.2",
