@@ -23,8 +23,8 @@ What decides: short trials favour rates that are too large for two epochs (1.6e-
 all parts, with r = 0.5: 150.3), and a radius of 1 lets the transition forget. Which of
 the two did more was not separated.
 
-`:smoke` sees 200,000 words once; it takes 53 s on two CPU cores and ends at a test
-perplexity of 338 (seed 0). Guessing uniformly has one of 10,000.
+`:smoke` sees 200,000 words once; it takes 59 s on a CPU core and ends at a test
+perplexity of 331 (seed 0). Guessing uniformly has one of 10,000.
 """
 
 from configs import common

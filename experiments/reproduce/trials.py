@@ -137,6 +137,10 @@ CHOSEN = {
         **{"rnn": "0.003", "lstm": "0.01"},
         **dict.fromkeys(("irnn", "ornn", "spectral"), "0.001"),
     },
+    "copying_grid_500": {
+        **dict.fromkeys(("rnn", "irnn"), "0.003"),
+        **dict.fromkeys(("ornn", "spectral"), "0.01"),
+    },
     "pixel_mnist_grid": {
         "rnn": "0.003",
         **dict.fromkeys(("irnn", "lstm", "ornn", "spectral"), "0.01"),

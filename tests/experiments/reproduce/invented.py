@@ -23,7 +23,7 @@ def invent(run, results, *, diverged=None, wall_seconds=10.0, **changes):
         part[name] = flat[field]
     ends = range(1, 4) if diverged is None else range(1, 3)
     content = {
-        "config": config,
+        "config": identity.read_part(config),  # as that of a real one
         "result": {
             "num_independent_params": 1234,
             "steps": estimates.steps(config),
