@@ -139,7 +139,7 @@ CHOSEN = {
     },
     "copying_grid_500": {
         **dict.fromkeys(("rnn", "irnn"), "0.003"),
-        **dict.fromkeys(("ornn", "spectral"), "0.01"),
+        **dict.fromkeys(("lstm", "ornn", "spectral"), "0.01"),
     },
     "pixel_mnist_grid": {
         "rnn": "0.003",
