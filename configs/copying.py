@@ -7,7 +7,7 @@
 
 :2000 is there too.
 
-Lag 100: 600 steps take 2 min 31 s on two shared CPU cores and end at a test recall of
+Lag 100: 600 steps take 52 s on a CPU core and end at a test recall of
 1.0 (seed 0; 1.0 at step 250 already).
 
 Full rotations and an activation that keeps norms: as many reflectors as hidden
@@ -23,8 +23,8 @@ The margin has to be small for the same reason: (1 + r)^T must stay near 1.
 
 Recorded, 300 steps, seed 0, on one of two shared CPU cores:
 
-    T = 500    test recall 0.9998 in 2 min 53 s   (validation 0.978 after 100 steps)
-    T = 1000   test recall 0.9999 in 6 min 36 s   (validation 0.991 after 100 steps)
+    T = 500    test recall 0.9998 in 2 min 14 s   (validation 0.976 after 100 steps)
+    T = 1000   test recall 0.9998 in 4 min 30 s   (validation 0.988 after 100 steps)
     T = 5000   test recall 0.9998 in 20 min 26 s  (validation 0.995 after 100 steps)
 
 Scratch runs at T = 500, validation recall: one rate of 3e-4 for all with Henaff's

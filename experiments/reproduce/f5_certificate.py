@@ -2,8 +2,8 @@
 
 Classifiers of pixel MNIST at 28, 112 and 784 steps, of two sizes, trained for large
 margins (configs/certificate.py); at 28 steps also with random labels, the control:
-their certificate may not be below 0.9. `cpu` has four of the six radii, one seed, and 10
-epochs at 784 steps instead of 50.
+their certificate may not be below 0.9. `cpu` has four of the six radii, one seed, and
+10 epochs at 784 steps instead of 50.
 """
 
 from typing import Any

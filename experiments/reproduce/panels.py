@@ -18,6 +18,7 @@ _TICKS = ("bottom", "left", "labelbottom", "labelleft")
 Series = dict[str, list[dict]]  # label: its records, one a seed
 Styles = dict[str, dict]  # label: how its line is drawn
 
+ABOVE_BASELINE = 100  # losses beyond so many times that of knowing nothing are cut off
 CARRY_GRADIENT = "‖∂L/∂h⁽⁰⁾‖"
 
 
@@ -180,6 +181,10 @@ def lengths(
     # The same panel of each protocol has the same limits.
     for panels in grid.reshape(shape).transpose(1, 2, 0).reshape(-1, len(groups)):
         same_limits(panels)
+    known = [record["result"]["baseline"] for record in found if record["result"]]
+    for panel in grid.reshape(shape)[:, 0].flat if known else ():
+        # One run that leaves all bounds would leave no room for the others.
+        panel.set_ylim(top=min(panel.get_ylim()[1], ABOVE_BASELINE * max(known)))
     for panel in grid.flat:
         not_run(panel)
     figure.align_ylabels(grid)

@@ -132,7 +132,7 @@ FEW = (
     "copying_5000",
     "pixel_mnist_784",
     "permuted_mnist",
-    "deep_mlp_spectral_resnet",
+    "ptb_word/spectral_lstm_200_tuned",
     "ptb_char",
 )
 

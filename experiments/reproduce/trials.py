@@ -39,7 +39,7 @@ class Grid(NamedTuple):
 def _rates(*texts: str, own_rate: bool = True, **others: Any) -> Settings:
     """A trial for each learning rate, with other changes of `config.model`.
 
-    Without `own_rate` the reflectors have no other rate, whatever the config gives them.
+    Without `own_rate` the reflectors have no other, whatever the config gives them.
     """
     changes = {f"model.{name}": value for name, value in others.items()}
     if not own_rate:
