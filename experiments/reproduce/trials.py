@@ -49,7 +49,7 @@ def _rates(*texts: str, own_rate: bool = True, **others: Any) -> Settings:
 
 # Where the shipped config starts with some singular values below 1, the others start
 # with all at 1, the free ones from W = I, and with smaller input weights.
-_ONES = {"center": 1.0, "input_scale": 0.1}
+_ONES: dict[str, Any] = {"center": 1.0, "input_scale": 0.1}
 _RATES = ("0.001", "0.003", "0.01", "0.03")
 _SHORT = dict.fromkeys(protocol.RECURRENT, _rates(*_RATES, **_ONES)) | {
     "spectral": _rates(*_RATES)
