@@ -66,7 +66,7 @@ FIGURE = protocol.Figure(
     caption=(
         "The mean squared error on validation data and below it the norm of the loss's"
         " gradient at the first state, of training batches, by each protocol. A line"
-        " that leaves its panel downwards is zero in float32, one that leaves it upwards"
-        f" {panels.ABOVE_BASELINE} times the error of always answering 1 and more."
+        " that leaves its panel downwards is zero in float32; one that leaves it"
+        f" upwards has {panels.ABOVE_BASELINE} times the error of always answering 1."
     ),
 )
