@@ -116,8 +116,13 @@ def _labels(runs: list[_Run]) -> list[str]:
         and all(field in run.config for run in runs)
         and len({json.dumps(run.config[field]) for run in runs}) > 1
     ]
+    names = _short(fields)
     named = [
-        ", ".join(_value(field, run.config[field]) for field in fields) for run in runs
+        ", ".join(
+            _value(field, name, run.config[field])
+            for field, name in zip(fields, names, strict=True)
+        )
+        for run in runs
     ]
     for labels in (named, [run.folder.resolve().name for run in runs]):
         if len(set(labels)) == len(runs) and all(labels):
@@ -125,11 +130,20 @@ def _labels(runs: list[_Run]) -> list[str]:
     return [str(run.folder) for run in runs]
 
 
-def _value(field: str, value: Any) -> str:
+def _short(fields: list[str]) -> list[str]:
+    """Their last words; all of a name whose last word is another's too."""
+    last = [field.rpartition(".")[2] for field in fields]
+    return [
+        word if last.count(word) == 1 else field
+        for field, word in zip(fields, last, strict=True)
+    ]
+
+
+def _value(field: str, name: str, value: Any) -> str:
     """'Spectral-RNN' of model.name, 'learning_rate = 0.01' of another."""
     if field == "model.name":
         return pictures.title(value)
-    return f"{field.rpartition('.')[2]} = {value}"
+    return f"{name} = {value}".replace(" ", "\N{NO-BREAK SPACE}")  # one line's
 
 
 def _looks(runs: list[_Run]) -> list[dict[str, Any]]:

@@ -4,6 +4,7 @@ import contextlib
 import io
 import logging
 import pathlib
+import textwrap
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
@@ -84,19 +85,33 @@ def spans(values: Iterable[float]) -> bool:
     return bool(found) and min(found) > 0 and max(found) >= 30 * min(found)
 
 
+# Inches of a legend, about: a letter's width, that of the line drawn before the label,
+# the height of a line of text.
+_LETTER, _HANDLE, _LINE = 0.066, 0.4, 0.16
+_WHOLE_WORDS: Any = {"break_long_words": False, "break_on_hyphens": False}
+
+
 def legend(figure: Figure) -> None:
-    """One legend for all panels, above them; equal labels are one entry."""
+    """One legend for all panels, above them; equal labels are one entry.
+
+    Labels that are wider than the figure go on in further lines, for which it grows.
+    """
     found: dict[str, Any] = {}
     for panel in figure.axes:
         for line, label in zip(*panel.get_legend_handles_labels(), strict=True):
             found.setdefault(label, line)
     if found:
         where: Any = "outside upper center"
+        width = figure.get_figwidth()
+        most = max(20, int((width - _HANDLE) / _LETTER))
+        labels = [textwrap.fill(label, most, **_WHOLE_WORDS) for label in found]
+        further = sum(label.count("\n") for label in labels)
+        figure.set_figheight(figure.get_figheight() + _LINE * further)
         figure.legend(
             list(found.values()),
-            list(found),
+            labels,
             loc=where,
-            ncols=_columns(list(found), figure.get_figwidth()),
+            ncols=_columns(labels, width),
             handlelength=1.8,
             columnspacing=1.2,
             handletextpad=0.5,
@@ -104,8 +119,9 @@ def legend(figure: Figure) -> None:
 
 
 def _columns(labels: list[str], width: float) -> int:
-    """As many as fit into so many inches; a letter takes about 0.066, a line 0.4."""
-    lengths = [0.066 * len(label) + 0.4 for label in labels]
+    """As many as fit into so many inches."""
+    longest = [max(map(len, label.split("\n"))) for label in labels]
+    lengths = [_LETTER * length + _HANDLE for length in longest]
     for count in range(len(labels), 1, -1):
         if sum(map(max, np.array_split(lengths, count))) <= width:
             return count

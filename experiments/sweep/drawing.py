@@ -148,6 +148,9 @@ def _draw_parallel(
         figure.axes[1].set_ylabel("")  # of the colours, which the first axis has
         axes.tick_params(axis="x", rotation=0)
         axes.set_xticks(*_broken(axes))
+        for axis in figure.axes[2:]:
+            for label in axis.get_yticklabels():  # lines run through them
+                label.set_bbox({"facecolor": "white", "alpha": 0.8, "pad": 1, "lw": 0})
         figure.set_size_inches(1.5 * len(fields) + 2.5, 3.4)
         pictures.save(figure, output)
         pyplot.close(figure)
@@ -176,10 +179,7 @@ def _study(
         own = {f: kinds[f] for f in kinds if point.fields[f]}
         trial = optuna.trial.create_trial(
             value=statistics.fmean(point.complete),
-            params={
-                f: float(point.fields[f]) if _many(known[f]) else point.fields[f]
-                for f in own
-            },
+            params={f: _value(point.fields[f], known[f]) for f in own},
             distributions=own,
         )
         study.add_trial(trial)
@@ -189,10 +189,18 @@ def _study(
 def _distribution(texts: set[str]) -> optuna.distributions.BaseDistribution:
     """Choices, or where there are many numbers, their range."""
     if not _many(texts):
-        return optuna.distributions.CategoricalDistribution(sorted(texts))
+        choices = [_value(text, texts) for text in sorted(texts)]
+        return optuna.distributions.CategoricalDistribution(choices)
     values = sorted(map(float, texts))
     spans = pictures.spans(values)
     return optuna.distributions.FloatDistribution(values[0], values[-1], log=spans)
+
+
+def _value(text: str, column: set[str]) -> Any:
+    """A number in a column of numbers, which Optuna draws in order, or the text."""
+    if not _numeric(column):
+        return text
+    return int(text) if text.isdecimal() and not _many(column) else float(text)
 
 
 def _many(texts: Iterable[str]) -> bool:

@@ -79,7 +79,8 @@ def workdir(folder, *, started=STARTED, **fields):
 
 
 def labels(*workdirs):
-    return curves._labels([curves._run(each) for each in workdirs])
+    found = curves._labels([curves._run(each) for each in workdirs])
+    return [label.replace("\N{NO-BREAK SPACE}", " ") for label in found]
 
 
 def test_runs_are_called_by_what_differs(tmp_path):
@@ -94,6 +95,12 @@ def test_runs_are_called_by_what_differs(tmp_path):
     twin = workdir(tmp_path / "d", model__name="rnn")
     assert labels(rnn, twin) == ["b", "d"]
     assert labels(spectral, rnn, twin) == ["a", "b", "d"]
+    slow = {"train__rates__reflectors": 1e-3}
+    few = workdir(tmp_path / "f", model__reflectors=4, **slow)
+    assert labels(spectral, few) == [
+        "model.reflectors = 16, train.rates.reflectors = None",
+        "model.reflectors = 4, train.rates.reflectors = 0.001",
+    ]
     deep = workdir(tmp_path / "e" / "b", model__name="rnn")
     assert labels(rnn, deep) == [str(rnn), str(deep)]
 

@@ -57,6 +57,21 @@ def test_a_legend_is_no_wider_than_its_figure(width, columns):
     assert figure.legends[0]._ncols == columns
 
 
+def test_a_legend_wraps_what_is_wider_than_its_figure(tmp_path):
+    with pictures.picture(3, 2, tmp_path / "a.png", "png") as figure:
+        panel = figure.subplots()
+        panel.plot([1], label=", ".join(f"field_{i} = {i}" for i in range(12)))
+        panel.plot([1], label="other")
+    (legend,) = figure.legends
+    box = legend.get_window_extent()
+    assert 0 <= box.x0 and box.x1 <= figure.bbox.width
+    assert box.y1 <= figure.bbox.height
+    inside = figure.axes[0].get_window_extent().height
+    with pictures.picture(3, 2, tmp_path / "b.png", "png") as plain:
+        plain.subplots().plot([1], label="other")
+    assert inside >= 0.8 * plain.axes[0].get_window_extent().height
+
+
 def test_numbers_that_span_much():
     assert pictures.spans([1, 30]) and pictures.spans(iter([1, 31]))
     assert not pictures.spans([1, 29]) and not pictures.spans([0, 30])

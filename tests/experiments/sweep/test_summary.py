@@ -2,6 +2,7 @@
 
 import csv
 import json
+import re
 
 import optuna
 import pytest
@@ -119,8 +120,8 @@ def test_a_line_for_each_completed_point():
     study = drawing._study(complete, list(complete[0].fields), False)
     assert [trial.value for trial in study.trials] == [5, 1.5]
     assert [trial.params for trial in study.trials] == [
-        {"model.hidden": "8", "train.learning_rate": "0.1"},
-        {"model.hidden": "16", "train.learning_rate": "0.2", "model.radius": "0.3"},
+        {"model.hidden": 8, "train.learning_rate": 0.1},
+        {"model.hidden": 16, "train.learning_rate": 0.2, "model.radius": 0.3},
     ]
 
 
@@ -134,6 +135,26 @@ def test_more_than_two_fields_are_parallel_axes(tmp_path):
     text = drawn.with_suffix(".svg").read_text()
     for word in ("validation mse,", "mean over 2 seeds", "hidden", "0.3"):
         assert f">{word}</" in text
+
+
+def test_numbers_on_parallel_axes_stand_in_their_order(tmp_path):
+    head = "state,value,model.hidden,train.learning_rate,model.init,seed\n"
+    lines = "".join(
+        f"complete,{i},{hidden},{rate},random,0\n"
+        for i, (hidden, rate) in enumerate([(16, 0.02), (128, 0.003), (8, 0.1)])
+    )
+    (tmp_path / "sweep.csv").write_text(head + lines)
+    fields = ["model.hidden", "train.learning_rate", "model.init", "seed"]
+    drawn = drawing.draw(tmp_path / "sweep.csv", tmp_path / "a.png", fields, "mse")
+    text = drawn.with_suffix(".svg").read_text()
+    for names in (("8", "16", "128"), ("0.003", "0.02", "0.1")):
+        heights = [_height(text, name) for name in names]  # from the top down
+        assert heights == sorted(heights, reverse=True) and len(set(heights)) == 3
+
+
+def _height(svg, label):
+    found = re.search(f'y="([0-9.]+)"[^>]*>{re.escape(label)}</text>', svg)
+    return float(found[1])
 
 
 def test_equal_places_are_side_by_side():
