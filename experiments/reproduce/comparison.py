@@ -7,19 +7,18 @@ import statistics
 from experiments.reproduce import panels, protocol, status
 from experiments.runs import identity, progress
 
-COLUMNS = ("model", "hidden", "parameters", "epochs", "learning rate")
+COLUMNS = ("model", "hidden", "parameters", "epochs", "learning rate", "seeds")
 
 
 def rows(
     runs: list[protocol.Run],
-    seeds: int,
     scale: str,
     results: pathlib.Path,
     metric: str,
     form: str,
     splits: tuple[str, ...] = ("test",),
 ) -> tuple[str, list[list[str]]]:
-    """A line on scale, seeds and machines, and a row for each model.
+    """A line on scale and machines, and a row for each model.
 
     A row has `COLUMNS`, the value on each split and the wall time, of several seeds the
     mean and the range.
@@ -35,9 +34,8 @@ def rows(
         mine = [record for run in group if (record := status.usable(run, results))]
         found += mine
         lines.append(_row(group, mine, metric, form, splits))
-    text = f"Scale `{scale}`: {'one seed' if seeds == 1 else f'{seeds} seeds'}"
-    where = f", on {panels.machines(found)}" if found else ", no run recorded"
-    return f"{text}{where}.", lines
+    where = f"on {panels.machines(found)}" if found else "no run recorded"
+    return f"Scale `{scale}`, {where}.", lines
 
 
 def _row(
@@ -66,8 +64,9 @@ def _row(
         text = f"diverged at step {', '.join(map(str, diverged))}"
         values[-1] = f"{values[-1]}; {text}" if finished else text
     rates = _rates(config) if found else ""
+    seeds = str(len(finished) + len(diverged)) if found else ""
     about = [model["name"], str(model["hidden"]), parameters, str(epochs), rates]
-    return [*about, *values, wall]
+    return [*about, seeds, *values, wall]
 
 
 def _rates(config: dict) -> str:

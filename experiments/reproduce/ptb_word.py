@@ -66,7 +66,6 @@ def table(results: pathlib.Path, scale: str) -> str:
     """A row for each model and learning rate."""
     head, rows = comparison.rows(
         FIGURE.runs(scale),
-        SEEDS[scale],
         scale,
         results,
         "perplexity",

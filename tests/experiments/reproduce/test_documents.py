@@ -78,11 +78,11 @@ def test_tables_follow_the_records(tmp_path):
     invent(runs[0], tmp_path)
     invent(runs[1], tmp_path, diverged=7)
     lines = ptb_word.table(tmp_path, "cpu").splitlines()
-    assert lines[0].startswith("Scale `cpu`: one seed, on cpu, 2 cores")
-    assert lines[4] == "| rnn | 200 | 1,234 | 2 | 0.008 | 0.2 | 0.5 | 10 s |"
-    not_run = "| irnn | 200 | | 2 | 0.008 | not run | diverged at step 7 | |"
+    assert lines[0].startswith("Scale `cpu`, on cpu, 2 cores")
+    assert lines[4] == "| rnn | 200 | 1,234 | 2 | 0.008 | 1 | 0.2 | 0.5 | 10 s |"
+    not_run = "| irnn | 200 | | 2 | 0.008 | 1 | not run | diverged at step 7 | |"
     assert lines[5] == not_run
-    assert lines[-1].startswith("| lstm | 182 | | 2 | | not run | not run |")
+    assert lines[-1].startswith("| lstm | 182 | | 2 | | | not run | not run |")
 
 
 def test_an_unknown_table_is_named():
@@ -112,5 +112,7 @@ def test_tables_have_mean_and_range_of_several_seeds(tmp_path):
         if "rnn_seed" in run.name:
             invent(run, tmp_path)
     text = pixel_mnist.table(tmp_path, "full")
-    row = "| rnn | 128 | 1,234 | 26 | 0.001 | 0.7000 (0.5000–0.9000) | 0.941 | 10 s |"
+    row = (
+        "| rnn | 128 | 1,234 | 26 | 0.001 | 5 | 0.7000 (0.5000–0.9000) | 0.941 | 10 s |"
+    )
     assert row in text
