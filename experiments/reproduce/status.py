@@ -81,8 +81,12 @@ def _status(run: protocol.Run, results: pathlib.Path, costs: dict) -> Status:
 
 
 def measured_costs(results: pathlib.Path) -> dict[tuple, float]:
-    """{shape: median wall seconds of an update} of the CPU's records."""
-    found: dict[tuple, list[float]] = {}
+    """{shape: median wall seconds of an update} of the CPU's longer records.
+
+    Short runs, of less than half of the updates of the longest of their shape, are
+    mostly compilation and evaluation.
+    """
+    found: dict[tuple, list[tuple[int, float]]] = {}
     for path in sorted(results.rglob("*.json")):
         name = path.relative_to(results).with_suffix("")
         try:
@@ -94,6 +98,13 @@ def measured_costs(results: pathlib.Path) -> dict[tuple, float]:
             and record.get("result")
             and record["machine"]["backend"] == "cpu"
         ):
-            seconds = record["result"]["wall_seconds"] / record["result"]["steps"]
-            found.setdefault(estimates.shape(record["config"]), []).append(seconds)
-    return {shape: statistics.median(values) for shape, values in found.items()}
+            steps, seconds = record["result"]["steps"], record["result"]["wall_seconds"]
+            shape = estimates.shape(record["config"])
+            found.setdefault(shape, []).append((steps, seconds / steps))
+    return {shape: _of_the_longer(values) for shape, values in found.items()}
+
+
+def _of_the_longer(costs: list[tuple[int, float]]) -> float:
+    """The median cost of the runs with at least half of the most updates."""
+    most = max(steps for steps, _ in costs)
+    return statistics.median(cost for steps, cost in costs if 2 * steps >= most)

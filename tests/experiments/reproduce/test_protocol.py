@@ -88,8 +88,8 @@ def test_cpu_has_the_seeds_and_fits_its_hours(tmp_path):
         seconds += sum(each.seconds for each in found)
         configs = [protocol.config_dict(each.run) for each in found]
         seeds[figure] = len({config["seed"] for config in configs})
-    assert [seeds[figure] for figure in registry.FIGURES] == [3, 3, 2, 2, 1, 3, 1]
-    assert seconds <= 11 * 3600
+    assert [seeds[figure] for figure in registry.FIGURES] == [3, 3, 2, 2, 1, 3, 2]
+    assert seconds <= 12 * 3600
 
 
 def test_the_paper_s_protocol_of_two_figures_fits_an_hour_and_a_half(tmp_path):

@@ -89,6 +89,10 @@ def test_time_comes_from_records_of_the_same_shape(tmp_path):
     expected = estimates.estimate(protocol.config_dict(other.run))
     assert other.seconds == expected > 0
     assert config["model"]["name"] != protocol.config_dict(other.run)["model"]["name"]
+    # A trial of ten updates, which all went into compilation, says nothing of them.
+    short = protocol.Run("short", runs[0].config, runs[0].changes | {"train.steps": 10})
+    invent(short, tmp_path, wall_seconds=100.0)
+    assert status.of_figure(registry.FIGURES["F1"], "cpu", tmp_path)[2] == third
 
 
 def test_plan_shows_every_run_and_sums(tmp_path, capsys):
