@@ -24,11 +24,8 @@ RUNS = (
         "pixel_mnist",
         {"train.epochs": 40, "train.learning_rate": 1.5e-3},
     ),
-    protocol.Run(
-        "pixel_mnist_784_wide",
-        "pixel_mnist",
-        {"model.hidden": 256, "train.epochs": 10},
-    ),
+    protocol.Run("pixel_mnist_784_wide", "pixel_mnist:wide", {}),
+    protocol.Run("pixel_mnist_784_wide_seed1", "pixel_mnist:wide", {"seed": 1}),
     protocol.Run(
         "pixel_mnist_784_192",
         "pixel_mnist",
@@ -74,7 +71,13 @@ ROWS = {
         "0.977",
     ),
     "pixel_mnist_784_wide": (
-        "pixel MNIST, 784 steps, 256 units, 10 epochs",
+        "pixel MNIST, 784 steps, 256 units",
+        "accuracy",
+        "accuracy {:.4f}",
+        "",
+    ),
+    "pixel_mnist_784_wide_seed1": (
+        "the same, another seed",
         "accuracy",
         "accuracy {:.4f}",
         "",

@@ -60,7 +60,7 @@ TARGETS = (
     ),
     Target(
         "pixel MNIST, n ≤ 256",
-        ("pixel_mnist_784", "pixel_mnist_784_seed1"),
+        ("pixel_mnist_784_wide", "pixel_mnist_784_wide_seed1"),
         *("accuracy", "{:.4f}", "≥", 0.988),
         "expRNN, n = 512: 0.987",
     ),
