@@ -23,7 +23,7 @@ class Target(NamedTuple):
     metric: of test data; its mean over the runs has to reach the aim.
     form: of a number.
     sign: ≥ where the aim is the least that is enough, ≤ where it is the most.
-    aim: a number, or the run that has it.
+    aim: a number, or the runs whose mean it is, one a seed.
     published: the best of others on a single layer that we know of.
     """
 
@@ -32,12 +32,16 @@ class Target(NamedTuple):
     metric: str
     form: str
     sign: str
-    aim: float | str
+    aim: float | tuple[str, ...]
     published: str
 
 
-_WORDS = "ptb_word/spectral_200_tuned"
-_WORDS_LSTM = "ptb_word/spectral_lstm_200_tuned"
+_WORDS = ("ptb_word/spectral_200_tuned",)
+_WORDS_SPECTRAL_LSTM = (
+    "ptb_word/spectral_lstm_200_tuned",
+    "ptb_word/spectral_lstm_200_seed1_tuned",
+)
+_WORDS_LSTM = ("ptb_word/lstm_200_tuned", "ptb_word/lstm_200_seed1_tuned")
 
 TARGETS = (
     Target(
@@ -72,20 +76,20 @@ TARGETS = (
     ),
     Target(
         "PTB words: Spectral-RNN, and the LSTM of as many parameters",
-        (_WORDS,),
-        *("perplexity", "{:.1f}", "≤", "ptb_word/lstm_equal_tuned"),
+        _WORDS,
+        *("perplexity", "{:.1f}", "≤", ("ptb_word/lstm_equal_tuned",)),
         "",
     ),
     Target(
         "PTB words, three tries each: Spectral-RNN, and the LSTM of as many units",
-        (_WORDS,),
-        *("perplexity", "{:.1f}", "≤", "ptb_word/lstm_200_tuned"),
+        _WORDS,
+        *("perplexity", "{:.1f}", "≤", _WORDS_LSTM),
         "",
     ),
     Target(
         "PTB words: Spectral-LSTM, and the LSTM of as many units and parameters",
-        (_WORDS_LSTM,),
-        *("perplexity", "{:.1f}", "≤", "ptb_word/lstm_200_tuned"),
+        _WORDS_SPECTRAL_LSTM,
+        *("perplexity", "{:.1f}", "≤", _WORDS_LSTM),
         "",
     ),
     Target(
@@ -122,8 +126,9 @@ def table(results: pathlib.Path) -> str:
     rows = []
     for each in TARGETS:
         aim: float | None
-        if isinstance(each.aim, str):
-            aim = next(iter(values(each, (each.aim,))), None)
+        if isinstance(each.aim, tuple):
+            others = values(each, each.aim)
+            aim = statistics.mean(others) if others else None
         else:
             aim = each.aim
         found = values(each, each.names)

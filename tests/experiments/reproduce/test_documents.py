@@ -11,6 +11,8 @@ from experiments.reproduce import (
     pixel_mnist,
     ptb_word,
     registry,
+    shipped,
+    targets,
     trials,
 )
 from experiments.runs import identity
@@ -116,3 +118,25 @@ def test_tables_have_mean_and_range_of_several_seeds(tmp_path):
         "| rnn | 128 | 1,234 | 26 | 0.001 | 5 | 0.7000 (0.5000–0.9000) | 0.941 | 10 s |"
     )
     assert row in text
+
+
+def test_targets_are_of_means_and_say_what_is_not_run(tmp_path):
+    known = {run.name: run for run in (*shipped.RUNS, *ptb_word.runs("cpu"))}
+    words = (
+        "lstm_200_tuned",
+        "spectral_lstm_200_tuned",
+        "spectral_lstm_200_seed1_tuned",
+    )
+    for name in ("copying_5000", *(f"ptb_word/{word}" for word in words)):
+        invent(known[name], tmp_path)  # 0.5 with seed 0, 0.6 with seed 1
+    lines = targets.table(tmp_path).splitlines()
+    rows = {line.split(" | ")[0]: line for line in lines}
+    copy = rows["| copy at a lag of 5,000, recall"]
+    assert copy.endswith("| ≥ 0.9900 | expRNN to 2,000, n = 190 | 0.5000 | no |")
+    name = "| PTB words: Spectral-LSTM, and the LSTM of as many units and parameters"
+    assert rows[name].endswith("| ≤ 0.5 | | 0.6 (0.5 to 0.6, 2 seeds) | no |")
+    invent(known["ptb_word/lstm_200_seed1_tuned"], tmp_path)
+    (row,) = [x for x in targets.table(tmp_path).splitlines() if x.startswith(name)]
+    assert row.endswith("| **yes** |")  # 0.55 and 0.55
+    alone = rows["| PTB words: Spectral-RNN, and the LSTM of as many parameters"]
+    assert alone.endswith("| not run | | not run | no |")
