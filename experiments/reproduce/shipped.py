@@ -39,6 +39,11 @@ RUNS = (
     protocol.Run("deep_mlp_resnet", "deep_mlp:resnet", {}),
     protocol.Run("ptb_word/spectral_200_tuned", "ptb_word", {}),
     protocol.Run("ptb_word/spectral_lstm_200_tuned", "ptb_word:spectral_lstm", {}),
+    protocol.Run(
+        "ptb_word/spectral_lstm_200_one_rate",
+        "ptb_word:spectral_lstm",
+        {"train.rates.reflectors": None},
+    ),
     protocol.Run("ptb_word_smoke", "ptb_word:smoke", {}),
     protocol.Run("ptb_char", "ptb_char", {}),
 )
@@ -117,6 +122,12 @@ ROWS = {
     "ptb_word/spectral_200_tuned": ("PTB words", "perplexity", "perplexity {:.1f}", ""),
     "ptb_word/spectral_lstm_200_tuned": (
         "PTB words, Spectral-LSTM",
+        "perplexity",
+        "perplexity {:.1f}",
+        "",
+    ),
+    "ptb_word/spectral_lstm_200_one_rate": (
+        "the same, one rate for all parts",
         "perplexity",
         "perplexity {:.1f}",
         "",
