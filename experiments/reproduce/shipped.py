@@ -14,6 +14,7 @@ RUNS = (
     protocol.Run("addition_100", "addition", {}),
     protocol.Run("addition_300", "addition:300", {}),
     protocol.Run("addition_750", "addition:750", {}),
+    protocol.Run("addition_750_seed1", "addition:750", {"seed": 1}),
     protocol.Run("copying_100", "copying", {}),
     protocol.Run("copying_500", "copying:500", {}),
     protocol.Run("copying_1000", "copying:1000", {}),
@@ -53,6 +54,7 @@ ROWS = {
     "addition_100": ("addition, T = 100", "mse", "MSE {:.5f}", ""),
     "addition_300": ("addition, T = 300", "mse", "MSE {:.5f}", ""),
     "addition_750": ("addition, T = 750", "mse", "MSE {:.5f}", ""),
+    "addition_750_seed1": ("the same, another seed", "mse", "MSE {:.5f}", ""),
     "copying_100": ("copy, T = 100", "recall", "recall {:.3f}", ""),
     "copying_500": ("copy, T = 500", "recall", "recall {:.4f}", ""),
     "copying_1000": ("copy, T = 1000", "recall", "recall {:.4f}", ""),
@@ -160,15 +162,10 @@ def table(results: pathlib.Path, few: bool = False) -> str:
         if few and run.name not in FEW:
             continue
         name, metric, form, paper = ROWS[run.name]
-        record, cells = status.usable(run, results), ["", "not run", paper, "", ""]
-        if record:
-            cells = [
-                f"{record['result']['num_independent_params']:,}",
-                form.format(panels.final(record, metric)),
-                paper,
-                progress.duration(record["result"]["wall_seconds"]),
-                (record["revision"] or "")[:7],
-            ]
+        record = status.usable(run, results)
+        about = _cells(record, metric, form) if record else ("", "not run", "", "")
+        parameters, value, wall, revision = about
+        cells = [parameters, value, paper, wall, revision]
         rows.append([name, f"`{command(run)}`", *cells])
     columns = [
         "task",
@@ -182,6 +179,19 @@ def table(results: pathlib.Path, few: bool = False) -> str:
     if few:
         columns, rows = columns[:-1], [row[:-1] for row in rows]
     return markdown.table(columns, rows)
+
+
+def _cells(record: dict, metric: str, form: str) -> tuple[str, str, str, str]:
+    """Parameters, the test metric or where the run diverged, wall time, revision."""
+    revision = (record["revision"] or "")[:7]
+    if not record["result"]:
+        end = record["diverged"]
+        wall = progress.duration(end["wall_seconds"])
+        return "", f"diverged at step {end['step']:,}", wall, revision
+    parameters = f"{record['result']['num_independent_params']:,}"
+    value = form.format(panels.final(record, metric))
+    wall = progress.duration(record["result"]["wall_seconds"])
+    return parameters, value, wall, revision
 
 
 def command(run: protocol.Run) -> str:

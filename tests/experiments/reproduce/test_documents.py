@@ -140,3 +140,17 @@ def test_targets_are_of_means_and_say_what_is_not_run(tmp_path):
     assert row.endswith("| **yes** |")  # 0.55 and 0.55
     alone = rows["| PTB words: Spectral-RNN, and the LSTM of as many parameters"]
     assert alone.endswith("| not run | | not run | no |")
+    invent(known["addition_750"], tmp_path)
+    invent(known["addition_750_seed1"], tmp_path, diverged=7)
+    last = targets.table(tmp_path).splitlines()[-1]
+    assert last.endswith("| scoRNN | 0.5000; 1 of 2 seeds diverged | no |")
+
+
+def test_a_shipped_run_that_diverged_is_in_its_table(tmp_path):
+    known = {run.name: run for run in shipped.RUNS}
+    path = invent(known["addition_750_seed1"], tmp_path, diverged=1234)
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"revision": "abc"}))
+    row = (
+        "`configs/addition.py:750 --config.seed=1` | | diverged at step 1,234 | | 1 s |"
+    )
+    assert row in shipped.table(tmp_path)
