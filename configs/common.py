@@ -46,6 +46,8 @@ def get_config() -> config_dict.ConfigDict:
     config.model.dropout = 0.0  # of embeddings and of each layer's outputs
     config.model.embedding = nullable(None)  # size of a token's; None: hidden
     config.model.tied = False  # whether the readout shares the embedding
+    # of the last layer's outputs before the readout: identity, relu, tanh
+    config.model.readout_activation = "identity"
 
     config.train = config_dict.ConfigDict()
     config.train.steps = nullable(None)  # updates; where None, epochs count

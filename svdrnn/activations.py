@@ -72,6 +72,11 @@ class Activation:
         return self.name == "modrelu"
 
     @property
+    def linear(self) -> bool:
+        """Whether phi is the identity, by whichever name."""
+        return self.name == "identity" or self.leak == 1
+
+    @property
     def reads_output(self) -> bool:
         """Whether `pull_back` needs the output alone."""
         return not callable(self.name)

@@ -3,7 +3,8 @@
 W is the same matrix at every step, so whatever form it is applied in
 (`svdrnn.transitions`) is built once a sequence, outside the time loop. Forms with the
 pieces of a backward pass have one over time that is written by hand below; the others
-are differentiated by JAX.
+are differentiated by JAX. The last state of a linear recurrence needs no loop
+(`svdrnn.powers`).
 
 Shapes here are time-major with one batch axis: (time, batch, features).
 """
@@ -16,7 +17,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Integer, Shaped
 
-from svdrnn import checks, householder
+from svdrnn import checks, householder, powers
 from svdrnn._autodiff import forward_mode_explained
 from svdrnn._sharding import over_batch, vary_alike
 from svdrnn._types import AnyArray
@@ -137,9 +138,14 @@ def recurrence(
 ) -> tuple[Float[Array, "time batch n"] | None, Float[Array, "batch n"]]:
     """Runs h_t = phi(W h_{t-1} + M x_t + b) for t = 1 ... T.
 
-    Memory of the backward pass: the T states, (time, batch, n), and as diagonal plus
-    low rank C h, (time, batch, k), which costs less to write than to compute again;
-    with `chunk` of about sqrt(T) only O(sqrt(T)) of both.
+    Where phi is the identity and only the last state is wanted, of items that all have
+    T steps, there is no loop over time: powers of W give it (`svdrnn.powers`), where
+    that is cheaper and nothing asks for the loop (`chunk`, an `unroll` above 1,
+    `custom_backward=False`, a form without a backward pass of its own).
+
+    Memory of the backward pass, of the loop: the T states, (time, batch, n), and as
+    diagonal plus low rank C h, (time, batch, k), which costs less to write than to
+    compute again; with `chunk` of about sqrt(T) only O(sqrt(T)) of both.
 
     Args:
       transition: W, of size n, in one of the forms of `svdrnn.transitions`.
@@ -187,8 +193,14 @@ def recurrence(
         chunk = None
     static = _Static(activation, last_only, chunk, unroll, precision)
     by_hand = transition.has_backward and custom_backward and perturbations is None
+    plain = lengths is None and chunk is None and unroll == 1
+    linear = by_hand and plain and last_only and activation.linear
 
     def run(transition, input_weights, bias, offset, inputs, carry, lengths, added):
+        if linear and _by_powers(transition, inputs):
+            drive, weights = _augmented(inputs, input_weights, bias)
+            operands = (transition.matrix(), drive, carry, weights)
+            return None, powers.last_state(*operands, precision)
         drive, in_loop = _project(inputs, input_weights, bias, precision)
         operands = ((transition, in_loop, offset), drive, carry)
         weights, drive, carry = vary_alike(operands, lengths, added)
@@ -243,21 +255,36 @@ def _narrowed(weights, dtype):
     return jax.tree.map(lambda leaf: leaf.astype(dtype), weights)
 
 
+def _by_powers(transition, inputs):
+    """Whether powers of W are cheaper than a loop over these inputs."""
+    steps, batch, features = inputs.shape
+    return powers.cheaper(
+        *(transition.size, features + 1),
+        steps=steps,
+        batch=batch,
+        multiplications=transition.multiplications,
+    )
+
+
+def _augmented(inputs, input_weights, bias):
+    """[x_t, 1] of every step, and [M, b]."""
+    if bias is None:
+        bias = jnp.zeros(input_weights.shape[:1], input_weights.dtype)
+    ones = jnp.ones(inputs.shape[:-1] + (1,), inputs.dtype)
+    augmented = jnp.concatenate([inputs, ones], axis=-1)
+    return augmented, jnp.concatenate([input_weights, bias[:, None]], axis=1)
+
+
 def _project(inputs, input_weights, bias, precision):
     """The drive of every step, and the weights still to be applied inside the loop.
 
     Few features: the drive is [x_t, 1] and the loop applies [M, b] to it. Many: the
     drive is M x_t + b, one large product before the loop.
     """
-    n, features = input_weights.shape
-    if bias is None:
-        bias = jnp.zeros((n,), input_weights.dtype)
-    if features <= _PROJECT_IN_LOOP:
-        ones = jnp.ones(inputs.shape[:-1] + (1,), inputs.dtype)
-        augmented = jnp.concatenate([inputs, ones], axis=-1)
-        return augmented, jnp.concatenate([input_weights, bias[:, None]], axis=1)
+    if input_weights.shape[1] <= _PROJECT_IN_LOOP:
+        return _augmented(inputs, input_weights, bias)
     projected = jnp.matmul(inputs, input_weights.T, precision=precision)
-    return projected + bias[None, None], None
+    return (projected if bias is None else projected + bias[None, None]), None
 
 
 def _step(static, weights, h, x):

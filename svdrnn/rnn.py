@@ -49,7 +49,9 @@ class TransitionRNN(nnx.Module):
     replaces the other, but the transition is built once a sequence and the recurrence
     has a hand-written backward pass (`svdrnn.recurrence`). Beyond `nnx.RNN`: an item
     of length 0 returns its initial carry; `seq_lengths` works with any number of batch
-    axes; `last_only` never stacks the outputs.
+    axes; `last_only` never stacks the outputs, and with an identity activation takes
+    log2(T) products of matrices instead of T steps where that is cheaper
+    (`svdrnn.powers`).
 
     Raises:
       ValueError: for an `unroll` or a `chunk` below 1.
@@ -72,7 +74,8 @@ class TransitionRNN(nnx.Module):
         default=False,
     )
     unroll: int = argument(
-        "time steps in one iteration of the compiled loop.", default=1
+        "time steps in one iteration of the compiled loop; above 1 there is a loop.",
+        default=1,
     )
     chunk: int | None = argument(
         """with `last_only`, keep one state in `chunk` for the backward pass and compute

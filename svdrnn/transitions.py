@@ -75,6 +75,15 @@ class Differentiable(Transition):
     has_backward = True
 
     @abc.abstractmethod
+    def matrix(self) -> Float[Array, "n n"]:
+        """W itself."""
+
+    @property
+    @abc.abstractmethod
+    def multiplications(self) -> int:
+        """Those of `apply` for one item."""
+
+    @abc.abstractmethod
     def pull_back(
         self, delta: Float[AnyArray, "batch n"], precision: jax.lax.PrecisionLike
     ) -> tuple[Float[Array, "batch n"], Any]:
@@ -130,6 +139,15 @@ class Dense(Differentiable):
         """W h, and nothing."""
         return jnp.matmul(h, self.w.T, precision=precision), ()
 
+    def matrix(self) -> Float[Array, "n n"]:
+        """W itself."""
+        return jnp.asarray(self.w)
+
+    @property
+    def multiplications(self) -> int:
+        """n^2."""
+        return self.size**2
+
     def singular_values(self) -> Float[Array, " n"]:
         """Singular values of W in descending order; an n^3 decomposition."""
         return spectral.singular_values(self.w)
@@ -183,10 +201,18 @@ class DiagonalPlusLowRank(Differentiable):
         out = h * self.diagonal[None] + jnp.matmul(low, self.a.T, precision=precision)
         return out, low
 
+    def matrix(self) -> Float[Array, "n n"]:
+        """W itself, of cost n^2 k."""
+        return jnp.diag(self.diagonal) + householder.matmul(self.a, self.c)
+
+    @property
+    def multiplications(self) -> int:
+        """2 n k + n."""
+        return (2 * self.a.shape[1] + 1) * self.size
+
     def singular_values(self) -> Float[Array, " n"]:
         """Singular values of W in descending order; an n^3 decomposition."""
-        product = householder.matmul(self.a, self.c)
-        return spectral.singular_values(jnp.diag(self.diagonal) + product)
+        return spectral.singular_values(self.matrix())
 
     def pull_back(self, delta, precision):
         """W^T delta, and a^T delta."""

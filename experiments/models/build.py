@@ -42,6 +42,14 @@ def check(config: Any) -> None:
     section.number("input_scale", above=0)
     section.number("dropout", least=0, below=1)
     section.integer("embedding", optional=True)
+    section.name("readout_activation", recurrent.READOUT_ACTIVATIONS)
+    if "readout_activation" in read and "activation" in read:
+        if config.readout_activation == config.activation == "relu":
+            raise ValueError(
+                "config.model.readout_activation must be identity or tanh with"
+                " config.model.activation relu, whose outputs relu leaves as they are,"
+                " got 'relu'"
+            )
     tied = "tied" in read and config.tied
     if tied and config.embedding not in (None, config.hidden):
         raise ValueError(
@@ -96,6 +104,7 @@ def build(config: Any, task: base.Task, *, rngs: nnx.Rngs) -> Any:
         embedding=embedding,
         dropout=config.dropout,
         last_only=task.readout == "last",
+        readout_activation=config.readout_activation,
     )
 
 

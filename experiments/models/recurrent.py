@@ -13,14 +13,21 @@ from flax import nnx
 
 import svdrnn
 from experiments.models import activation as asked
-from svdrnn import checks, diagnostics, kernels
+from svdrnn import activations, checks, diagnostics, kernels
 from svdrnn import spectral as spectral_form
 
 Carry = list[Any]
 
+# Those without a slope or parameters of their own.
+READOUT_ACTIVATIONS = ("identity", "relu", "tanh")
+
 
 class SequenceModel(nnx.Module):
-    """y_t = Y h_t + c over the states of the last of a stack of recurrent layers.
+    """y_t = Y psi(h_t) + c over the states of the last of a stack of recurrent layers.
+
+    psi, `readout_activation`, acts on what is read and not on what is carried: with it
+    a linear recurrence, whose gradients neither vanish nor explode, is no linear map of
+    its inputs. It has no parameters.
 
     Dropout acts between the layers, not on the states that a layer carries along:
     on the embedded tokens and on the outputs of every layer.
@@ -31,6 +38,10 @@ class SequenceModel(nnx.Module):
       embedding: tokens -> features, or None where the inputs are features.
       dropout: probability of a zero; the others are divided by 1 - dropout.
       last_only: read out the last state only, not all.
+      readout_activation: psi, one of `READOUT_ACTIVATIONS`.
+
+    Raises:
+      ValueError: for another psi.
     """
 
     def __init__(
@@ -41,12 +52,15 @@ class SequenceModel(nnx.Module):
         embedding: Callable[[jax.Array], jax.Array] | None = None,
         dropout: float = 0.0,
         last_only: bool,
+        readout_activation: str = "identity",
     ):
+        checks.check_name("readout_activation", readout_activation, READOUT_ACTIVATIONS)
         self.embedding = embedding
         self.layers: Any = nnx.List(layers)
         self.readout = readout
         self.dropout = nnx.Dropout(dropout)
         self.last_only = last_only
+        self.readout_activation = activations.Activation(readout_activation)
 
     def initialize_carry(self, batch_size: int) -> Carry:
         """Zeros: the initial carry of every layer for a batch."""
@@ -84,7 +98,7 @@ class SequenceModel(nnx.Module):
             x, h = _run(layer, x, h, last)
             x = self._drop(x, keys, i)
             new_carry.append(h)
-        return self.readout(x), new_carry
+        return self.readout(self.readout_activation(x)), new_carry
 
     def _drop(self, x: jax.Array, keys: jax.Array | None, place: int) -> jax.Array:
         """Dropout with keys of its own in every place."""

@@ -99,6 +99,7 @@ def test_runs_without_a_bound_are_refused(tmp_path, workdir):
         ({"layers": 2}, "config.model.layers must be 1, got 2"),
         ({"name": "irnn"}, "rnn must be a SpectralRNN, got DenseRNN"),
         ({"activation": "modrelu"}, "activation of rnn must be one of leaky_relu"),
+        ({"readout_activation": "tanh"}, "readout_activation must be identity.*'tanh'"),
     ):
         other = tmp_path / "-".join(model)
         loop.train(tiny(**model), other)

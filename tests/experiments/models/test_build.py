@@ -1,12 +1,14 @@
 """Fields of config.model: what is refused by name, and which a model reads."""
 
 import jax
+import jax.numpy as jnp
+import numpy as np
 import pytest
 from flax import nnx
 
 import svdrnn
 from experiments import models
-from experiments.models import build, registry
+from experiments.models import build, recurrent, registry
 from experiments.runs import identity
 from experiments.tasks.addition import Addition
 from tests.experiments.small import changed_addition
@@ -43,6 +45,7 @@ def check(name="spectral", **fields):
         ("layers", 0, "1"),
         ("dropout", 1.0, "1"),
         ("dropout", -0.5, "0"),
+        ("readout_activation", "modrelu", "tanh"),
         ("embedding", 0, "1"),
         ("embedding", 2.5, "an integer"),
         ("reflectors", -1, "1"),
@@ -72,6 +75,32 @@ def test_radius_and_center_are_not_both_zero():
     check(radius=0.0)
     with pytest.raises(ValueError, match=r"^config\.model\.(radius|center) .*0"):
         check(center=0.0, radius=0.0)
+
+
+def test_a_readout_activation_that_changes_nothing_is_refused():
+    match = r"^config\.model\.readout_activation .*identity or tanh.*got 'relu'"
+    with pytest.raises(ValueError, match=match):
+        check(activation="relu", readout_activation="relu")
+    check(activation="relu", readout_activation="tanh")
+    check("lstm", activation="relu", readout_activation="relu")  # it reads the last
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("last_only", [True, False])
+@pytest.mark.parametrize("name,psi", [("relu", jax.nn.relu), ("tanh", jnp.tanh)])
+def test_the_readout_activation_acts_on_what_is_read_alone(name, psi, last_only):
+    layer = svdrnn.DenseRNN(2, 4, activation="identity", rngs=nnx.Rngs(0))
+    readout = nnx.Linear(4, 3, rngs=nnx.Rngs(1))
+    model = recurrent.SequenceModel(
+        [layer], readout, last_only=last_only, readout_activation=name
+    )
+    inputs = jax.random.normal(jax.random.key(2), (5, 7, 2))
+    outputs, carry = model(inputs)
+    states = layer(inputs)
+    assert jnp.any(states < 0)
+    np.testing.assert_allclose(carry[0], states[:, -1], rtol=1e-6)
+    expected = readout(psi(states[:, -1] if last_only else states))
+    np.testing.assert_allclose(outputs, expected, rtol=1e-5, atol=1e-6)
 
 
 def test_negative_fraction_is_a_fraction():

@@ -1,0 +1,247 @@
+"""The last state of a linear recurrence by powers of W, against the loop."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+from jax.sharding import AxisType, NamedSharding, PartitionSpec
+from jax.test_util import check_grads
+
+from svdrnn import SpectralRNN, powers, recurrence
+from svdrnn.activations import Activation
+from svdrnn.transitions import Dense, DiagonalPlusLowRank
+from tests import oracles
+
+N, BATCH = 8, 40
+x64 = pytest.mark.usefixtures("x64")
+
+
+def draw(steps, features=1, *, batch=BATCH, n=N, seed=0, dtype=np.float64):
+    rng = np.random.default_rng(seed)
+    shapes = {
+        "w": (n, n),
+        "inputs": (steps, batch, features),
+        "carry": (batch, n),
+        "input_weights": (n, features),
+    }
+    arrays = {name: rng.normal(size=shape) for name, shape in shapes.items()}
+    arrays["w"] = np.linalg.qr(rng.normal(size=(n, n)))[0] * 1.01
+    return {name: array.astype(dtype) for name, array in arrays.items()}
+
+
+def loop(w, inputs, carry, input_weights):
+    h = carry
+    for x in inputs:
+        h = h @ w.T + x @ input_weights.T
+    return h
+
+
+@x64
+@pytest.mark.parametrize("features", [1, 3])
+@pytest.mark.parametrize("steps", [0, 1, 2, 3, 4, 5, 7, 8, 13, 33])
+def test_the_loop_and_its_gradients(steps, features):
+    given = draw(steps, features)
+    found, pull = jax.vjp(lambda kw: powers.last_state(**kw), given)
+    expected, pull_loop = jax.vjp(lambda kw: loop(**kw), given)
+    np.testing.assert_allclose(found, expected, rtol=1e-11, atol=1e-11)
+    weights = jnp.asarray(np.random.default_rng(1).normal(size=found.shape))
+    for name, gradient in pull_loop(weights)[0].items():
+        found = pull(weights)[0][name]
+        np.testing.assert_allclose(found, gradient, rtol=1e-10, atol=1e-10)
+
+
+@x64
+def test_finite_differences_in_both_modes():
+    given = draw(6, batch=2)
+    check_grads(powers.last_state, tuple(given.values()), order=2)
+
+
+def test_float32_over_784_steps():
+    given = draw(784, n=32, dtype=np.float32)
+    given["w"] = given["w"] / np.float32(1.01)
+    found = powers.last_state(**given)
+    wide = {name: array.astype(np.float64) for name, array in given.items()}
+    expected = loop(**wide)
+    assert found.dtype == np.float32
+    assert np.abs(found - expected).max() < 1e-4 * np.abs(expected).max()
+
+
+@pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float16])
+def test_narrow_carries_have_powers_in_float32(dtype):
+    given = draw(100)
+    given["w"] = given["w"] / 1.01
+    narrow = {name: jnp.asarray(array, dtype) for name, array in given.items()}
+    narrow["w"] = jnp.asarray(given["w"], jnp.float32)
+    found = powers.last_state(**narrow)
+    assert found.dtype == dtype
+    expected = loop(**given)
+    error = np.abs(np.asarray(found, np.float64) - expected).max()
+    assert error < 10 * float(jnp.finfo(dtype).eps) * np.abs(expected).max()
+
+
+@pytest.mark.parametrize(
+    "name,shape,words",
+    [
+        ("w", (N, N + 1), r"w and carry must have shapes \(8, 8\).*got \(8, 9\)"),
+        ("carry", (BATCH, N + 1), r"w and carry must have .*\(40, 9\)"),
+        ("carry", (BATCH + 1, N), r"w and carry must have .*\(41, 8\)"),
+        ("inputs", (3, BATCH, 2), r"inputs and input_weights must .*\(3, 40, 2\)"),
+        ("inputs", (3, BATCH), r"inputs and input_weights must .*got \(3, 40\)"),
+        ("input_weights", (N,), r"inputs and input_weights must .*got .*\(8,\)"),
+    ],
+)
+def test_shapes_that_do_not_fit(name, shape, words):
+    given = draw(3) | {name: np.zeros(shape)}
+    with pytest.raises(ValueError, match=words):
+        powers.last_state(**given)
+    with pytest.raises(ValueError, match="w must have a floating dtype"):
+        powers.last_state(**(draw(3) | {"w": np.zeros((N, N), int)}))
+
+
+def multiplications(given):
+    """Those of the matrix products of `last_state`."""
+    total = 0
+    for equation in jax.make_jaxpr(lambda kw: powers.last_state(**kw))(given).eqns:
+        if equation.primitive.name == "dot_general":
+            ((inner,), _), _ = equation.params["dimension_numbers"]
+            left = equation.invars[0].aval.shape
+            total += equation.outvars[0].aval.size * left[inner]
+    return total
+
+
+@x64
+@pytest.mark.parametrize(
+    "n,steps,batch,taken",
+    [(32, 784, 128, True), (32, 784, 1, False), (8, 5, 4, False), (8, 5, 64, True)],
+)
+def test_what_takes_fewer_multiplications_is_taken(n, steps, batch, taken):
+    given = draw(steps, 2, n=n, batch=batch)
+    # Not counted: those of the carry, one product for every bit of the steps.
+    counted = multiplications(given) - steps.bit_count() * batch * n * n
+    dense = batch * steps * n * n
+    assert (counted < dense) == taken
+    sizes = {"steps": steps, "batch": batch}
+    assert powers.cheaper(n, 2, **sizes, multiplications=n * n) == taken
+    least = counted / (batch * steps)
+    assert powers.cheaper(n, 2, **sizes, multiplications=int(1.2 * least) + 1)
+    assert not powers.cheaper(n, 2, **sizes, multiplications=int(0.8 * least) - 1)
+
+
+# ---- Where the recurrence takes them.
+
+FORMS = ("dense", "low_rank")
+
+
+def form_of(w, form):
+    if form == "dense":
+        return Dense(w)
+    vectors = np.linalg.svd(w - np.eye(len(w)))
+    return DiagonalPlusLowRank(np.ones(len(w)), vectors[0] * vectors[1], vectors[2])
+
+
+def run(given, form="dense", name="identity", leak=None, **options):
+    return recurrence.recurrence(
+        form_of(given["w"], form),
+        given["inputs"],
+        given["carry"],
+        activation=Activation(name, leak),
+        input_weights=given["input_weights"],
+        **options,
+    )
+
+
+@pytest.fixture
+def taken(monkeypatch):
+    """How often the powers were taken."""
+    calls = []
+
+    def last_state(*args, original=powers.last_state):
+        calls.append(args)
+        return original(*args)
+
+    monkeypatch.setattr(powers, "last_state", last_state)
+    return calls
+
+
+@x64
+@pytest.mark.parametrize("bias", [True, False])
+@pytest.mark.parametrize("features", [1, 3])
+@pytest.mark.parametrize("form", FORMS)
+def test_a_linear_recurrence_takes_them(taken, form, features, bias):
+    given = draw(9, features)
+    b = np.arange(1.0, N + 1) if bias else None
+    states, last = run(given, form, bias=b, last_only=True)
+    assert len(taken) == 1 and states is None
+    plain = run(given, form, bias=b, last_only=True, custom_backward=False)[1]
+    np.testing.assert_allclose(last, plain, rtol=1e-11, atol=1e-11)
+    assert len(taken) == 1
+
+
+@x64
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"name": "tanh"},
+        {"name": "leaky_relu", "leak": 0.999},
+        {"last_only": False},
+        {"chunk": 2},
+        {"unroll": 2},
+        {"custom_backward": False},
+        {"lengths": np.full(BATCH, 5)},
+        {"perturbations": np.zeros((9, BATCH, N))},
+    ],
+)
+def test_what_needs_the_states_takes_the_loop(taken, options):
+    given = draw(9)
+    run(given, **{"last_only": True, **options})
+    assert not taken
+    _, linear = run(given, name="leaky_relu", leak=1, last_only=True)
+    assert len(taken) == 1
+    np.testing.assert_allclose(linear, loop(**given), rtol=1e-11, atol=1e-11)
+
+
+def layer():
+    options = {"reflectors": 2, "radius": 0.1, "activation": "identity"}
+    return SpectralRNN(1, N, rngs=nnx.Rngs(0), **options)
+
+
+def loss_and_gradients(params, graph, inputs, carry):
+    def loss(params):
+        rnn = nnx.merge(graph, params)
+        return jnp.sum(rnn(inputs, initial_carry=carry, last_only=True) ** 2)
+
+    return jax.value_and_grad(loss)(params)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["explicit", "shard_map"])
+def test_over_two_devices(taken, kind):
+    if jax.device_count() < 2:
+        pytest.skip("needs two devices: JAX was started before the tests' settings")
+    given = draw(9, dtype=np.float32)
+    arrays = (np.moveaxis(given["inputs"], 0, 1), given["carry"])
+    graph, params = nnx.split(layer())
+    step = functools.partial(loss_and_gradients, graph=graph)
+    expected = oracles.jit(lambda p, x, h: step(p, inputs=x, carry=h))(params, *arrays)
+    axis = AxisType.Explicit if kind == "explicit" else AxisType.Auto
+    mesh = jax.make_mesh((2,), ("b",), axis_types=(axis,))
+    batch, every = PartitionSpec("b"), PartitionSpec()
+    if kind == "explicit":
+        arrays = [jax.device_put(a, NamedSharding(mesh, batch)) for a in arrays]
+        params = jax.device_put(params, NamedSharding(mesh, every))
+        split = lambda p, x, h: step(p, inputs=x, carry=h)  # noqa: E731
+    else:
+
+        def part(p, x, h):
+            value, gradients = step(p, inputs=x, carry=h)
+            return jax.lax.psum(value, "b"), gradients
+
+        specs = {"in_specs": (every, batch, batch), "out_specs": (every, every)}
+        split = jax.shard_map(part, mesh=mesh, **specs)
+    found = oracles.jit(split)(params, *arrays)
+    assert len(taken) == 2
+    for a, b in zip(jax.tree.leaves(found), jax.tree.leaves(expected), strict=True):
+        np.testing.assert_allclose(a, b, rtol=2e-4, atol=2e-4 * np.abs(b).max())
