@@ -33,6 +33,8 @@ def get_config() -> config_dict.ConfigDict:
     config.model.center = 1.0  # of singular values; 0 for residual branches
     config.model.activation = "leaky_relu"  # or relu, tanh, identity, modrelu
     config.model.leak = 0.01  # slope of leaky_relu below zero, 0 to 1
+    # the activation acts after every so many steps, which are linear else
+    config.model.activation_every = 1
     config.model.input_scale = 1.0  # factor on the first input weights
     config.model.method = "auto"  # or scan, wy, low_rank, dense: how W is applied
     # the first W: random (henaff for exprnn, cayley for scornn, orthogonal for irnn) or

@@ -1,11 +1,11 @@
-"""The last state of a linear recurrence, by powers of W and without a loop over time.
+"""Steps of a linear recurrence taken at once, by powers of W.
 
-With an identity phi the state after T steps is a linear map of the inputs,
+Without an activation the state k steps on is a linear map of state and inputs,
 
-    h_T = W^T h_0 + sum_{k=0}^{T-1} W^k [M, b] [x_{T-k}, 1],
+    h_{t+k} = W^k h_t + sum_{j=0}^{k-1} W^j M x_{t+k-j},
 
-the same for every item of a batch. The columns W^k [M, b] double in number with every
-squaring of W, so that log2(T) products of matrices take the place of T steps.
+the same for every item of a batch. The columns W^j M double in number with every
+squaring of W, so that log2(k) products of matrices take the place of k steps.
 """
 
 from typing import Any
@@ -18,20 +18,63 @@ from svdrnn._types import AnyArray
 
 
 def cheaper(
-    n: int, features: int, *, steps: int, batch: int, multiplications: int
+    n: int, features: int, *, steps: int, items: int, multiplications: int
 ) -> bool:
-    """Whether `last_state` takes fewer multiplications than a loop over time.
+    """Whether k steps at once take fewer multiplications than one after another.
 
     Args:
       n: size of W.
       features: p, columns of the input weights.
-      steps: T.
-      batch: items.
-      multiplications: of one item in one step of the loop.
+      steps: k.
+      items: states that go k steps on.
+      multiplications: of one item in one step.
     """
     squarings = max(steps.bit_length() - 1, 0) * n**3
-    columns = n * steps * features * (n + batch)
-    return squarings + columns < batch * steps * multiplications
+    columns = n * steps * features * (n + items)
+    return squarings + columns + items * n * n < items * steps * multiplications
+
+
+def block(
+    w: Float[AnyArray, "n n"], input_weights: Float[AnyArray, "n p"], steps: int
+) -> tuple[Float[Array, "n n"], Float[Array, "n columns"]]:
+    """W^k and [M, W M, ..., W^(k-1) M]: k = `steps` steps as one, see `lagged`.
+
+    Powers are computed at full precision, since an error in one is doubled by the next;
+    they are finite only where the entries of W^k are.
+
+    Args:
+      w: W.
+      input_weights: M; a bias is a column of it beside an input of ones.
+      steps: k, at least 1.
+
+    Cost: 2 n^3 log2(k) + n^2 k p multiplications at most; memory of the backward pass
+    O(n^2 log2(k) + n k p).
+
+    Raises:
+      ValueError: shapes or dtypes that do not fit, or no step.
+    """
+    checks.check_integer("steps", steps)
+    powers, columns = _powers(w, input_weights, steps)
+    product, *others = powers
+    for power in others:
+        product = householder.matmul(power, product)
+    return product, columns
+
+
+def lagged(
+    inputs: Float[AnyArray, "time batch p"], steps: int
+) -> Float[Array, "blocks batch columns"]:
+    """[x_{t+k}, x_{t+k-1}, ..., x_{t+1}] of every k = `steps` steps, the last first.
+
+    Raises:
+      ValueError: the steps do not divide the time.
+    """
+    checks.check_integer("steps", steps)
+    time, batch, p = inputs.shape
+    if time % steps:
+        raise ValueError(f"steps must divide the {time} of the inputs, got {steps}")
+    blocks = inputs.reshape(time // steps, steps, batch, p)[:, ::-1]
+    return jnp.moveaxis(blocks, 1, 2).reshape(time // steps, batch, steps * p)
 
 
 def last_state(
@@ -43,16 +86,13 @@ def last_state(
 ) -> Float[Array, "batch n"]:
     """h_T of h_t = W h_{t-1} + M x_t, without any of the states before it.
 
-    A bias is a column of M beside an input of ones. Powers of W are computed at full
-    precision, since an error in one is doubled by the next; they are finite only where
-    the entries of W^T are.
-
     Args:
       w: W.
       inputs: x_1 ... x_T.
       carry: h_0.
-      input_weights: M.
-      precision: of the product with the inputs; None is JAX's default.
+      input_weights: M; a bias is a column of it beside an input of ones.
+      precision: of the product with the inputs; None is JAX's default. Powers are
+        computed at full precision, and are finite only where the entries of W^T are.
 
     Returns:
       h_T, in the dtype of the carry.
@@ -63,43 +103,52 @@ def last_state(
     Raises:
       ValueError: shapes or dtypes that do not fit.
     """
-    for name, array in (
-        *(("w", w), ("inputs", inputs)),
-        *(("carry", carry), ("input_weights", input_weights)),
-    ):
-        checks.check_floating(name, array)
-    n, p = input_weights.shape if input_weights.ndim == 2 else (-1, -1)
-    if inputs.ndim != 3 or inputs.shape[2] != p:
+    checks.check_floating("inputs", inputs)
+    checks.check_floating("carry", carry)
+    n = w.shape[0]
+    if inputs.ndim != 3 or inputs.shape[2:] != input_weights.shape[1:]:
         raise ValueError(
             f"inputs and input_weights must have shapes (time, batch, p) and (n, p),"
             f" got {inputs.shape} and {input_weights.shape}"
         )
     steps, batch, _ = inputs.shape
-    if w.shape != (n, n) or carry.shape != (batch, n):
-        raise ValueError(
-            f"w and carry must have shapes ({n}, {n}) and ({batch}, {n}), got"
-            f" {w.shape} and {carry.shape}"
-        )
-    dtype = householder.factor_dtype(w.dtype, carry.dtype)
+    if carry.shape != (batch, n):
+        raise ValueError(f"carry must have shape ({batch}, {n}), got {carry.shape}")
     if steps == 0:
         return jnp.asarray(carry)
-    power = jnp.asarray(w, dtype)  # W^(2^i) in round i
-    columns = jnp.asarray(input_weights, dtype)  # W^k M, of one lag k after another
-    h = jnp.asarray(carry, dtype)
+    powers, columns = _powers(w, input_weights, steps)
+    h = jnp.asarray(carry, columns.dtype)
+    for power in powers:
+        h = householder.matmul(h, power.T)
+    driven = jnp.matmul(
+        lagged(inputs, steps)[0],
+        columns.T.astype(inputs.dtype),
+        precision=precision,
+        preferred_element_type=columns.dtype,
+    )
+    return (h + driven).astype(carry.dtype)
+
+
+def _powers(w, input_weights, steps):
+    """[W^(2^i) for every bit i of the steps] and [M, W M, ..., W^(steps-1) M]."""
+    checks.check_floating("w", w)
+    checks.check_floating("input_weights", input_weights)
+    n, p = input_weights.shape if input_weights.ndim == 2 else (-1, -1)
+    if w.shape != (n, n):
+        raise ValueError(
+            f"w and input_weights must have shapes (n, n) and (n, p), got {w.shape} and"
+            f" {input_weights.shape}"
+        )
+    dtype = householder.factor_dtype(w.dtype, input_weights.dtype)
+    power, columns = jnp.asarray(w, dtype), jnp.asarray(input_weights, dtype)
+    powers = []
     for i in range(steps.bit_length()):
         if i > 0:
             power = householder.matmul(power, power)
         if steps >> i & 1:
-            h = householder.matmul(h, power.T)
+            powers.append(power)
         missing = (steps - 2**i) * p
         if missing > 0:
             more = householder.matmul(power, columns[:, :missing])
             columns = jnp.concatenate([columns, more], axis=1)
-    lagged = jnp.moveaxis(inputs[::-1], 0, 1).reshape(batch, steps * p)
-    driven = jnp.matmul(
-        lagged,
-        columns.T.astype(inputs.dtype),
-        precision=precision,
-        preferred_element_type=dtype,
-    )
-    return (h + driven).astype(carry.dtype)
+    return powers, columns

@@ -15,6 +15,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float, Integer, Shaped
 
 from svdrnn import checks, householder, powers
@@ -22,7 +23,7 @@ from svdrnn._autodiff import forward_mode_explained
 from svdrnn._sharding import over_batch, vary_alike
 from svdrnn._types import AnyArray
 from svdrnn.activations import Activation
-from svdrnn.transitions import Transition, batch_outer
+from svdrnn.transitions import Dense, Transition, batch_outer
 
 # Up to this many input features M x_t is computed inside the time loop, where it costs
 # less than writing and reading a projected (time, batch, n) array.
@@ -135,13 +136,18 @@ def recurrence(
     custom_backward: bool = True,
     precision: jax.lax.PrecisionLike = None,
     perturbations: Float[AnyArray, "time batch n"] | None = None,
+    activation_every: int = 1,
 ) -> tuple[Float[Array, "time batch n"] | None, Float[Array, "batch n"]]:
-    """Runs h_t = phi(W h_{t-1} + M x_t + b) for t = 1 ... T.
+    """Runs h_t = phi_t(W h_{t-1} + M x_t + b) for t = 1 ... T.
 
-    Where phi is the identity and only the last state is wanted, of items that all have
-    T steps, there is no loop over time: powers of W give it (`svdrnn.powers`), where
-    that is cheaper and nothing asks for the loop (`chunk`, an `unroll` above 1,
-    `custom_backward=False`, a form without a backward pass of its own).
+    phi_t is phi, or with `activation_every` k phi where k divides t and the identity
+    elsewhere.
+
+    Where only the last state is wanted, of items that all have T steps, linear steps
+    are taken at once by powers of W (`svdrnn.powers`): the k up to a phi, or all of
+    them where phi is the identity. That is so where it is cheaper and nothing asks for
+    every step: `custom_backward=False`, a form without a backward pass of its own, and
+    where phi is the identity `chunk` or an `unroll` above 1.
 
     Memory of the backward pass, of the loop: the T states, (time, batch, n), and as
     diagonal plus low rank C h, (time, batch, k), which costs less to write than to
@@ -170,12 +176,15 @@ def recurrence(
         is full float32 on a CPU, TF32 on recent GPUs, bfloat16 passes on a TPU).
       perturbations: zeros of the shape of all states, added to each h_t; the gradient
         with respect to them is dL/dh_t. Implies plain autodiff.
+      activation_every: k, at least 1. Above 1 steps that are not taken at once are
+        differentiated by JAX.
 
     Returns:
       `(states, last)`: (time, batch, n), None with `last_only`, and (batch, n).
 
     Raises:
-      ValueError: for a chunk or unroll below 1, shapes or dtypes that do not fit.
+      ValueError: for an `activation_every`, chunk or unroll below 1, shapes or dtypes
+        that do not fit.
       TypeError: forward mode through the hand-written backward pass.
     """
     _check(
@@ -189,24 +198,31 @@ def recurrence(
     checks.check_integer("unroll", unroll)
     if chunk is not None:
         checks.check_integer("chunk", chunk)
-    if chunk is not None and (not last_only or chunk >= inputs.shape[0]):
+    every = checks.check_integer("activation_every", activation_every)
+    steps = inputs.shape[0]
+    if activation.linear:
+        every, by_step = steps + 1, chunk is not None or unroll > 1
+    else:
+        by_step = every == 1
+    by_hand = transition.has_backward and custom_backward and perturbations is None
+    by_step = by_step or not (by_hand and last_only and lengths is None)
+    by_step = by_step or not _cheaper_at_once(transition, inputs, every)
+    loop = steps if by_step else steps // every
+    if chunk is not None and (not last_only or chunk >= loop):
         chunk = None
     static = _Static(activation, last_only, chunk, unroll, precision)
-    by_hand = transition.has_backward and custom_backward and perturbations is None
-    plain = lengths is None and chunk is None and unroll == 1
-    linear = by_hand and plain and last_only and activation.linear
+    acts = None if activation.linear or every == 1 else _acts(steps, every)
 
     def run(transition, input_weights, bias, offset, inputs, carry, lengths, added):
-        if linear and _by_powers(transition, inputs):
-            drive, weights = _augmented(inputs, input_weights, bias)
-            operands = (transition.matrix(), drive, carry, weights)
-            return None, powers.last_state(*operands, precision)
+        if not by_step:
+            weights = (transition, input_weights, bias, offset)
+            return None, _at_once(static, every, weights, inputs, carry)
         drive, in_loop = _project(inputs, input_weights, bias, precision)
         operands = ((transition, in_loop, offset), drive, carry)
         weights, drive, carry = vary_alike(operands, lengths, added)
-        if not by_hand:
+        if not by_hand or acts is not None:
             weights = _narrowed(weights, carry.dtype)
-            return _plain(static, weights, drive, carry, lengths, added)
+            return _plain(static, weights, drive, carry, lengths, added, acts)
         with forward_mode_explained():
             return _recurrence(static, weights, drive, carry, lengths)
 
@@ -255,15 +271,42 @@ def _narrowed(weights, dtype):
     return jax.tree.map(lambda leaf: leaf.astype(dtype), weights)
 
 
-def _by_powers(transition, inputs):
-    """Whether powers of W are cheaper than a loop over these inputs."""
+def _cheaper_at_once(transition, inputs, every):
+    """Whether so many steps are cheaper at once than one after another."""
     steps, batch, features = inputs.shape
-    return powers.cheaper(
+    size = min(every, steps)
+    return size > 0 and powers.cheaper(
         *(transition.size, features + 1),
-        steps=steps,
-        batch=batch,
+        steps=size,
+        items=batch * (steps // size),
         multiplications=transition.multiplications,
     )
+
+
+def _at_once(static, every, weights, inputs, carry):
+    """The last state, by a loop over every so many steps and none over the rest."""
+    transition, input_weights, bias, offset = weights
+    w = transition.matrix()
+    inputs, m = _augmented(inputs, input_weights, bias)
+    steps = inputs.shape[0] // every * every
+    if steps:
+        power, columns = powers.block(w, m, every)
+        drive = jnp.matmul(
+            powers.lagged(inputs[:steps], every),
+            columns.T.astype(inputs.dtype),
+            precision=static.precision,
+        )
+        operands = ((Dense(power), None, offset), drive, carry)
+        with forward_mode_explained():
+            carry = _recurrence(static, *vary_alike(operands), None)[1]
+    if steps < inputs.shape[0]:
+        carry = powers.last_state(w, inputs[steps:], carry, m, static.precision)
+    return carry
+
+
+def _acts(steps, every):
+    """(time,) flags of the steps after which phi acts."""
+    return np.arange(1, steps + 1) % every == 0
 
 
 def _augmented(inputs, input_weights, bias):
@@ -287,8 +330,10 @@ def _project(inputs, input_weights, bias, precision):
     return (projected if bias is None else projected + bias[None, None]), None
 
 
-def _step(static, weights, h, x):
+def _step(static, weights, h, x, acts=None):
     """One step for a batch: h (batch, n), x (batch, p) or (batch, n).
+
+    Without `acts`, a flag, phi acts at every step.
 
     Returns:
       The state, and what the backward pass needs of the step besides it: what the
@@ -303,6 +348,8 @@ def _step(static, weights, h, x):
         for j in range(in_loop.shape[1]):
             z = z + x[:, j : j + 1] * in_loop[None, :, j]
     h = static.activation(z, offset)
+    if acts is not None:
+        h = jnp.where(acts, h, z)
     return h, (kept, None if static.activation.reads_output else z)
 
 
@@ -324,7 +371,7 @@ def _ends(lengths, first, steps):
     return t[:, None] == lengths
 
 
-def _advance(static, weights, drive, state, ends):
+def _advance(static, weights, drive, state, ends, acts=None):
     """(h, final) after some steps, where final is the state each item ended in.
 
     Without lengths (`ends` None) every item ends at the last step: final is h.
@@ -332,11 +379,11 @@ def _advance(static, weights, drive, state, ends):
 
     def step(state, xs):
         h, final = state
-        x, ends = xs
-        h, _ = _step(static, weights, h, x)
+        x, ends, acts = xs
+        h, _ = _step(static, weights, h, x, acts)
         return (h, h if ends is None else jnp.where(ends[:, None], h, final)), None
 
-    return jax.lax.scan(step, state, (drive, ends), unroll=static.unroll)[0]
+    return jax.lax.scan(step, state, (drive, ends, acts), unroll=static.unroll)[0]
 
 
 def _final(states, carry, lengths):
@@ -366,28 +413,28 @@ def _chunks(xs, size):
 # --- plain autodiff -----------------------------------------------------------------
 
 
-def _plain(static, weights, drive, carry, lengths, perturbations):
+def _plain(static, weights, drive, carry, lengths, perturbations, acts):
     if static.last_only and perturbations is None:
         advance = functools.partial(_advance, static)
         ends = _ends(lengths, 0, drive.shape[0])
         if static.chunk is None:
-            return None, advance(weights, drive, (carry, carry), ends)[1]
+            return None, advance(weights, drive, (carry, carry), ends, acts)[1]
         advance = jax.checkpoint(advance)
-        whole, rest = _chunks((drive, ends), static.chunk)
+        whole, rest = _chunks((drive, ends, acts), static.chunk)
         state, _ = jax.lax.scan(
-            lambda state, xs: (advance(weights, xs[0], state, xs[1]), None),
+            lambda state, xs: (advance(weights, xs[0], state, *xs[1:]), None),
             (carry, carry),
             whole,
         )
-        return None, advance(weights, rest[0], state, rest[1])[1]
+        return None, advance(weights, rest[0], state, *rest[1:])[1]
 
     def step(h, xs):
-        x, perturbation = xs
-        h, _ = _step(static, weights, h, x)
+        x, perturbation, acts = xs
+        h, _ = _step(static, weights, h, x, acts)
         h = h if perturbation is None else h + perturbation
         return h, h
 
-    xs = (drive, perturbations)
+    xs = (drive, perturbations, acts)
     _, states = jax.lax.scan(step, carry, xs, unroll=static.unroll)
     return (None if static.last_only else states), _final(states, carry, lengths)
 

@@ -83,9 +83,21 @@ class TransitionRNN(nnx.Module):
         default=None,
     )
 
+    activation_every: int = argument(
+        """k: phi acts after every k-th step of a call, and steps between are linear.
+        Above 1 it is an error with an identity phi.""",
+        default=1,
+    )
+
     def __post_init__(self, *values):
         del values
         self.unroll = checks.check_integer("unroll", self.unroll)
+        every = checks.check_integer("activation_every", self.activation_every)
+        if every > 1 and self.cell.activation.linear:
+            raise ValueError(
+                "activation_every must be 1 with an identity activation, which is"
+                f" linear at every step, got {every}"
+            )
         if self.chunk is not None:
             self.chunk = checks.check_integer("chunk", self.chunk)
 
@@ -122,7 +134,15 @@ class TransitionRNN(nnx.Module):
         Returns:
           The step, for carries (*batch, n) and inputs (*batch, n_in), and zeros
           (*batch, n).
+
+        Raises:
+          ValueError: `activation_every` is not 1: a step does not know its number.
         """
+        if self.activation_every != 1:
+            raise ValueError(
+                "activation_every must be 1 for steps one at a time, got"
+                f" {self.activation_every}"
+            )
         carry = self.initialize_carry((*batch_shape, self.cell.in_features))
         return self.cell.step(carry), carry
 
@@ -239,6 +259,7 @@ class TransitionRNN(nnx.Module):
             custom_backward=self.cell.custom_backward,
             precision=self.cell.precision,
             perturbations=perturbations,
+            activation_every=self.activation_every,
         )
         carry = last.reshape(batch + (n,))
         if last_only:

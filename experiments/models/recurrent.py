@@ -228,10 +228,11 @@ def gru(config: Any, features: int, *, rngs: nnx.Rngs) -> nnx.Module:
 
 
 def _cell(config: Any) -> dict[str, Any]:
-    """What the fields say of every cell of the library."""
+    """What the fields say of every layer of the library."""
     return {
         **asked.arguments(config),
         "input_scale": config.input_scale,
+        "activation_every": config.activation_every,
     }
 
 

@@ -39,7 +39,7 @@ BESIDE = (*OF_INTERVALS, *OF_SEQUENCES)
 
 _AROUND = ("layers", "dropout", "embedding", "tied", "readout_activation")
 _SEQUENCE = ("hidden", *_AROUND)
-_CELL = (*_SEQUENCE, "activation", "leak", "input_scale")
+_CELL = (*_SEQUENCE, "activation", "leak", "activation_every", "input_scale")
 _SPECTRAL = ("reflectors", "center", "init", "method")
 _INTERVAL = (*_SPECTRAL, "radius", "init_sigma")
 _GATES = ("reflectors", "radius", "center", "init")

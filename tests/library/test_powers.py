@@ -1,4 +1,4 @@
-"""The last state of a linear recurrence by powers of W, against the loop."""
+"""Linear steps taken at once, by powers of W, against the loop."""
 
 import functools
 
@@ -85,9 +85,9 @@ def test_narrow_carries_have_powers_in_float32(dtype):
 @pytest.mark.parametrize(
     "name,shape,words",
     [
-        ("w", (N, N + 1), r"w and carry must have shapes \(8, 8\).*got \(8, 9\)"),
-        ("carry", (BATCH, N + 1), r"w and carry must have .*\(40, 9\)"),
-        ("carry", (BATCH + 1, N), r"w and carry must have .*\(41, 8\)"),
+        ("w", (N, N + 1), r"w and input_weights must have .*got \(8, 9\)"),
+        ("carry", (BATCH, N + 1), r"carry must have shape \(40, 8\), got \(40, 9\)"),
+        ("carry", (BATCH + 1, N), r"carry must have shape \(40, 8\), got \(41, 8\)"),
         ("inputs", (3, BATCH, 2), r"inputs and input_weights must .*\(3, 40, 2\)"),
         ("inputs", (3, BATCH), r"inputs and input_weights must .*got \(3, 40\)"),
         ("input_weights", (N,), r"inputs and input_weights must .*got .*\(8,\)"),
@@ -119,18 +119,39 @@ def multiplications(given):
 )
 def test_what_takes_fewer_multiplications_is_taken(n, steps, batch, taken):
     given = draw(steps, 2, n=n, batch=batch)
-    # Not counted: those of the carry, one product for every bit of the steps.
-    counted = multiplications(given) - steps.bit_count() * batch * n * n
+    # Counted above, but not there: one product of the carry for every bit of the steps.
+    counted = multiplications(given) - (steps.bit_count() - 1) * batch * n * n
     dense = batch * steps * n * n
     assert (counted < dense) == taken
-    sizes = {"steps": steps, "batch": batch}
+    sizes = {"steps": steps, "items": batch}
     assert powers.cheaper(n, 2, **sizes, multiplications=n * n) == taken
     least = counted / (batch * steps)
     assert powers.cheaper(n, 2, **sizes, multiplications=int(1.2 * least) + 1)
     assert not powers.cheaper(n, 2, **sizes, multiplications=int(0.8 * least) - 1)
 
 
+@x64
+@pytest.mark.parametrize("steps", [1, 2, 3, 6, 13])
+def test_a_block_is_so_many_steps(steps):
+    given = draw(3 * steps, 2)
+    power, columns = powers.block(given["w"], given["input_weights"], steps)
+    expected = np.linalg.matrix_power(given["w"], steps)
+    np.testing.assert_allclose(power, expected, rtol=1e-12, atol=1e-12)
+    h = given["carry"]
+    for x in powers.lagged(given["inputs"], steps):
+        h = h @ power.T + x @ columns.T
+    np.testing.assert_allclose(h, loop(**given), rtol=1e-11, atol=1e-11)
+
+
+def test_blocks_that_do_not_fit():
+    with pytest.raises(ValueError, match="steps must divide the 7 of the .*got 2"):
+        powers.lagged(np.zeros((7, 2, 1)), 2)
+    with pytest.raises(ValueError, match="steps must be an integer of at least 1"):
+        powers.block(np.eye(2), np.zeros((2, 1)), 0)
+
+
 # ---- Where the recurrence takes them.
+
 
 FORMS = ("dense", "low_rank")
 
@@ -155,14 +176,18 @@ def run(given, form="dense", name="identity", leak=None, **options):
 
 @pytest.fixture
 def taken(monkeypatch):
-    """How often the powers were taken."""
+    """Which of the functions were called."""
     calls = []
 
-    def last_state(*args, original=powers.last_state):
-        calls.append(args)
-        return original(*args)
+    def counted(name, original):
+        def call(*args):
+            calls.append(name)
+            return original(*args)
 
-    monkeypatch.setattr(powers, "last_state", last_state)
+        monkeypatch.setattr(powers, name, call)
+
+    for name in ("block", "last_state"):
+        counted(name, getattr(powers, name))
     return calls
 
 
@@ -203,8 +228,100 @@ def test_what_needs_the_states_takes_the_loop(taken, options):
     np.testing.assert_allclose(linear, loop(**given), rtol=1e-11, atol=1e-11)
 
 
-def layer():
-    options = {"reflectors": 2, "radius": 0.1, "activation": "identity"}
+# ---- An activation every so many steps.
+
+ACTIVATIONS = {
+    "leaky_relu": (0.1, lambda z: np.where(z >= 0, z, 0.1 * z)),
+    "tanh": (None, np.tanh),
+    "modrelu": (None, lambda z: np.sign(z) * np.maximum(np.abs(z) - 0.1, 0)),
+}
+
+
+def kinked(w, inputs, carry, input_weights, phi, every):
+    h, states = carry, []
+    for t, x in enumerate(inputs, 1):
+        h = h @ w.T + x @ input_weights.T
+        h = phi(h) if t % every == 0 else h
+        states.append(h)
+    return np.array(states)
+
+
+@x64
+@pytest.mark.parametrize("steps,every", [(12, 3), (13, 4), (3, 4), (1, 2), (9, 9)])
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("name", ACTIVATIONS)
+def test_an_activation_every_so_many_steps(taken, name, form, steps, every):
+    given = draw(steps)
+    leak, phi = ACTIVATIONS[name]
+    offset = {"offset": np.full(N, -0.1)} if name == "modrelu" else {}
+    kept = functools.partial(run, form=form, name=name, leak=leak, **offset)
+    expected = kinked(**given, phi=phi, every=every)
+    _, last = kept(given, last_only=True, activation_every=every)
+    if form == "dense" and steps > 1:
+        blocks, rest = divmod(steps, every)
+        assert taken == ["block"] * (blocks > 0) + ["last_state"] * (rest > 0)
+    np.testing.assert_allclose(last, expected[-1], rtol=1e-11, atol=1e-11)
+    calls = len(taken)
+    states, last = kept(given, activation_every=every)
+    np.testing.assert_allclose(states, expected, rtol=1e-11, atol=1e-11)
+    np.testing.assert_array_equal(last, states[-1])
+    lengths = np.arange(BATCH) % (steps + 1)
+    for chunk in (None, 2):
+        options = {"lengths": lengths, "last_only": True, "chunk": chunk}
+        _, ended = kept(given, activation_every=every, **options)
+        for item in (0, 1, BATCH - 1):
+            all_states = np.concatenate([given["carry"][None], expected])
+            found = all_states[lengths[item], item]
+            np.testing.assert_allclose(ended[item], found, rtol=1e-11, atol=1e-11)
+    assert len(taken) == calls  # what needs every state takes every step
+
+
+@x64
+@pytest.mark.parametrize("chunk", [None, 2])
+def test_gradients_of_blocks_are_those_of_every_step(taken, chunk):
+    given = draw(23, n=N)
+    options = {"name": "tanh", "activation_every": 3, "last_only": True, "chunk": chunk}
+    weights = np.random.default_rng(1).normal(size=(BATCH, N))
+
+    def loss(given, **more):
+        return jnp.sum(run(given, **options, **more)[1] * weights)
+
+    found = oracles.jit(jax.grad(loss))(given)
+    assert taken == ["block", "last_state"]
+    step_by_step = functools.partial(loss, custom_backward=False)
+    expected = oracles.jit(jax.grad(step_by_step))(given)
+    assert len(taken) == 2
+    for name, gradient in expected.items():
+        np.testing.assert_allclose(found[name], gradient, rtol=1e-9, atol=1e-10)
+
+
+def test_an_activation_every_so_many_steps_of_a_layer():
+    inputs = jnp.asarray(np.moveaxis(draw(7)["inputs"], 0, 1), jnp.float32)
+    every_third, each = layer("tanh", activation_every=3), layer("tanh")
+    states = every_third(inputs)
+    last = every_third(inputs, last_only=True)
+    np.testing.assert_allclose(last, states[:, -1], rtol=1e-4, atol=1e-5)
+    h = jnp.zeros((BATCH, N))
+    linear = layer("identity")
+    for t in range(7):
+        one = each if (t + 1) % 3 == 0 else linear
+        h = one(inputs[:, t : t + 1], initial_carry=h)[:, 0]
+        np.testing.assert_allclose(states[:, t], h, rtol=1e-4, atol=1e-5)
+    with pytest.raises(ValueError, match="activation_every must be 1 for steps one"):
+        every_third.prepare((2,))
+    for name, every, words in (
+        ("tanh", 0, "activation_every must be an integer of at least 1, got 0"),
+        ("identity", 2, "activation_every must be 1 with an identity .* got 2"),
+    ):
+        with pytest.raises(ValueError, match=words):
+            layer(name, activation_every=every)
+
+
+# ---- Devices.
+
+
+def layer(name, **options):
+    options = {"reflectors": 2, "radius": 0.1, "activation": name, **options}
     return SpectralRNN(1, N, rngs=nnx.Rngs(0), **options)
 
 
@@ -217,13 +334,16 @@ def loss_and_gradients(params, graph, inputs, carry):
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("period", [1, 2])
 @pytest.mark.parametrize("kind", ["explicit", "shard_map"])
-def test_over_two_devices(taken, kind):
+def test_over_two_devices(taken, kind, period):
     if jax.device_count() < 2:
         pytest.skip("needs two devices: JAX was started before the tests' settings")
     given = draw(9, dtype=np.float32)
     arrays = (np.moveaxis(given["inputs"], 0, 1), given["carry"])
-    graph, params = nnx.split(layer())
+    rnn = layer("identity") if period == 1 else layer("tanh", activation_every=period)
+    rnn.cell.method = "dense"
+    graph, params = nnx.split(rnn)
     step = functools.partial(loss_and_gradients, graph=graph)
     expected = oracles.jit(lambda p, x, h: step(p, inputs=x, carry=h))(params, *arrays)
     axis = AxisType.Explicit if kind == "explicit" else AxisType.Auto
@@ -242,6 +362,6 @@ def test_over_two_devices(taken, kind):
         specs = {"in_specs": (every, batch, batch), "out_specs": (every, every)}
         split = jax.shard_map(part, mesh=mesh, **specs)
     found = oracles.jit(split)(params, *arrays)
-    assert len(taken) == 2
+    assert taken == (["last_state"] if period == 1 else ["block", "last_state"]) * 2
     for a, b in zip(jax.tree.leaves(found), jax.tree.leaves(expected), strict=True):
         np.testing.assert_allclose(a, b, rtol=2e-4, atol=2e-4 * np.abs(b).max())

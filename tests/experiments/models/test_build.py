@@ -46,6 +46,7 @@ def check(name="spectral", **fields):
         ("dropout", 1.0, "1"),
         ("dropout", -0.5, "0"),
         ("readout_activation", "modrelu", "tanh"),
+        ("activation_every", 0, "1"),
         ("embedding", 0, "1"),
         ("embedding", 2.5, "an integer"),
         ("reflectors", -1, "1"),
@@ -75,6 +76,13 @@ def test_radius_and_center_are_not_both_zero():
     check(radius=0.0)
     with pytest.raises(ValueError, match=r"^config\.model\.(radius|center) .*0"):
         check(center=0.0, radius=0.0)
+
+
+def test_an_identity_acts_at_every_step():
+    match = r"^config\.model\.activation_every must be 1 .*got 2"
+    with pytest.raises(ValueError, match=match):
+        check(activation="identity", activation_every=2)
+    check(activation="tanh", activation_every=2)
 
 
 def test_a_readout_activation_that_changes_nothing_is_refused():
