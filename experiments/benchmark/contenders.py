@@ -15,6 +15,7 @@ REFLECTORS = 16
 # With the activation of all others but the LSTM: tanh alone costs a third of a step.
 BASELINE = "nnx.RNN, leaky ReLU"
 TANH = "nnx.RNN(SimpleCell)"
+LINEAR = "nnx.RNN, identity"  # the last state of a linear recurrence needs no loop
 OWN = "DenseRNN"
 HEADLINE = f"SpectralRNN low_rank m={REFLECTORS}"
 PAPER = "paper"  # how the names of those begin that apply a reflector at a time
@@ -113,6 +114,9 @@ def layers(n: int, batch: int, devices: int = 1) -> list[timing.Contender]:
             nnx.SimpleCell(1, n, activation_fn=jax.nn.leaky_relu, rngs=rngs), rngs=False
         ),
         TANH: nnx.RNN(nnx.SimpleCell(1, n, rngs=rngs), rngs=False),
+        LINEAR: nnx.RNN(
+            nnx.SimpleCell(1, n, activation_fn=lambda z: z, rngs=rngs), rngs=False
+        ),
         "nnx.RNN(OptimizedLSTMCell)": nnx.RNN(
             nnx.OptimizedLSTMCell(1, n, rngs=rngs), rngs=False
         ),
@@ -121,6 +125,8 @@ def layers(n: int, batch: int, devices: int = 1) -> list[timing.Contender]:
     for m in (REFLECTORS, n):
         for method in ("low_rank", "dense"):
             models[f"SpectralRNN {method} m={m}"] = spectral(n, m, method)
+        linear = spectral(n, m, "auto", activation="identity")
+        models[f"SpectralRNN identity m={m}"] = linear
         if devices == 1:
             paper = spectral(n, m, "scan", custom_backward=False)
             models[f"{PAPER} m={m}"] = paper

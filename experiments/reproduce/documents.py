@@ -151,6 +151,7 @@ TABLES: dict[str, Table] = {
     "readme_speed": _plain(speed.few_cells),
     "speed_peers": _plain(speed.peers),
     "speed_widths": _plain(speed.widths),
+    "speed_linear": _plain(speed.linear),
     "speed_lengths": _plain(speed.lengths),
     "speed_matrices": _plain(speed.matrices),
     "constraint_costs": _plain(speed.constraints),

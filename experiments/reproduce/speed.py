@@ -12,6 +12,7 @@ from experiments.reproduce import markdown
 # its own, and the layer that is compared with them.
 BASELINE = "nnx.RNN, leaky ReLU"
 TANH = "nnx.RNN(SimpleCell)"
+LINEAR = "nnx.RNN, identity"
 OWN = "SpectralRNN low_rank m=16"
 
 # Columns of the table of all cells: contender (m=n stands for as many reflectors as
@@ -152,6 +153,26 @@ def _widths(results: pathlib.Path) -> dict[tuple[int, int], tuple[float, float]]
         (n, devices): (found[n, devices, BASELINE], found[n, devices, OWN])
         for n, devices in sorted({(n, devices) for n, devices, _ in found})
     }
+
+
+def linear(results: pathlib.Path) -> str:
+    """A step of linear recurrences, of `benchmark_linear` on one device."""
+    found = {
+        (row["n"], row["steps"], row["contender"]): row["seconds"]
+        for row in _benchmark("benchmark_linear", results)
+        if row["kind"] == "layer" and "seconds" in row and _devices(row) == 1
+    }
+    rows = []
+    for n, steps in sorted({(n, steps) for n, steps, _ in found}):
+        base = found[n, steps, LINEAR]
+        cells = []
+        for m in (16, n):
+            seconds = found[n, steps, f"SpectralRNN identity m={m}"]
+            cells += [_milliseconds(seconds), f"**{seconds / base:.2f}**"]
+        rows.append([str(n), str(steps), _milliseconds(base), *cells])
+    names = [f"`SpectralRNN`, {m}" for m in ("16", "n")]
+    columns = [column for name in names for column in (name, "to `nnx.RNN`")]
+    return markdown.table(["n", "T", "`nnx.RNN`", *columns], rows)
 
 
 def _devices(row: dict) -> int:

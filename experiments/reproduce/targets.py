@@ -46,19 +46,19 @@ _WORDS_LSTM = ("ptb_word/lstm_200_tuned", "ptb_word/lstm_200_seed1_tuned")
 TARGETS = (
     Target(
         "permuted MNIST, n = 128",
-        ("permuted_mnist",),
+        ("permuted_mnist_128", "permuted_mnist_128_seed1"),
         *("accuracy", "{:.4f}", "≥", 0.940),
         "expRNN, n = 170: 0.949",
     ),
     Target(
         "permuted MNIST, n ≤ 256",
-        ("permuted_mnist",),
+        ("permuted_mnist", "permuted_mnist_seed1"),
         *("accuracy", "{:.4f}", "≥", 0.955),
         "expRNN, n = 360: 0.962, n = 512: 0.966",
     ),
     Target(
         "pixel MNIST, 5,530 parameters",
-        ("pixel_mnist_784", "pixel_mnist_784_seed1"),
+        ("pixel_mnist_784_rows", "pixel_mnist_784_rows_seed1"),
         *("accuracy", "{:.4f}", "≥", 0.986),
         "expRNN, n = 170: 0.980; geotorch, n = 170: 0.985",
     ),

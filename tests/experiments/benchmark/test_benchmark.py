@@ -15,11 +15,13 @@ from experiments.benchmark import contenders, drawing, measuring, printing, timi
 
 ROOT = pathlib.Path(__file__).resolve().parents[3]
 LAYERS = [
-    *("nnx.RNN, leaky ReLU", "nnx.RNN(SimpleCell)"),
+    *("nnx.RNN, leaky ReLU", "nnx.RNN(SimpleCell)", "nnx.RNN, identity"),
     "nnx.RNN(OptimizedLSTMCell)",
     contenders.OWN,
-    *("SpectralRNN low_rank m=16", "SpectralRNN dense m=16", "paper m=16"),
-    *("SpectralRNN low_rank m=24", "SpectralRNN dense m=24", "paper m=24"),
+    *("SpectralRNN low_rank m=16", "SpectralRNN dense m=16"),
+    *("SpectralRNN identity m=16", "paper m=16"),
+    *("SpectralRNN low_rank m=24", "SpectralRNN dense m=24"),
+    *("SpectralRNN identity m=24", "paper m=24"),
     "dense products",
 ]
 
@@ -245,7 +247,7 @@ def test_the_command(tmp_path):
     record = json.loads((tmp_path / "benchmark.json").read_text())
     assert record["batch"] == 2 and record["machine"]["backend"] == "cpu"
     kinds = [row["kind"] for row in record["rows"]]
-    assert kinds.count("layer") == 11 + 9 and kinds.count("matrix") == 4
+    assert kinds.count("layer") == 14 + 12 and kinds.count("matrix") == 4
     assert [each["devices"] for each in record["ratios"]] == [1, 2]
     assert "2 devices" in done.stdout and "to nnx.RNN, leaky ReLU:" in done.stdout
     assert all(row["seconds"] > 0 for row in record["rows"])
