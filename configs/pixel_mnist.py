@@ -52,7 +52,7 @@ def get_config(variant=None):
         config.model.input_scale = 0.1  # the state sums up to 784 pixels
         config.train.epochs = 26
     if variant == "wide":
-        # A kink at the end of each row of 28 pixels; the steps up to it are taken at once.
+        # A kink at the end of each row of 28 pixels; the steps to it are taken at once.
         config.model.activation_every = 28
         config.model.hidden = 256
         config.model.reflectors = None
