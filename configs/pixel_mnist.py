@@ -24,7 +24,7 @@ from configs import common
 
 
 def get_config(variant=None):
-    variant = common.variant("pixel_mnist.py", variant, ("wide", "permuted"))
+    variant = common.variant("pixel_mnist.py", variant, ("rows", "wide", "permuted"))
     config = common.get_config()
     config.task.name = "pixel_mnist"
     config.task.steps = 784  # or 112, 28: of 1, 7 or 28 pixels
@@ -51,9 +51,15 @@ def get_config(variant=None):
         config.model.init = "identity"
         config.model.input_scale = 0.1  # the state sums up to 784 pixels
         config.train.epochs = 26
-    if variant == "wide":
+    if variant in ("rows", "wide"):
         # A kink at the end of each row of 28 pixels; the steps to it are taken at once.
         config.model.activation_every = 28
+    if variant == "rows":
+        config.model.hidden = 96
+        config.model.reflectors = 25
+        config.train.rates.reflectors = 3e-4
+        config.train.epochs = 120
+    if variant == "wide":
         config.model.hidden = 256
         config.model.reflectors = None
         config.train.rates.reflectors = 1e-4

@@ -40,6 +40,7 @@ def parse(name, *overrides):
         ("copying.py", "copying"),
         ("copying.py:5000", "copying"),
         ("pixel_mnist.py", "pixel_mnist"),
+        ("pixel_mnist.py:rows", "pixel_mnist"),
         ("pixel_mnist.py:wide", "pixel_mnist"),
         ("pixel_mnist.py:permuted", "pixel_mnist"),
         ("certificate.py", "pixel_mnist"),
