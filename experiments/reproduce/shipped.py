@@ -27,6 +27,20 @@ RUNS = (
     ),
     protocol.Run("pixel_mnist_784_wide", "pixel_mnist:wide", {}),
     protocol.Run("pixel_mnist_784_wide_seed1", "pixel_mnist:wide", {"seed": 1}),
+    *(
+        protocol.Run(
+            f"pixel_mnist_784_wide_every_step{suffix}",
+            "pixel_mnist:wide",
+            {
+                "model.activation_every": 1,
+                "model.reflectors": 16,
+                "train.rates.reflectors": None,
+                "train.epochs": 34,
+                **seed,
+            },
+        )
+        for suffix, seed in (("", {}), ("_seed1", {"seed": 1}))
+    ),
     protocol.Run(
         "pixel_mnist_784_192",
         "pixel_mnist",
@@ -36,6 +50,20 @@ RUNS = (
     protocol.Run("pixel_mnist_784_rows_seed1", "pixel_mnist:rows", {"seed": 1}),
     protocol.Run("permuted_mnist", "pixel_mnist:permuted", {}),
     protocol.Run("permuted_mnist_seed1", "pixel_mnist:permuted", {"seed": 1}),
+    protocol.Run(
+        "permuted_mnist_leaky",
+        "pixel_mnist:permuted",
+        {
+            "model.hidden": 128,
+            "model.radius": 0.3,
+            "model.center": 1.025,
+            "model.activation": "leaky_relu",
+            "model.leak": 0.95,
+            "model.readout_activation": "identity",
+            "train.learning_rate": 4e-3,
+            "train.rates.reflectors": 4e-5,
+        },
+    ),
     protocol.Run("permuted_mnist_128", "pixel_mnist:permuted", {"model.hidden": 128}),
     protocol.Run(
         "permuted_mnist_128_seed1",
@@ -98,6 +126,18 @@ ROWS = {
         "accuracy {:.4f}",
         "",
     ),
+    "pixel_mnist_784_wide_every_step": (
+        "pixel MNIST, 784 steps, 256 units",
+        "accuracy",
+        "accuracy {:.4f}",
+        "",
+    ),
+    "pixel_mnist_784_wide_every_step_seed1": (
+        "the same, another seed",
+        "accuracy",
+        "accuracy {:.4f}",
+        "",
+    ),
     "pixel_mnist_784_192": (
         "pixel MNIST, 784 steps, 192 units",
         "accuracy",
@@ -119,6 +159,12 @@ ROWS = {
     "permuted_mnist": ("permuted MNIST", "accuracy", "accuracy {:.4f}", ""),
     "permuted_mnist_seed1": (
         "the same, another seed",
+        "accuracy",
+        "accuracy {:.4f}",
+        "",
+    ),
+    "permuted_mnist_leaky": (
+        "permuted MNIST, 128 units, an activation at every pixel",
         "accuracy",
         "accuracy {:.4f}",
         "",
@@ -182,7 +228,7 @@ ROWS = {
 FEW = (
     "addition_750",
     "copying_5000",
-    "pixel_mnist_784",
+    "pixel_mnist_784_rows",
     "permuted_mnist",
     "ptb_word/spectral_lstm_200_tuned",
     "ptb_char",

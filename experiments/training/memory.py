@@ -6,6 +6,7 @@ from typing import Any
 import jax
 from flax import nnx
 
+import svdrnn
 from experiments.models import build as models
 from experiments.tasks import base
 
@@ -18,7 +19,8 @@ def check(config: Any, task: base.Task) -> None:
     """Raises ValueError where the run needs more memory than there is for certain.
 
     Counted are the parameters, `COPIES` times, and of a batch the inputs, the states of
-    every layer and the outputs, once. A run needs more than that.
+    every layer and the outputs, once; no states of linear steps whose last alone is
+    read. A run needs more than that.
     """
     model = nnx.eval_shape(
         lambda: models.build(config.model, task, rngs=nnx.Rngs(params=0))
@@ -26,8 +28,11 @@ def check(config: Any, task: base.Task) -> None:
     last = not task.sequential or task.readout == "last"
     outputs = task.out_features * (1 if last else task.time_steps)
     features = 1 if task.vocabulary is not None else task.in_features
-    states = features + config.model.hidden * config.model.layers
-    batch = config.train.batch_size * (task.time_steps * states + outputs)
+    steps = task.time_steps * config.model.layers
+    if task.sequential and last:
+        steps -= task.time_steps - _kept(model.layers[-1], task.time_steps)
+    states = task.time_steps * features + steps * config.model.hidden
+    batch = config.train.batch_size * (states + outputs)
     needed = BYTES * (COPIES * models.count_params(model) + batch)
     check_bytes(
         "config.model.hidden, config.model.layers, config.train.batch_size and the"
@@ -38,6 +43,14 @@ def check(config: Any, task: base.Task) -> None:
         ),
         needed,
     )
+
+
+def _kept(layer: Any, steps: int) -> int:
+    """The fewest states that a layer may keep of which the last is read."""
+    if not isinstance(layer, svdrnn.TransitionRNN):
+        return steps
+    cell: Any = layer.cell
+    return 0 if cell.activation.linear else steps // layer.activation_every
 
 
 def check_bytes(names: str, values: tuple[int, ...], needed: int) -> None:

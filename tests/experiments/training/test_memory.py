@@ -1,9 +1,11 @@
 """What cannot fit into memory is refused from its sizes, and what fits is not."""
 
 import pytest
+from flax import nnx
 
 from configs import copying, ptb_word
 from experiments import tasks
+from experiments.models import build
 from experiments.training import loop, memory
 from tests.experiments.small import changed_addition
 
@@ -41,3 +43,25 @@ def test_what_ships_fits(monkeypatch):
     monkeypatch.setattr(memory, "available", lambda: 10_000)
     with pytest.raises(ValueError, match="fit into 1e-05 GB"):
         memory.check(config, task)
+
+
+@pytest.mark.parametrize(
+    "fields,kept",
+    [
+        ({}, 100),
+        ({"model__activation_every": 10}, 10),
+        ({"model__activation": "identity"}, 0),
+        ({"model__activation": "identity", "model__layers": 2}, 100),
+    ],
+)
+def test_states_of_linear_steps_are_not_counted(monkeypatch, fields, kept):
+    config = changed_addition(task__length=100, model__hidden=64, **fields)
+    task = tasks.build(config)
+    counted = []
+    monkeypatch.setattr(memory, "check_bytes", lambda *args: counted.append(args[-1]))
+    memory.check(config, task)
+    model = nnx.eval_shape(lambda: build.build(config.model, task, rngs=nnx.Rngs(0)))
+    parameters = memory.COPIES * build.count_params(model)
+    batch = config.train.batch_size
+    expected = parameters + batch * (100 * task.in_features + kept * 64 + 1)
+    assert counted == [memory.BYTES * expected]
