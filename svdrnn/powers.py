@@ -54,6 +54,7 @@ def block(
       ValueError: shapes or dtypes that do not fit, or no step.
     """
     checks.check_integer("steps", steps)
+    _check_weights(w, input_weights)
     powers, columns = _powers(w, input_weights, steps)
     product, *others = powers
     for power in others:
@@ -67,9 +68,13 @@ def lagged(
     """[x_{t+k}, x_{t+k-1}, ..., x_{t+1}] of every k = `steps` steps, the last first.
 
     Raises:
-      ValueError: the steps do not divide the time.
+      ValueError: inputs that are not floating or of another shape, or steps that do
+        not divide their time.
     """
     checks.check_integer("steps", steps)
+    checks.check_floating("inputs", inputs)
+    if inputs.ndim != 3:
+        raise ValueError(f"inputs must have shape (time, batch, p), got {inputs.shape}")
     time, batch, p = inputs.shape
     if time % steps:
         raise ValueError(f"steps must divide the {time} of the inputs, got {steps}")
@@ -105,7 +110,7 @@ def last_state(
     """
     checks.check_floating("inputs", inputs)
     checks.check_floating("carry", carry)
-    n = w.shape[0]
+    n, _ = _check_weights(w, input_weights)
     if inputs.ndim != 3 or inputs.shape[2:] != input_weights.shape[1:]:
         raise ValueError(
             f"inputs and input_weights must have shapes (time, batch, p) and (n, p),"
@@ -131,14 +136,7 @@ def last_state(
 
 def _powers(w, input_weights, steps):
     """[W^(2^i) for every bit i of the steps] and [M, W M, ..., W^(steps-1) M]."""
-    checks.check_floating("w", w)
-    checks.check_floating("input_weights", input_weights)
-    n, p = input_weights.shape if input_weights.ndim == 2 else (-1, -1)
-    if w.shape != (n, n):
-        raise ValueError(
-            f"w and input_weights must have shapes (n, n) and (n, p), got {w.shape} and"
-            f" {input_weights.shape}"
-        )
+    p = input_weights.shape[1]
     dtype = householder.factor_dtype(w.dtype, input_weights.dtype)
     power, columns = jnp.asarray(w, dtype), jnp.asarray(input_weights, dtype)
     powers = []
@@ -152,3 +150,16 @@ def _powers(w, input_weights, steps):
             more = householder.matmul(power, columns[:, :missing])
             columns = jnp.concatenate([columns, more], axis=1)
     return powers, columns
+
+
+def _check_weights(w, input_weights):
+    """(n, p); raises ValueError for shapes or dtypes that do not fit."""
+    checks.check_floating("w", w)
+    checks.check_floating("input_weights", input_weights)
+    n, p = input_weights.shape if input_weights.ndim == 2 else (-1, -1)
+    if w.shape != (n, n):
+        raise ValueError(
+            f"w and input_weights must have shapes (n, n) and (n, p), got {w.shape} and"
+            f" {input_weights.shape}"
+        )
+    return n, p

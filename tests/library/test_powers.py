@@ -92,7 +92,7 @@ def test_narrow_carries_have_powers_in_float32(dtype):
         ("carry", (BATCH + 1, N), r"carry must have shape \(40, 8\), got \(41, 8\)"),
         ("inputs", (3, BATCH, 2), r"inputs and input_weights must .*\(3, 40, 2\)"),
         ("inputs", (3, BATCH), r"inputs and input_weights must .*got \(3, 40\)"),
-        ("input_weights", (N,), r"inputs and input_weights must .*got .*\(8,\)"),
+        ("input_weights", (N,), r"w and input_weights must .*got .* and \(8,\)"),
     ],
 )
 def test_shapes_that_do_not_fit(name, shape, words):

@@ -37,6 +37,7 @@ from svdrnn import (
     layers,
     layouts,
     matrices,
+    powers,
     projection,
     recurrence,
     rnn,
@@ -825,6 +826,53 @@ def _(draw):
     close(last, expected[1], draw.dtype, 40)
     if not options["last_only"]:
         close(states, expected[0], draw.dtype, 40)
+
+
+@case("powers.cheaper", plain=True)
+def _(draw):
+    sizes = {"n": draw.one_of((1, 64)), "features": 2, "steps": draw.one_of((0, 1, 9))}
+    rest = {"items": draw.one_of((0, 1, 1000)), "multiplications": sizes["n"] ** 2}
+    found = yield powers.cheaper, {**sizes, **rest}
+    assert found == (sizes["steps"] == 9 and rest["items"] == 1000 and sizes["n"] == 64)
+
+
+@case("powers.block", odd=("steps",))
+def _(draw):
+    n, steps = draw.one_of((1, 4)), draw.one_of((1, 2, 7))
+    w, m = draw.orthonormal(n, n), draw.array(n, 2)
+    power, columns = yield powers.block, {"w": w, "input_weights": m, "steps": steps}
+    wide = np.asarray(w, np.float64)
+    close(power, np.linalg.matrix_power(wide, steps), draw.dtype, 20)
+    last = np.linalg.matrix_power(wide, steps - 1) @ np.asarray(m, np.float64)
+    close(columns[:, -2:], last, draw.dtype, 20 * (1 + np.max(np.abs(last))))
+
+
+@case("powers.lagged", odd=("steps",))
+def _(draw):
+    steps, blocks = draw.one_of((1, 3)), draw.one_of((0, 1, 2))
+    inputs = draw.array(steps * blocks, 2, 2)
+    found = yield powers.lagged, {"inputs": inputs, "steps": steps}
+    assert found.shape == (blocks, 2, 2 * steps)
+    for block, lagged in enumerate(np.asarray(found, np.float64)):
+        first = np.asarray(inputs[block * steps], np.float64)
+        np.testing.assert_array_equal(lagged[:, -2:], first)
+
+
+@case("powers.last_state")
+def _(draw):
+    n, batch, steps = draw.one_of((1, 4)), draw.one_of((0, 2)), draw.one_of((0, 1, 5))
+    arrays = {
+        **{"w": draw.orthonormal(n, n), "inputs": draw.array(steps, batch, 2)},
+        **{"carry": draw.array(batch, n), "input_weights": draw.array(n, 2)},
+    }
+    found = yield powers.last_state, arrays
+    wide = {name: np.asarray(each, np.float64) for name, each in arrays.items()}
+    h = wide["carry"]
+    for x in wide["inputs"]:
+        h = h @ wide["w"].T + x @ wide["input_weights"].T
+    size = 1 + sum(np.max(np.abs(wide[k]), initial=0) for k in ("carry", "inputs"))
+    size *= 1 + np.max(np.abs(wide["input_weights"]), initial=0)
+    close(found, h, draw.dtype, 40 * size)
 
 
 def one_step(w, input_weights, bias, carry, inputs):
