@@ -48,6 +48,11 @@ RUNS = (
     ),
     protocol.Run("pixel_mnist_784_rows", "pixel_mnist:rows", {}),
     protocol.Run("pixel_mnist_784_rows_seed1", "pixel_mnist:rows", {"seed": 1}),
+    protocol.Run(
+        "pixel_mnist_784_rows_irnn",
+        "pixel_mnist:rows",
+        {"model.name": "irnn", "model.hidden": 67, "train.learning_rate": 3e-4},
+    ),
     protocol.Run("permuted_mnist", "pixel_mnist:permuted", {}),
     protocol.Run("permuted_mnist_seed1", "pixel_mnist:permuted", {"seed": 1}),
     protocol.Run(
@@ -84,6 +89,7 @@ RUNS = (
     ),
     protocol.Run("ptb_word_smoke", "ptb_word:smoke", {}),
     protocol.Run("ptb_char", "ptb_char", {}),
+    protocol.Run("ptb_char_seed1", "ptb_char", {"seed": 1}),
 )
 
 # (record, what it is called, metric, digits, the paper's value)
@@ -156,6 +162,12 @@ ROWS = {
         "accuracy {:.4f}",
         "0.977",
     ),
+    "pixel_mnist_784_rows_irnn": (
+        "the same by the IRNN, 67 units from W = I",
+        "accuracy",
+        "accuracy {:.4f}",
+        "",
+    ),
     "permuted_mnist": ("permuted MNIST", "accuracy", "accuracy {:.4f}", ""),
     "permuted_mnist_seed1": (
         "the same, another seed",
@@ -217,6 +229,12 @@ ROWS = {
     "ptb_word_smoke": ("PTB words, one minute", "perplexity", "perplexity {:.0f}", ""),
     "ptb_char": (
         "PTB characters",
+        "bits_per_character",
+        "{:.3f} bits per character",
+        "",
+    ),
+    "ptb_char_seed1": (
+        "the same, another seed",
         "bits_per_character",
         "{:.3f} bits per character",
         "",
