@@ -27,6 +27,11 @@ Recorded, 300 steps, seed 0, on one of two shared CPU cores:
     T = 1000   test recall 0.9998 in 4 min 30 s   (validation 0.988 after 100 steps)
     T = 5000   test recall 0.9998 in 20 min 26 s  (validation 0.995 after 100 steps)
 
+With seed 1 T = 5000 ends at 0.8417, still rising (validation 0.50 after 200 steps, 0.80
+after 250): its first loss is 272, that of seed 0 is 1.3. A random W has eigenvalues of
+modulus near 1, and one whose angle is below 1/T sums up the blanks instead of turning
+them away, a part of the state that M and Y have to unlearn first.
+
 Scratch runs at T = 500, validation recall: one rate of 3e-4 for all with Henaff's
 initialisation had 0.00 after 200 steps and 0.71 after 600; 3e-3 with 1e-5 for the
 reflectors and a random start 0.70 after 50 and 0.9996 after 200.

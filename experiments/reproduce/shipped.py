@@ -19,6 +19,7 @@ RUNS = (
     protocol.Run("copying_500", "copying:500", {}),
     protocol.Run("copying_1000", "copying:1000", {}),
     protocol.Run("copying_5000", "copying:5000", {}),
+    protocol.Run("copying_5000_seed1", "copying:5000", {"seed": 1}),
     *PIXEL_MNIST,
     protocol.Run(
         "pixel_mnist_784_long",
@@ -102,6 +103,7 @@ ROWS = {
     "copying_500": ("copy, T = 500", "recall", "recall {:.4f}", ""),
     "copying_1000": ("copy, T = 1000", "recall", "recall {:.4f}", ""),
     "copying_5000": ("copy, T = 5000", "recall", "recall {:.4f}", ""),
+    "copying_5000_seed1": ("the same, another seed", "recall", "recall {:.4f}", ""),
     "pixel_mnist_784": (
         "pixel MNIST, 784 steps",
         "accuracy",
