@@ -10,10 +10,13 @@ from jaxtyping import Array, Float, Integer
 
 from svdrnn import checks, generalization
 from svdrnn._types import AnyArray, Count, Number
+from svdrnn.activations import Activation
 from svdrnn.rnn import SpectralRNN
 
 # The activations that are 1-Lipschitz and zero at zero whatever was learned.
 ACTIVATIONS = ("leaky_relu", "relu", "tanh", "identity")
+
+_IDENTITY = Activation("identity")
 
 _BATCH = 1000
 
@@ -21,7 +24,10 @@ _BATCH = 1000
 def classifiers(
     rnn: SpectralRNN, readout: nnx.Linear, *, steps: Count, inputs_bound: Number
 ) -> generalization.Classifiers:
-    """The class of classifiers that a model is one of: f(x) = readout(h_T).
+    """The class of classifiers that a model is one of: f(x) = readout(psi(h_T)).
+
+    psi has no part in it: any of `ACTIVATIONS` leaves lengths and differences of states
+    no larger.
 
     Args:
       rnn: the recurrence, from h_0 = 0.
@@ -73,9 +79,10 @@ def margins(
     inputs: Float[AnyArray, "examples time n_in"],
     labels: Integer[AnyArray, " examples"],
     *,
+    readout_activation: Activation = _IDENTITY,
     batch_size: int = _BATCH,
 ) -> Float[np.ndarray, " examples"]:
-    """`generalization.margins` of f(x) = readout(h_T).
+    """`generalization.margins` of f(x) = readout(psi(h_T)).
 
     Computed in float64 from the parameters as they are stored, unless the model has a
     `dtype`: the bound is about exact arithmetic.
@@ -85,13 +92,14 @@ def margins(
       readout: of its last state.
       inputs: (examples, time, n_in).
       labels: (examples,), from 0.
+      readout_activation: psi, between the last state and the readout.
       batch_size: examples that go through the recurrence at once.
     """
     graph, state = nnx.split((rnn, readout))
     with jax.enable_x64(True):
+        parts = [jnp.asarray(x, jnp.float64) for x in _parts(inputs, batch_size)]
         logits = [
-            np.asarray(_logits(graph, state, jnp.asarray(part, jnp.float64)))
-            for part in _parts(inputs, batch_size)
+            np.asarray(_logits(graph, readout_activation, state, x)) for x in parts
         ]
     return generalization.margins(np.concatenate(logits), np.asarray(labels))
 
@@ -104,8 +112,9 @@ def certify(
     *,
     inputs_bound: Number,
     delta: Number = 0.05,
+    readout_activation: Activation = _IDENTITY,
 ) -> generalization.Certificate:
-    """A bound on the error of a trained classifier f(x) = readout(h_T).
+    """A bound on the error of a trained classifier f(x) = readout(psi(h_T)).
 
     `generalization.certificate` of the model's class, norms and margins.
 
@@ -118,12 +127,15 @@ def certify(
       inputs_bound: B >= ||x_t||_2 for every input that there can be. An assumption
         about where examples come from: never to be read off them.
       delta: the probability with which the bound may fail.
+      readout_activation: psi, between the last state and the readout: by a name of
+        `ACTIVATIONS`.
 
     Raises:
-      ValueError: the model is not of the kind that there is a bound for, or an input
-        is longer than `inputs_bound`.
+      ValueError: the model or psi is not of the kind that there is a bound for, or an
+        input is longer than `inputs_bound`.
     """
     kind = classifiers(rnn, readout, steps=inputs.shape[1], inputs_bound=inputs_bound)
+    checks.check_name("readout_activation", readout_activation.name, ACTIVATIONS)
     longest = max(
         float(np.max(np.linalg.norm(np.asarray(part, np.float64), axis=-1)))
         for part in _parts(inputs, _BATCH)
@@ -134,7 +146,7 @@ def certify(
             f"inputs_bound must be at least the norm of every input, {longest:g}, got"
             f" {inputs_bound!r}"
         )
-    found = margins(rnn, readout, inputs, labels)
+    found = margins(rnn, readout, inputs, labels, readout_activation=readout_activation)
     return generalization.certificate(kind, norms(rnn, readout), found, delta=delta)
 
 
@@ -148,9 +160,11 @@ def _parts(inputs: AnyArray, size: int) -> list[AnyArray]:
     return [inputs[at : at + size] for at in range(0, len(inputs), size)]
 
 
-@functools.partial(jax.jit, static_argnums=0)
-def _logits(graph: nnx.GraphDef, state: nnx.State, inputs: Array) -> Array:
+@functools.partial(jax.jit, static_argnums=(0, 1))
+def _logits(
+    graph: nnx.GraphDef, psi: Activation, state: nnx.State, inputs: Array
+) -> Array:
     """Logits (examples, classes) of a model whose parameters are widened."""
     wide = jax.tree.map(lambda leaf: leaf.astype(jnp.float64), state)
     rnn, readout = nnx.merge(graph, wide)
-    return readout(rnn(inputs, last_only=True, time_major=False))
+    return readout(psi(rnn(inputs, last_only=True, time_major=False)))

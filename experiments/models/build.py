@@ -74,7 +74,8 @@ def build(config: Any, task: base.Task, *, rngs: nnx.Rngs) -> Any:
     Raises:
       ValueError: an unknown name, a recurrent model of inputs without a time axis or
         a feed-forward one of sequences, an embedding where the inputs are not
-        tokens, or a field that the model refuses.
+        tokens, an activation that no sequence is long enough for, or a field that
+        the model refuses.
     """
     names = registry.names(task.sequential)
     if config.name not in names:
@@ -82,6 +83,13 @@ def build(config: Any, task: base.Task, *, rngs: nnx.Rngs) -> Any:
         raise ValueError(
             f"config.model.name must be one of {', '.join(names)} for {task.name},"
             f" whose inputs are {kind}, got {config.name!r}"
+        )
+    every = "activation_every" in registry.MODELS[config.name].fields()
+    if every and 1 < task.time_steps < config.activation_every:
+        raise ValueError(
+            f"config.model.activation_every must be at most {task.time_steps}, the time"
+            f" steps of {task.name}, else the activation never acts, got"
+            f" {config.activation_every}"
         )
     embedding = _embedding(config, task, rngs)
     make = _make(config)

@@ -46,12 +46,13 @@ class Copying(synthetic.SyntheticTask):
         super().__init__(
             length=length, minimum_length=1, seed=seed, batch_size=batch_size
         )
-        self.baseline = RECALLED * math.log(SYMBOLS) / (length + 2 * RECALLED)
+        self.time_steps = length + 2 * RECALLED
+        self.baseline = RECALLED * math.log(SYMBOLS) / self.time_steps
 
     @override
     def draw(self, generator: np.random.Generator, count: int) -> base.Batch:
         """`count` sequences: inputs (count, T+20, 10), targets (count, T+20)."""
-        steps = self.length + 2 * RECALLED
+        steps = self.time_steps
         symbols = generator.integers(0, SYMBOLS, size=(count, RECALLED))
         sequence = np.full((count, steps), BLANK, np.int32)
         sequence[:, :RECALLED] = symbols

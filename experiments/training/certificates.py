@@ -50,11 +50,6 @@ def of_run(
     assert isinstance(model, recurrent.SequenceModel)  # the inputs have a time axis
     if len(model.layers) != 1:
         raise ValueError(f"config.model.layers must be 1, got {config.model.layers}")
-    if model.readout_activation.name != "identity":
-        raise ValueError(
-            "config.model.readout_activation must be identity for a certificate, got"
-            f" {config.model.readout_activation!r}"
-        )
     readout: Any = model.readout
     inputs, labels = task.examples("train")
     found = certification.certify(
@@ -64,6 +59,7 @@ def of_run(
         labels,
         inputs_bound=task.inputs_bound,
         delta=delta,
+        readout_activation=model.readout_activation,
     )
     result = folder.result(workdir, identity.to_dict(config)) or {}
     measured = result["metrics" if which == "last" else "best"]["test"]

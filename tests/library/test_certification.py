@@ -10,6 +10,7 @@ import pytest
 
 import svdrnn
 from svdrnn import certification, generalization
+from svdrnn.activations import Activation
 from tests.library import test_generalization as by_hand
 
 N, FEATURES, CLASSES, STEPS, COUNT = 6, 3, 4, 7, 300
@@ -50,15 +51,23 @@ def numpy_parameters(rnn, readout):
 
 
 @pytest.mark.slow
-def test_margins_are_those_of_the_recurrence_in_float64():
+@pytest.mark.parametrize(
+    ("name", "psi"), [("identity", lambda h: h), ("tanh", np.tanh)]
+)
+def test_margins_are_those_of_the_recurrence_in_float64(name, psi):
     rnn, readout = model()
     rnn.cell.weight.sigma_raw[...] = jnp.linspace(-2, 2, N)
     rnn.cell.bias[...] = jnp.linspace(-1, 1, N)
     inputs, labels = data()
     parameters = numpy_parameters(rnn, readout)
-    logits = by_hand.run(parameters, inputs.swapaxes(0, 1), by_hand.leaky)[1]
+    state = by_hand.run(parameters, inputs.swapaxes(0, 1), by_hand.leaky)[0][-1]
+    logits = psi(state) @ parameters["y"].T + parameters["c"]
     expected = generalization.margins(logits, labels)
-    found = certification.margins(rnn, readout, inputs, labels, batch_size=128)
+    found = certification.margins(
+        *(rnn, readout, inputs, labels),
+        readout_activation=Activation(name),
+        batch_size=128,
+    )
     assert found.dtype == np.float64
     np.testing.assert_allclose(found, expected, rtol=0, atol=1e-12)
 
@@ -91,6 +100,30 @@ def test_a_certificate_is_that_of_class_norms_and_margins():
         leaf.size for leaf in jax.tree.leaves(nnx.state((rnn, readout), nnx.Param))
     )
     assert found.dimensions == stored - rnn.cell.weight.num_redundant
+
+
+@pytest.mark.slow
+def test_an_activation_before_the_readout_has_the_same_class():
+    rnn, readout = model()
+    inputs, labels = data()
+    relu = Activation("relu")
+    margins = certification.margins(
+        rnn, readout, inputs, labels, readout_activation=relu
+    )
+    found, plain = (
+        certification.certify(
+            rnn, readout, inputs, labels, inputs_bound=1.0, readout_activation=psi
+        )
+        for psi in (relu, Activation("identity"))
+    )
+    assert found.training_error == np.mean(margins <= 0) != plain.training_error
+    assert (found.norms, found.dimensions) == (plain.norms, plain.dimensions)
+    with pytest.raises(ValueError, match="readout_activation must be one of leaky_re"):
+        certification.certify(
+            *(rnn, readout, inputs, labels),
+            inputs_bound=1.0,
+            readout_activation=Activation("modrelu"),
+        )
 
 
 def test_models_without_sigma_or_biases():

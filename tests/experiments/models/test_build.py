@@ -11,6 +11,7 @@ from experiments import models
 from experiments.models import build, recurrent, registry
 from experiments.runs import identity
 from experiments.tasks.addition import Addition
+from experiments.tasks.copying import Copying
 from tests.experiments.small import changed_addition
 
 RECURRENT = registry.names(True)
@@ -83,6 +84,23 @@ def test_an_identity_acts_at_every_step():
     with pytest.raises(ValueError, match=match):
         check(activation="identity", activation_every=2)
     check(activation="tanh", activation_every=2)
+
+
+@pytest.mark.parametrize(("task", "steps"), [(Copying, 25), (Addition, 5)])
+def test_an_activation_that_no_sequence_is_long_enough_for_is_refused(task, steps):
+    task = task(length=5, seed=0, batch_size=2)
+    assert task.train_batch(0)["inputs"].shape[1] == task.time_steps == steps
+    config = changed_addition(model__activation="tanh", model__activation_every=steps)
+
+    def abstract():
+        nnx.eval_shape(lambda: build.build(config.model, task, rngs=nnx.Rngs(0)))
+
+    abstract()
+    config.model.activation_every = steps + 1
+    with pytest.raises(ValueError, match=rf"activation_every .* most {steps},.*never"):
+        abstract()
+    config.model.name = "lstm"  # it does not read the field
+    abstract()
 
 
 def test_a_readout_activation_that_changes_nothing_is_refused():
