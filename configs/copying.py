@@ -40,6 +40,7 @@ reflectors and a random start 0.70 after 50 and 0.9996 after 200.
 from configs import common
 
 LONG = ("500", "1000", "2000", "5000")  # lags with settings of their own
+LONGEST = ("2000", "5000")  # and with a start without small angles
 
 
 def get_config(variant=None):
@@ -60,4 +61,9 @@ def get_config(variant=None):
         config.train.rates.reflectors = 5e-3 / config.task.length
         config.train.log_every = 25
         config.train.eval_every = 50
+    if variant in LONGEST:
+        config.model.init = "henaff"
+        config.train.steps = 200
+        config.train.learning_rate = 1e-2
+        config.train.rates.reflectors = 1.5e-2 / config.task.length
     return config

@@ -18,8 +18,10 @@ RUNS = (
     protocol.Run("copying_100", "copying", {}),
     protocol.Run("copying_500", "copying:500", {}),
     protocol.Run("copying_1000", "copying:1000", {}),
+    protocol.Run("copying_2000", "copying:2000", {}),
     protocol.Run("copying_5000", "copying:5000", {}),
     protocol.Run("copying_5000_seed1", "copying:5000", {"seed": 1}),
+    protocol.Run("copying_5000_seed2", "copying:5000", {"seed": 2}),
     *PIXEL_MNIST,
     protocol.Run(
         "pixel_mnist_784_long",
@@ -102,8 +104,10 @@ ROWS = {
     "copying_100": ("copy, T = 100", "recall", "recall {:.3f}", ""),
     "copying_500": ("copy, T = 500", "recall", "recall {:.4f}", ""),
     "copying_1000": ("copy, T = 1000", "recall", "recall {:.4f}", ""),
+    "copying_2000": ("copy, T = 2000", "recall", "recall {:.4f}", ""),
     "copying_5000": ("copy, T = 5000", "recall", "recall {:.4f}", ""),
     "copying_5000_seed1": ("the same, another seed", "recall", "recall {:.4f}", ""),
+    "copying_5000_seed2": ("the same, another seed", "recall", "recall {:.4f}", ""),
     "pixel_mnist_784": (
         "pixel MNIST, 784 steps",
         "accuracy",
