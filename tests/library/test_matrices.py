@@ -380,6 +380,26 @@ def test_block_rotation_init_in_float32():
     np.testing.assert_allclose(w @ w.T, np.eye(64), atol=5e-6)
 
 
+@pytest.mark.slow
+def test_a_random_start_has_small_angles_and_henaffs_has_not(x64):
+    """What docs/guide.md says of `init`, and configs/copying.py of its lags."""
+
+    def least_angles(init):
+        options = {"radius": 0, "init": init, "param_dtype": jnp.float64}
+
+        def matrix(key):
+            rngs = nnx.Rngs(params=key)
+            weight = SpectralMatrix(64, 64, reflectors=None, rngs=rngs, **options)
+            return weight.matrix()
+
+        draw = oracles.jit(matrix)
+        drawn = [np.asarray(draw(jax.random.key(seed))) for seed in range(40)]
+        return [np.min(np.abs(np.angle(np.linalg.eigvals(w)))) for w in drawn]
+
+    random, henaff = least_angles("random"), least_angles("henaff")
+    assert np.median(random) < 0.01 < 0.03 < np.median(henaff)
+
+
 # Orthogonal matrices from skew-symmetric ones.
 
 
