@@ -12,7 +12,7 @@ what else was tried is in experiments/results/certificate/log.md.
 
 from configs import common
 
-VARIANTS = ("784", "random_labels")
+VARIANTS = ("784", "rows", "random_labels")
 
 
 def get_config(variant=None):
@@ -20,7 +20,7 @@ def get_config(variant=None):
     config = common.get_config()
     config.task.name = "random_labels" if variant == "random_labels" else "pixel_mnist"
     # or 112: of 28, 7 or 1 pixels
-    config.task.steps = 784 if variant == "784" else 28
+    config.task.steps = 784 if variant in ("784", "rows") else 28
     config.task.permuted = False  # pixels in one fixed random order
     config.model.hidden = 16
     config.model.reflectors = 2
@@ -29,13 +29,17 @@ def get_config(variant=None):
     config.model.init = "identity"
     config.train.epochs = 30
     config.train.learning_rate = 1e-2
-    if variant == "784":
+    if config.task.steps == 784:
         config.model.hidden = 32
         config.model.reflectors = 4
         config.model.radius = 0.001
         config.model.input_scale = 0.1  # the state sums up to 784 pixels
         config.train.epochs = 50
         config.train.learning_rate = 3e-3
+    if variant == "rows":
+        config.model.activation_every = 28
+        config.model.hidden = 20
+        config.train.epochs = 120
     config.train.schedule = "cosine"
     config.train.eval_every = 429  # once an epoch
     config.train.checkpoint_every = 429

@@ -89,7 +89,7 @@ CONFIGS = (
     *("addition", "copying", "copying:500", "pixel_mnist", "pixel_mnist:permuted"),
     *("deep_mlp", "deep_mlp:mlp", "deep_mlp:resnet", "deep_mlp:spectral_resnet"),
     *("ptb_char", "ptb_word", "ptb_word:smoke", "certificate", "certificate:784"),
-    *("certificate:random_labels",),
+    *("certificate:rows", "certificate:random_labels"),
 )
 WRONG_CONFIGS = (
     *("addition:x", "copying:1", "deep_mlp:é", "ptb_word:" + "a" * 200, "nothing", ""),

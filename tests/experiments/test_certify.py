@@ -142,7 +142,9 @@ def test_random_labels_are_random_fixed_and_certified_as_such(tmp_path):
 def test_the_variants_of_the_config():
     assert certificate.get_config().task.steps == 28
     assert certificate.get_config("784").task.steps == 784
+    rows = certificate.get_config("rows")
+    assert (rows.task.steps, rows.model.activation_every) == (784, 28)
     with pytest.raises(
-        ValueError, match="takes :784, :random_labels or nothing, got :x"
+        ValueError, match="takes :784, :rows, :random_labels or nothing, got :x"
     ):
         certificate.get_config("x")

@@ -45,6 +45,7 @@ def parse(name, *overrides):
         ("pixel_mnist.py:permuted", "pixel_mnist"),
         ("certificate.py", "pixel_mnist"),
         ("certificate.py:784", "pixel_mnist"),
+        ("certificate.py:rows", "pixel_mnist"),
         ("certificate.py:random_labels", "random_labels"),
         ("deep_mlp.py", "mnist"),
         ("deep_mlp.py:spectral_resnet", "mnist"),
