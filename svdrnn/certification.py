@@ -97,7 +97,7 @@ def margins(
     """
     graph, state = nnx.split((rnn, readout))
     with jax.enable_x64(True):
-        parts = [jnp.asarray(x, jnp.float64) for x in _parts(inputs, batch_size)]
+        parts = (jnp.asarray(x, jnp.float64) for x in _parts(inputs, batch_size))
         logits = [
             np.asarray(_logits(graph, readout_activation, state, x)) for x in parts
         ]
