@@ -86,7 +86,9 @@ def prepare(config: Any, space: Any, workdir: pathlib.Path, options: Options) ->
         load_if_exists=True,
     )
     if "sweep" in study.user_attrs:
-        _check_same(f"--study {place['study']}", study.user_attrs["sweep"], asked)
+        where = f"--study {place['study']}"
+        files.check_form(study.user_attrs["sweep"], storages.KEPT, where)
+        _check_same(where, study.user_attrs["sweep"], asked)
     else:
         study.set_user_attr("sweep", asked | judged)
     if known is None:

@@ -24,6 +24,13 @@ from experiments.runs import files
 
 # What a command that was killed at once leaves.
 _OWN = {"sweep.json.tmp", "sweep.sqlite", "sweep.sqlite-journal"}
+
+# What is kept of a sweep in its database, and what sweep.json has besides.
+KEPT: dict[str, tuple[type, ...]] = {
+    **{"config": (dict,), "space": (dict,), "metric": (str,)},
+    "higher_is_better": (bool,),
+}
+_PLACE: dict[str, tuple[type, ...]] = {"study": (str,), "storage": (str, *files.NONE)}
 _WAIT = 60.0  # seconds for another process's transaction
 
 
@@ -50,14 +57,17 @@ def read(workdir: pathlib.Path) -> dict | None:
       ValueError: the folder holds something else.
     """
     path = workdir / "sweep.json"
-    if path.exists():
-        return files.read_json(path)
     if workdir.exists() and not workdir.is_dir():
         raise ValueError(f"--workdir must be a directory, got the file {workdir}")
-    if workdir.exists() and {each.name for each in workdir.iterdir()} - _OWN:
+    foreign = files.foreign(workdir, _OWN) if workdir.exists() else []
+    if path.exists():  # asked after the listing: another worker may be making it
+        kept = files.read_json(path)
+        files.check_form(kept, KEPT | _PLACE, str(path))
+        return kept
+    if foreign:
         raise ValueError(
-            f"--workdir {workdir} holds no sweep but other files; name a new or an"
-            " empty folder"
+            f"--workdir {workdir} holds no sweep but other files"
+            f" ({', '.join(foreign[:5])}); name a new or an empty folder"
         )
     return None
 
