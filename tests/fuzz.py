@@ -366,7 +366,8 @@ def sweep(rng, place):
     folder = workdir(rng, place)
     if rng.random() < 0.15:
         words = ["summary", *words[-1:]]
-    return shuffled(rng, [*words, f"--workdir={folder}"])
+    # A server that cannot be reached is waited for otherwise.
+    return shuffled(rng, [*words, f"--workdir={folder}"]) + ["--max_outage=1"]
 
 
 def of_run(rng, place, flags):

@@ -133,7 +133,7 @@ def read_object(path: pathlib.Path) -> dict:
 
 NUMBER = (int, float)
 NONE = (type(None),)
-_WORDS = {
+_WORDS: dict[type, str] = {
     **{
         int: "a whole number",
         float: "a finite number",

@@ -138,11 +138,14 @@ def _group(point: dict[str, Any], members: list[Run]) -> Group:
     )
 
 
-def write(workdir: pathlib.Path, url: str | None) -> None:
+def write(
+    workdir: pathlib.Path, url: str | None, max_outage: float = storages.MAX_OUTAGE
+) -> None:
     """Prints the table; writes sweep.csv and sweep.png into the folder.
 
     Raises:
       ValueError: the folder holds no sweep, or its database cannot be read.
+      contact.DatabaseAway: the database stayed away for more than `max_outage` seconds.
     """
     identity = storages.read(workdir)
     if identity is None:
@@ -151,7 +154,7 @@ def write(workdir: pathlib.Path, url: str | None) -> None:
         raise ValueError(
             f"the sweep is stored in {identity['storage']}: give --storage"
         )
-    storage = storages.connect(workdir, url)
+    storage = storages.connect(workdir, url, max_outage=max_outage)
     try:
         study = optuna.load_study(study_name=identity["study"], storage=storage)
     except KeyError:
