@@ -11,8 +11,6 @@ from typing import Any
 import optuna
 import sqlalchemy
 
-from experiments.runs import progress
-
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.25, 5.0  # seconds between calls, doubled in between
 
 
@@ -86,7 +84,7 @@ class Contact:
         with self._lock:
             if self._cause is None:
                 self.since = time.monotonic()
-                most = progress.duration(self._max_outage)
+                most = f"{self._max_outage:g} s"
                 print(f"the database is away, for at most {most}: {cause}", flush=True)
             self._cause = cause
 

@@ -176,10 +176,10 @@ def _give_back(sweep: setup.Sweep, trial: optuna.Trial) -> None:
         with sweep.storage.contact.at_once():
             _end(sweep, trial._trial_id, interrupted=True)
     except optuna.exceptions.OptunaError:
-        with contextlib.suppress(files.Unwritable):
-            files.write(
-                _note(sweep, trial), "The worker could not tell the database.\n"
-            )
+        note = _note(sweep, trial)
+        with contextlib.suppress(files.Unwritable), files.writing(note):
+            note.parent.mkdir(exist_ok=True)
+            files.write(note, "The worker could not tell the database.\n")
 
 
 def _note(

@@ -85,9 +85,7 @@ def test_an_outage_costs_time_and_nothing_else(tmp_path, hook, capsys, at):
     printed = capsys.readouterr().out + "".join(
         log.read_text() for log in (tmp_path / "runs").glob("*.log")
     )
-    assert (
-        printed.count("database is away, for at most 10 min: connection refused") == 1
-    )
+    assert printed.count("database is away, for at most 600 s: connection refused") == 1
     assert printed.count("the database is back after 0 s") == 1
 
 
@@ -176,7 +174,7 @@ def test_attempts_are_missed_only_after_a_grace_with_the_database(tmp_path, hook
     trial = test_worker.begin_and_die(sweep, claim=True)
     unclaimed = test_worker.worker._next_attempt(7, {"params": {}, "seed": None}, [])
     sweep.study.add_trial(unclaimed)
-    sweep.study.ask()
+    test_worker.begin_and_die(sweep, claim=False)
     sweep.storage._get_stale_trial_ids = lambda study: [trial._trial_id]
     first_seen = {1: time.monotonic() - 100}
     worker._end_lost(sweep, first_seen)  # after a start, and after an outage

@@ -3,6 +3,7 @@
 import json
 import os
 import pathlib
+import re
 import signal
 import subprocess
 import sys
@@ -142,6 +143,15 @@ def test_commands_end_in_one_line(tmp_path):
     assert done.returncode == 2
     assert done.stderr == "error: --space: the config has no field 'train.lr'\n"
     assert not (tmp_path / "sweep").exists()
+
+    away = ("--storage=postgresql://me@127.0.0.1:1/x", "--max_outage=1")
+    done = run(command(tmp_path, tmp_path / "sweep", {"seed": [0]}, *away))
+    assert done.returncode == 6
+    assert re.fullmatch(
+        r"error: --storage: the database is away for \d+ s: .*127.0.0.1.*; the same"
+        r" command goes on\n",
+        done.stderr,
+    )
 
     code = (
         "import sys; from experiments import commandline;"
