@@ -202,6 +202,15 @@ def test_a_part_of_a_sweep_s_file_of_another_kind_is_named(tmp_path, name, value
         storage.read(tmp_path)
 
 
+def test_a_sweep_that_another_worker_makes_meanwhile_is_joined(tmp_path, monkeypatch):
+    def listing(folder, own):
+        (folder / "sweep.json").write_text(json.dumps(SWEEP))
+        return ["runs"]  # which the other worker has made since
+
+    monkeypatch.setattr(storage.files, "foreign", listing)
+    assert storage.read(tmp_path) == SWEEP
+
+
 @pytest.mark.parametrize("content", OTHER_KINDS)
 def test_a_sweep_s_result_of_another_kind_is_named(tmp_path, content):
     study = optuna.create_study()
