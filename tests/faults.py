@@ -17,8 +17,8 @@ then at random ones, several to a run, until `count` were killed. `record`: ever
 a checkpoint's record is flipped, one at a time, and the checkpoint has to be refused or
 read as it was. `memory`: 5,000 steps, with a log line every 10, an evaluation and a
 checkpoint every 50, may not grow beyond what 1,000 of them took. `array`: `count`
-commands of one sweep start at once on a new folder, as the tasks of a job array. With
-`--storage` they share that database instead of the folder's SQLite file. `database`:
+commands of one sweep start at once on a new folder, as the tasks of a job array. They
+share the folder's SQLite file, and a PostgreSQL server where there is one. `database`:
 PostgreSQL is taken away from the two workers of a sweep, for 9 seconds, for a minute,
 and for good; the runs must come to what they come to without that, each at its first
 attempt or from its checkpoint, and none may be lost or doubled. Without a PostgreSQL
@@ -40,6 +40,8 @@ import subprocess
 import sys
 import tempfile
 import time
+
+from tests import postgresql
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 FIELDS = {
@@ -327,19 +329,31 @@ def check_complete(workdir: pathlib.Path, url: str | None, values: dict | None) 
     return found
 
 
-def array(count: int, url: str | None) -> None:
-    """Starts the commands of a sweep at once on a new folder."""
-    with tempfile.TemporaryDirectory() as folder:
-        place = pathlib.Path(folder)
-        flags = () if url is None else (f"--storage={url}", f"--study={place.name}")
-        workers = [Worker(place, place / "compiled", *flags) for _ in range(count)]
-        ends = [worker.end() for worker in workers]
-        assert all(code == 0 for code, _, _ in ends), ends
-        assert all(f"{RUNS} runs: {RUNS} complete" in out for _, out, _ in ends), ends
-        check_complete(place / "sweep", url, None)
-        left = [path.name for path in place.rglob("*.tmp")]
-        assert not left, left
-    print(f"{count} commands at once: all ended with 0, {RUNS} of {RUNS} runs complete")
+def array(count: int) -> None:
+    """Starts the commands of a sweep at once on a new folder, by each database."""
+    with contextlib.ExitStack() as held:
+        folder = pathlib.Path(held.enter_context(tempfile.TemporaryDirectory()))
+        urls: dict[str, str | None] = {"the folder's SQLite file": None}
+        try:
+            urls["PostgreSQL"] = held.enter_context(postgresql.server()).url
+        except postgresql.Unavailable as error:
+            print(f"PostgreSQL skipped: {error}")
+        for name, url in urls.items():
+            place = folder / name.split()[-1]
+            place.mkdir()
+            flags = () if url is None else (f"--storage={url}",)
+            workers = [Worker(place, folder / "compiled", *flags) for _ in range(count)]
+            ends = [worker.end() for worker in workers]
+            assert all(code == 0 and not errors for code, _, errors in ends), ends
+            assert all(f"{RUNS} runs: {RUNS} complete" in out for _, out, _ in ends)
+            check_complete(place / "sweep", url, None)
+            left = [path.name for path in place.rglob("*.tmp")]
+            assert not left, left
+            print(
+                f"{count} commands at once by {name}: all ended with 0, {RUNS} of"
+                f" {RUNS} runs complete, once each",
+                flush=True,
+            )
 
 
 def wait_for_mid_sweep(worker: Worker, workdir: pathlib.Path) -> None:
@@ -358,8 +372,6 @@ def wait_for_mid_sweep(worker: Worker, workdir: pathlib.Path) -> None:
 
 def database() -> None:
     """Takes the database away from sweeps, for a while and for good."""
-    from tests import postgresql
-
     with contextlib.ExitStack() as held:
         try:
             server = held.enter_context(postgresql.server())
@@ -417,14 +429,13 @@ def main() -> None:
     kinds = ("kills", "signals", "operations", "record", "memory", "array", "database")
     parser.add_argument("what", choices=kinds)
     parser.add_argument("--count", type=int, default=20)
-    parser.add_argument("--storage", help="array: URL of a database")
     arguments = parser.parse_args()
     if arguments.what == "record":
         record()
     elif arguments.what == "memory":
         memory()
     elif arguments.what == "array":
-        array(arguments.count, arguments.storage)
+        array(arguments.count)
     elif arguments.what == "database":
         database()
     elif arguments.what == "operations":
