@@ -157,9 +157,9 @@ def _signs_of_life(sweep: setup.Sweep, trial: optuna.Trial) -> Iterator[None]:
 
     def show() -> None:
         while not over.wait(sweep.options.heartbeat):
-            with contextlib.suppress(optuna.exceptions.OptunaError):
-                with sweep.storage.contact.at_once():
-                    sweep.storage.record_heartbeat(trial._trial_id)
+            # Whatever is wrong ends the attempt where it matters, or has passed by then.
+            with contextlib.suppress(Exception), sweep.storage.contact.at_once():
+                sweep.storage.record_heartbeat(trial._trial_id)
 
     thread = threading.Thread(target=show, daemon=True)
     thread.start()
