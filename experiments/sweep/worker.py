@@ -157,7 +157,7 @@ def _signs_of_life(sweep: setup.Sweep, trial: optuna.Trial) -> Iterator[None]:
 
     def show() -> None:
         while not over.wait(sweep.options.heartbeat):
-            # Whatever is wrong ends the attempt where it matters, or has passed by then.
+            # What is wrong ends the attempt where it matters, or has passed by then.
             with contextlib.suppress(Exception), sweep.storage.contact.at_once():
                 sweep.storage.record_heartbeat(trial._trial_id)
 
