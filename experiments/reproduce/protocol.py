@@ -29,13 +29,14 @@ import importlib
 import pathlib
 import runpy
 from collections.abc import Callable
-from typing import Any, NamedTuple
-
-from matplotlib import figure
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from configs import common
 from experiments.data import stand_in
 from experiments.runs import identity
+
+if TYPE_CHECKING:
+    from matplotlib import figure
 
 SCALES = ("smoke", "cpu", "full")
 RECURRENT = ("rnn", "irnn", "lstm", "ornn", "spectral")
@@ -106,7 +107,7 @@ class Figure(NamedTuple):
     name: str
     title: str
     settings: Callable[[str], list[Run]]
-    draw: Callable[[list[dict], str], figure.Figure] | None = None
+    draw: "Callable[[list[dict], str], figure.Figure] | None" = None
     table: Callable[[pathlib.Path, str], str] | None = None
     caption: str = ""
 

@@ -4,6 +4,7 @@ import csv
 import json
 import re
 
+import matplotlib
 import optuna
 import pytest
 
@@ -150,6 +151,17 @@ def test_numbers_on_parallel_axes_stand_in_their_order(tmp_path):
     for names in (("8", "16", "128"), ("0.003", "0.02", "0.1")):
         heights = [_height(text, name) for name in names]  # from the top down
         assert heights == sorted(heights, reverse=True) and len(set(heights)) == 3
+
+
+@pytest.mark.parametrize("fields", [["model.name"], ["model.name", "a", "b"]])
+def test_values_and_metrics_are_drawn_as_they_stand(tmp_path, fields):
+    lines = 'complete,1,"$m$_{",1,2\ncomplete,2,_n,2,1\n'
+    (tmp_path / "sweep.csv").write_text("state,value,model.name,a,b\n" + lines)
+    with matplotlib.rc_context({"text.usetex": True, "font.size": 30}):
+        drawn = drawing.draw(tmp_path / "sweep.csv", tmp_path / "a.png", fields, "$p$")
+    text = drawn.with_suffix(".svg").read_text()
+    for word in ("$m$_{", "_n", "validation $p$"):
+        assert f">{word}</text>" in text.replace("\N{ZERO WIDTH SPACE}", "")
 
 
 def _height(svg, label):
