@@ -3,6 +3,7 @@
 import hashlib
 import json
 import math
+import os
 import pathlib
 import shutil
 import tempfile
@@ -27,8 +28,9 @@ FIRST_RECORD: dict[str, Any] = {
     "restores": 0,
 }
 
-# Orbax looks for its parts by patterns, and TensorStore takes a backslash for a slash.
-_MISREAD = set("*?[]\\")
+# Orbax looks for its parts by patterns, and TensorStore takes a backslash for a slash,
+# which it is on Windows.
+_MISREAD = set("*?[]\\") - {os.sep}
 
 
 class Checkpoints:
@@ -78,7 +80,8 @@ class Checkpoints:
 
     def _readable_path(self) -> pathlib.Path:
         """The folder, or a link to it under a name that is read as it stands."""
-        if not _MISREAD & set(str(self.directory)):
+        name = str(self.directory)
+        if not _MISREAD & set(name) and _is_text(name):
             return self.directory
         self._alias = tempfile.TemporaryDirectory(prefix="svdrnn-")
         link = pathlib.Path(self._alias.name) / "checkpoints"
@@ -166,6 +169,11 @@ class Checkpoints:
         self._manager.close()
         if self._alias is not None:
             self._alias.cleanup()
+
+
+def _is_text(name: str) -> bool:
+    """Whether all bytes of a name are text, as TensorStore wants them."""
+    return name.encode(errors="ignore").decode() == name
 
 
 def _remove(paths: list[pathlib.Path]) -> None:

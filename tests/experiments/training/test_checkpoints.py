@@ -69,7 +69,8 @@ def test_two_are_kept_and_a_step_that_exists_is_not_saved_again(tmp_path):
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    "name", ["lr[0.1]", "[x]", "a\\b", "a?b", "a*b", "a%41b", "{b}", "a\nb", "ü #"]
+    "name",
+    ["lr[0.1]", "[x]", "a\\b", "a?b", "a*b", "a%41b", "{b}", "a\nb", "ü #", "\udcff"],
 )
 def test_any_name_of_a_folder(tmp_path, name):
     folder = tmp_path / name / "checkpoints"
