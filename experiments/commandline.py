@@ -176,6 +176,12 @@ def refuse(error: ValueError | OSError) -> NoReturn:
     fail(4 if isinstance(error, files.Unwritable) else 2, error)
 
 
+def config_file() -> str:
+    """--config as it was given: a file, with `:argument` where it has one."""
+    flag: Any = flags.FLAGS["config"]
+    return flag.config_filename
+
+
 def overrides() -> dict[str, Any]:
     """{field: value} of what the command line sets in the config of --config."""
     flag: Any = flags.FLAGS["config"]

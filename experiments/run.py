@@ -63,7 +63,8 @@ def main(words: list[str]) -> None:
             commandline.choose_length(config.train, overrides)
             identity.check_overrides(config, overrides)
             devices.join(_COORDINATOR.value, _NUM_PROCESSES.value, _PROCESS_ID.value)
-            loop.train(config, commandline.folder(_WORKDIR.value))
+            workdir = commandline.folder(_WORKDIR.value)
+            loop.train(config, workdir, config_file=commandline.config_file())
         except loop.NonFiniteLoss as error:
             commandline.fail(3, error)
         except (ValueError, OSError) as error:

@@ -173,6 +173,14 @@ def _get_config(run: str, file: str) -> Callable[..., Any]:
         ) from None
 
 
+def config_file(run: Run) -> str:
+    """The path of the run's config file, with `:variant` where it has one."""
+    file, colon, variant = run.config.partition(":")
+    if not file.endswith(".py"):
+        file = str(pathlib.Path(common.__file__).with_name(f"{file}.py"))
+    return f"{file}{colon}{variant}"
+
+
 def config_dict(run: Run) -> dict:
     """The run's config as plain JSON values."""
     return identity.to_dict(build_config(run))

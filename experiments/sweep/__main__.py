@@ -140,6 +140,7 @@ def _prepare(workdir: pathlib.Path) -> setup.Sweep:
         grace=_GRACE.value,
         max_retries=_MAX_RETRIES.value,
         worker=_WORKER.value or 0,
+        config_file=commandline.config_file(),
     )
     space = spaces.load(_SPACE.value)
     if not identity.DECIDING & set(space or ()):  # else some run may read them

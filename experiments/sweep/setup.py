@@ -25,6 +25,7 @@ class Options(NamedTuple):
     grace: int = 60
     max_retries: int = 3
     worker: int = 0  # index among those of one command
+    config_file: str | None = None
 
 
 class Sweep(NamedTuple):

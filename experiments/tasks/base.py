@@ -100,6 +100,11 @@ class Task(abc.ABC):
         Arrays (batch, ...), or (batch, time, ...) where the tokens of a text are
         counted. Of a task that says nothing else: outputs beside the batch's targets.
         """
+        if "targets" not in batch:
+            raise ValueError(
+                f"the task {self.name} must have a method predictions, or batches with"
+                f" 'targets', got {', '.join(batch)}"
+            )
         return {"predictions": outputs, "targets": jnp.asarray(batch["targets"])}
 
     @abc.abstractmethod

@@ -15,6 +15,7 @@ from flax import nnx
 
 from experiments.data import stand_in
 from experiments.models import build as models
+from experiments.runs import config_file as config_files
 from experiments.runs import (
     curves,
     files,
@@ -46,6 +47,8 @@ def train(
     config: Any,
     workdir: str | pathlib.Path,
     on_validation: Callable[[int, dict[str, float]], None] | None = None,
+    *,
+    config_file: str | None = None,
 ) -> dict:
     """Trains what the config says and returns the content of result.json.
 
@@ -62,6 +65,8 @@ def train(
       workdir: folder of the run; made where there is none.
       on_validation: called with the step and the metrics of every validation that
         this session makes; what it raises ends the session.
+      config_file: that the config came from, with `:argument` where it has one; it is
+        imported when a run of a task or a model of one's own is opened.
 
     Returns:
       task, model, backend, devices, seed, steps; num_params (stored numbers) and
@@ -79,7 +84,7 @@ def train(
       signals.Stopped: a signal came; the step that was being made is saved.
     """
     with contextlib.ExitStack() as held:
-        return _train(config, pathlib.Path(workdir), on_validation, held)
+        return _train(config, pathlib.Path(workdir), on_validation, held, config_file)
 
 
 def _train(
@@ -87,6 +92,7 @@ def _train(
     workdir: pathlib.Path,
     on_validation: Callable[[int, dict[str, float]], None] | None,
     held: contextlib.ExitStack,
+    config_file: str | None,
 ) -> dict:
     """As `train`; what has to be given back at the end goes to `held`."""
     began = time.monotonic()
@@ -130,7 +136,9 @@ def _train(
     diagnose = jax.jit(lambda *state: nnx.merge(graph, *state).diagnostics())
 
     # ---- What the workdir holds of this run.
-    known, finished = devices.by_first(lambda: _enter(workdir, content, held))
+    known, finished = devices.by_first(
+        lambda: _enter(workdir, content, held, config_file)
+    )
     if finished:
         return finished
     saved = checkpoints.Checkpoints(workdir / "checkpoints")
@@ -304,7 +312,10 @@ def _look(workdir: pathlib.Path, content: dict) -> tuple[bool, dict | None]:
 
 
 def _enter(
-    workdir: pathlib.Path, content: dict, held: contextlib.ExitStack
+    workdir: pathlib.Path,
+    content: dict,
+    held: contextlib.ExitStack,
+    config_file: str | None,
 ) -> tuple[bool, dict | None]:
     """Takes the workdir for this process alone; then as `_look`."""
     with files.writing(workdir):
@@ -313,6 +324,8 @@ def _enter(
     known, finished = _look(workdir, content)  # another process may have been faster
     if not known:
         files.write_json(workdir / "config.json", identity.read_part(content))
+    if config_file is not None and not finished:
+        config_files.keep(workdir, config_file, content)
     return known, finished
 
 
