@@ -124,10 +124,17 @@ def _train(
         return learning_rate, make_train_step(optimizer)
 
     train_step = make_train_step(parts.optimizer)
-    eval_step = steps.make_eval_step(graph, task, spread=spread)
+    # Batches of an evaluation may be too small for all devices.
+    reading = spread.narrowed(evaluation.batch_size(task))
+    eval_step = steps.make_eval_step(graph, task, spread=reading)
     observe = optimizers.make_observe(config.train)
     averaged = optimizers.make_averaged(config.train)
-    diagnose = jax.jit(lambda *state: nnx.merge(graph, *state).diagnostics())
+    diagnostics_of = jax.jit(lambda *state: nnx.merge(graph, *state).diagnostics())
+
+    def diagnose(state: steps.TrainState) -> dict:
+        """The model's own numbers, by one device."""
+        parts = devices.ONE.held((state.params, state.rest))
+        return jax.device_get(diagnostics_of(*parts))
 
     # ---- What the workdir holds of this run.
     known, finished = devices.by_first(lambda: _enter(workdir, content, held))
@@ -226,7 +233,7 @@ def _train(
                 sums, norms = jax.device_get(numbers)
                 rate = stopwatch.read(step)
                 with stopwatch.paused():
-                    diagnostics = jax.device_get(diagnose(state.params, state.rest))
+                    diagnostics = diagnose(state)
                     values = task.metrics(sums) | norms | diagnostics
                     scale = optimizers.plateau_scale(state.opt_state)
                     values["learning_rate"] = learning_rate(step - 1) * scale
@@ -238,7 +245,7 @@ def _train(
                 if eval_now:
                     evaluated = averaged(state)
                     metrics = evaluation.evaluate(
-                        *(eval_step, task, evaluated, "valid", spread)
+                        *(eval_step, task, evaluated, "valid", reading)
                     )
                     record["last"] = {"step": step, "valid": metrics}
                     log.write(step, "valid", metrics | {"seconds": seconds()})
@@ -266,9 +273,9 @@ def _train(
         until_last_step.close()
         evaluated = averaged(state)
         metrics, best = evaluation.final_metrics(
-            eval_step, task, evaluated, best_params, record, spread
+            eval_step, task, evaluated, best_params, record, reading
         )
-        diagnostics = jax.device_get(diagnose(evaluated.params, state.rest))
+        diagnostics = diagnose(evaluated)
         result = {
             "task": task.name,
             "model": config.model.name,
