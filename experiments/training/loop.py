@@ -35,6 +35,7 @@ from experiments.training import (
     evaluation,
     fields,
     optimizers,
+    processes,
     steps,
 )
 
@@ -58,7 +59,7 @@ def train(
 
     Where JAX has not been used before, it is started with a CPU device a core, over
     which `config.train.devices` splits the batches. In a run of several processes each
-    calls this with the same arguments, after `devices.join`; the first one writes.
+    calls this with the same arguments, after `processes.join`; the first one writes.
 
     Args:
       config: as `configs/common.py` gives it, with a task.
@@ -101,10 +102,10 @@ def _train(
     fields.check(config)
     content = identity.to_dict(config)
     devices.start(config.train.devices)
-    if not devices.first():
+    if not processes.first():
         nowhere = held.enter_context(pathlib.Path(os.devnull).open("w"))
         held.enter_context(contextlib.redirect_stdout(nowhere))
-    known, finished = devices.by_first(lambda: _look(workdir, content))
+    known, finished = processes.by_first(lambda: _look(workdir, content))
     if finished:
         return finished
 
@@ -130,13 +131,20 @@ def _train(
         return learning_rate, make_train_step(optimizer)
 
     train_step = make_train_step(parts.optimizer)
-    eval_step = steps.make_eval_step(graph, task, spread=spread)
+    # Batches of an evaluation may be too small for all devices.
+    reading = spread.narrowed(evaluation.batch_size(task))
+    eval_step = steps.make_eval_step(graph, task, spread=reading)
     observe = optimizers.make_observe(config.train)
     averaged = optimizers.make_averaged(config.train)
-    diagnose = jax.jit(lambda *state: nnx.merge(graph, *state).diagnostics())
+    diagnostics_of = jax.jit(lambda *state: nnx.merge(graph, *state).diagnostics())
+
+    def diagnose(state: steps.TrainState) -> dict:
+        """The model's own numbers, by one device."""
+        parts = devices.ONE.held((state.params, state.rest))
+        return jax.device_get(diagnostics_of(*parts))
 
     # ---- What the workdir holds of this run.
-    known, finished = devices.by_first(
+    known, finished = processes.by_first(
         lambda: _enter(workdir, content, held, config_file)
     )
     if finished:
@@ -153,7 +161,7 @@ def _train(
     start = int(state.step)
     seconds_before = record["seconds"]
     log: logs.Log = logs.Log()
-    if devices.first():
+    if processes.first():
         log = logs.MetricLog(workdir, start if known else None)
     lengths = (count, parts.steps_per_epoch)
     print(summary.beginning(config, task, sizes, lengths, spread.count))
@@ -220,7 +228,7 @@ def _train(
             eval_now = last or step % config.train.eval_every == 0
             save_now = last or step % config.train.checkpoint_every == 0
             waits = log_now or eval_now or save_now
-            asked = devices.agreed(ending.asked, waits)
+            asked = processes.agreed(ending.asked, waits)
             if not (waits or asked):
                 continue
 
@@ -234,7 +242,7 @@ def _train(
                 sums, norms = jax.device_get(numbers)
                 rate = stopwatch.read(step)
                 with stopwatch.paused():
-                    diagnostics = jax.device_get(diagnose(state.params, state.rest))
+                    diagnostics = diagnose(state)
                     values = task.metrics(sums) | norms | diagnostics
                     scale = optimizers.plateau_scale(state.opt_state)
                     values["learning_rate"] = learning_rate(step - 1) * scale
@@ -246,7 +254,7 @@ def _train(
                 if eval_now:
                     evaluated = averaged(state)
                     metrics = evaluation.evaluate(
-                        *(eval_step, task, evaluated, "valid", spread)
+                        *(eval_step, task, evaluated, "valid", reading)
                     )
                     record["last"] = {"step": step, "valid": metrics}
                     log.write(step, "valid", metrics | {"seconds": seconds()})
@@ -274,9 +282,9 @@ def _train(
         until_last_step.close()
         evaluated = averaged(state)
         metrics, best = evaluation.final_metrics(
-            eval_step, task, evaluated, best_params, record, spread
+            eval_step, task, evaluated, best_params, record, reading
         )
-        diagnostics = jax.device_get(diagnose(evaluated.params, state.rest))
+        diagnostics = diagnose(evaluated)
         result = {
             "task": task.name,
             "model": config.model.name,
@@ -294,9 +302,9 @@ def _train(
         }
         if summary.stands_in(config, task):
             result["data"] = stand_in.NAME
-        devices.by_first(lambda: files.write_json(workdir / "result.json", result))
+        processes.by_first(lambda: files.write_json(workdir / "result.json", result))
         log.event(count, "finished")
-    if devices.first():
+    if processes.first():
         _draw(workdir)
     print(summary.text(result, workdir))
     return result
