@@ -54,15 +54,16 @@ def main(words: list[str]) -> None:
     commandline.no_words(words)
     commandline.quiet()
 
-    from experiments.training import devices, loop  # --help and typing errors are quick
+    # Late: --help and typing errors are quick without JAX.
+    from experiments.training import loop, processes
 
-    with devices.together():
+    with processes.together():
         try:
             config = _CONFIG.value
             overrides = commandline.overrides()
             commandline.choose_length(config.train, overrides)
             identity.check_overrides(config, overrides)
-            devices.join(_COORDINATOR.value, _NUM_PROCESSES.value, _PROCESS_ID.value)
+            processes.join(_COORDINATOR.value, _NUM_PROCESSES.value, _PROCESS_ID.value)
             loop.train(config, commandline.folder(_WORKDIR.value))
         except loop.NonFiniteLoss as error:
             commandline.fail(3, error)

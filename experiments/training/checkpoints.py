@@ -14,7 +14,7 @@ import orbax.checkpoint as ocp
 from absl import logging
 
 from experiments.runs import files
-from experiments.training import devices
+from experiments.training import processes
 
 KEPT = 2
 OVERHEAD = 2**18  # bytes of a checkpoint besides its arrays, generously
@@ -48,7 +48,7 @@ class Checkpoints:
         if read_only:
             self._manager = self._open(max_to_keep=None, create=False)
             return
-        devices.by_first(self._prepare)
+        processes.by_first(self._prepare)
         with files.writing(self.directory):
             self._manager = self._open(max_to_keep=KEPT, cleanup_tmp_directories=True)
 
@@ -73,7 +73,7 @@ class Checkpoints:
             if self._read_only or not named:
                 raise ValueError(f"{damaged} cannot be read: {error}") from error
             logging.warning("removing %s, of which one is damaged: %s", damaged, error)
-            devices.by_first(lambda: _remove(named))
+            processes.by_first(lambda: _remove(named))
             return ocp.CheckpointManager(path, options=chosen)
 
     def _readable_path(self) -> pathlib.Path:
@@ -94,7 +94,7 @@ class Checkpoints:
         if step in self._manager.all_steps():
             return
         record = {**FIRST_RECORD, **record}
-        devices.by_first(lambda: self._check_space(step, state, best_params))
+        processes.by_first(lambda: self._check_space(step, state, best_params))
         args = ocp.args.Composite(
             state=ocp.args.StandardSave(state),
             best_params=ocp.args.StandardSave(best_params),

@@ -34,6 +34,7 @@ from experiments.training import (
     evaluation,
     fields,
     optimizers,
+    processes,
     steps,
 )
 
@@ -55,7 +56,7 @@ def train(
 
     Where JAX has not been used before, it is started with a CPU device a core, over
     which `config.train.devices` splits the batches. In a run of several processes each
-    calls this with the same arguments, after `devices.join`; the first one writes.
+    calls this with the same arguments, after `processes.join`; the first one writes.
 
     Args:
       config: as `configs/common.py` gives it, with a task.
@@ -95,10 +96,10 @@ def _train(
     fields.check(config)
     content = identity.to_dict(config)
     devices.start(config.train.devices)
-    if not devices.first():
+    if not processes.first():
         nowhere = held.enter_context(pathlib.Path(os.devnull).open("w"))
         held.enter_context(contextlib.redirect_stdout(nowhere))
-    known, finished = devices.by_first(lambda: _look(workdir, content))
+    known, finished = processes.by_first(lambda: _look(workdir, content))
     if finished:
         return finished
 
@@ -130,7 +131,7 @@ def _train(
     diagnose = jax.jit(lambda *state: nnx.merge(graph, *state).diagnostics())
 
     # ---- What the workdir holds of this run.
-    known, finished = devices.by_first(lambda: _enter(workdir, content, held))
+    known, finished = processes.by_first(lambda: _enter(workdir, content, held))
     if finished:
         return finished
     saved = checkpoints.Checkpoints(workdir / "checkpoints")
@@ -145,7 +146,7 @@ def _train(
     start = int(state.step)
     seconds_before = record["seconds"]
     log: logs.Log = logs.Log()
-    if devices.first():
+    if processes.first():
         log = logs.MetricLog(workdir, start if known else None)
     lengths = (count, parts.steps_per_epoch)
     print(summary.beginning(config, task, sizes, lengths, spread.count))
@@ -212,7 +213,7 @@ def _train(
             eval_now = last or step % config.train.eval_every == 0
             save_now = last or step % config.train.checkpoint_every == 0
             waits = log_now or eval_now or save_now
-            asked = devices.agreed(ending.asked, waits)
+            asked = processes.agreed(ending.asked, waits)
             if not (waits or asked):
                 continue
 
@@ -286,9 +287,9 @@ def _train(
         }
         if summary.stands_in(config, task):
             result["data"] = stand_in.NAME
-        devices.by_first(lambda: files.write_json(workdir / "result.json", result))
+        processes.by_first(lambda: files.write_json(workdir / "result.json", result))
         log.event(count, "finished")
-    if devices.first():
+    if processes.first():
         _draw(workdir)
     print(summary.text(result, workdir))
     return result

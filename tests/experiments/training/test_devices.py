@@ -217,19 +217,6 @@ def test_a_filled_batch_counts_the_same():
     assert evaluation._filled(batch, 5) is batch
 
 
-@pytest.mark.parametrize(
-    "given, words",
-    [
-        (("host:1", 2, None), "must be given together, got 'host:1', 2 and None"),
-        ((None, None, 0), "must be given together"),
-        (("host:1", 2, 2), "--process_id must be less than --num_processes 2, got 2"),
-    ],
-)
-def test_processes_that_cannot_be(given, words):
-    with pytest.raises(ValueError, match=words):
-        devices.join(*given)
-
-
 # ---- Several processes.
 
 
