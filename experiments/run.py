@@ -46,6 +46,12 @@ _NUM_PROCESSES = flags.DEFINE_integer(
 _PROCESS_ID = flags.DEFINE_integer(
     "process_id", None, "This process, from 0.", lower_bound=0
 )
+_JOIN_TIMEOUT = flags.DEFINE_integer(
+    "join_timeout",
+    300,
+    "Seconds within which all processes of the run have to come.",
+    lower_bound=1,
+)
 flags.mark_flag_as_required("config")
 
 
@@ -63,7 +69,12 @@ def main(words: list[str]) -> None:
             overrides = commandline.overrides()
             commandline.choose_length(config.train, overrides)
             identity.check_overrides(config, overrides)
-            processes.join(_COORDINATOR.value, _NUM_PROCESSES.value, _PROCESS_ID.value)
+            processes.join(
+                _COORDINATOR.value,
+                _NUM_PROCESSES.value,
+                _PROCESS_ID.value,
+                timeout=_JOIN_TIMEOUT.value,
+            )
             loop.train(config, commandline.folder(_WORKDIR.value))
         except loop.NonFiniteLoss as error:
             commandline.fail(3, error)

@@ -15,4 +15,4 @@ from experiments.training import processes
 )
 def test_processes_that_cannot_be(given, words):
     with pytest.raises(ValueError, match=words):
-        processes.join(*given)
+        processes.join(*given, timeout=1)
