@@ -84,9 +84,9 @@ def _join_cluster(timeout: int) -> None:
         if os.environ.get("SLURM_PROCID") == "0":
             _wait_for_port(name, port)
         _initialize(timeout)
-    elif "tpu" in (
-        jax.config.read("jax_platforms") or ""
-    ):  # so JAX says that there are TPUs
+        return
+    platforms = jax.config.jax_platforms  # type: ignore[attr-defined]
+    if "tpu" in (platforms or ""):  # as JAX has it where there are TPUs
         try:
             _initialize(timeout)
         except Exception as error:
