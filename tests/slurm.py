@@ -335,7 +335,7 @@ def sweeps(folder: pathlib.Path) -> None:
         output = "".join(path.read_text() for path in folder.glob(f"{workdir.name}-*"))
         assert [state(x) for x in both(job)] == ["COMPLETED"] * 2, output
 
-    whole = folder / "sweep"
+    whole = folder / "sweep-whole"
     job = submit_sweep(whole)
     finish("the sweep that is left alone", job, whole)
     expected = results(whole)

@@ -169,6 +169,7 @@ def test_a_pod_of_the_metadata(on_tpu, monkeypatch):
     entries = {
         "agent-worker-number": "1",
         "worker-network-endpoints": "localhost,other,third",
+        "tpu-env": "",
     }
     monkeypatch.setattr(
         cloud_tpu_cluster, "get_metadata", lambda name: (entries[name], 200)
