@@ -10,15 +10,16 @@ colon in --config goes to the file's get_config, as that in
 
 The same command on the same workdir goes on from the last checkpoint. Exit codes:
 0 done, 1 wrong flags, 2 a config, data or workdir that does not fit, 3 a loss that
-is not finite, 4 a workdir that cannot be written, 5 another process of the run gone,
-128 + N stopped by the signal N
-(SIGHUP 129, SIGINT 130, SIGUSR1 138, SIGTERM 143), with the step saved.
+is not finite, 4 a workdir that cannot be written, 5 another process of the run gone or
+not come (134 where XLA is faster), 128 + N stopped by the signal N (SIGHUP 129, SIGINT
+130, SIGUSR1 138, SIGTERM 143), with the step saved.
 --verbosity=1 shows where an error was raised.
 
 Batches are split over the devices of the machine (config.train.devices). A run on
 several machines is this command on each, with one shared folder: under `srun` and on a
 TPU pod the processes find each other, elsewhere by --coordinator=HOST:PORT (of the
-first), --num_processes=N and --process_id=I.
+first), --num_processes=N and --process_id=I. All have to come within --join_timeout
+seconds.
 """
 
 from absl import flags

@@ -13,6 +13,7 @@ import threading
 import time
 import traceback
 from collections.abc import Callable, Iterator
+from concurrent import futures
 from typing import Any
 
 import jax
@@ -132,25 +133,23 @@ def _initialize(
     process_id: int | None = None,
 ) -> None:
     """JAX's own joining, which by itself aborts with a stack when the time is over."""
-
-    def give_up() -> None:
-        line = f"the processes of this run did not all come within {timeout} s"
-        os.write(2, f"error: {line} (--join_timeout)\n".encode())
-        os._exit(ALONE)
-
-    timer = threading.Timer(timeout, give_up)
-    timer.daemon = True
-    timer.start()
+    executor = futures.ThreadPoolExecutor(1)  # signals are handled meanwhile
+    joining = executor.submit(
+        jax.distributed.initialize,
+        coordinator,
+        num_processes,
+        process_id,
+        initialization_timeout=timeout + 60,
+        heartbeat_timeout_seconds=SILENCE,
+    )
     try:
-        jax.distributed.initialize(
-            coordinator,
-            num_processes,
-            process_id,
-            initialization_timeout=timeout + 60,
-            heartbeat_timeout_seconds=SILENCE,
-        )
+        joining.result(timeout)
+    except TimeoutError:
+        line = f"the processes of this run did not all come within {timeout} s"
+        print(f"error: {line} (--join_timeout)", file=sys.stderr, flush=True)
+        os._exit(ALONE)
     finally:
-        timer.cancel()
+        executor.shutdown(wait=False)
 
 
 # ---- How they end.

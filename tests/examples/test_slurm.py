@@ -1,4 +1,4 @@
-"""When the batch scripts put their jobs back; `tests/slurm.py` tries them in earnest."""
+"""When the batch scripts put their jobs back; `tests/slurm.py` does it in earnest."""
 
 import os
 import pathlib

@@ -236,6 +236,22 @@ def test_processes_that_never_come(tmp_path):
 
 
 @pytest.mark.slow
+def test_a_signal_ends_what_waits_for_others():
+    process = start(
+        "from experiments.runs import signals\n"
+        "signals.exit_at_once()\n"
+        "print('waiting', flush=True)\n"
+        f"processes.join('localhost:{free_port()}', 2, 0, timeout=100)"
+    )
+    assert process.stdout.readline() == "waiting\n"
+    time.sleep(1)
+    process.terminate()
+    _, errors = process.communicate(timeout=20)
+    assert process.returncode == 128 + signal.SIGTERM
+    assert errors == "error: stopped by SIGTERM\n"
+
+
+@pytest.mark.slow
 def test_two_steps_of_one_job_at_once():
     code = (
         "import jax\n"
