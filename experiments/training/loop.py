@@ -28,6 +28,7 @@ from experiments.runs import (
 )
 from experiments.tasks import base
 from experiments.training import (
+    agreement,
     assembly,
     checkpoints,
     devices,
@@ -97,9 +98,9 @@ def _train(
     began = time.monotonic()
 
     # ---- Checks, before anything is written or compiled.
-    fields.check(config)
-    content = identity.to_dict(config)
+    content = agreement.agree(lambda: _checked(config), agreement.of_start)
     devices.start(config.train.devices)
+    agreement.agree(jax.local_devices, agreement.of_machine)
     if not devices.first():
         nowhere = held.enter_context(pathlib.Path(os.devnull).open("w"))
         held.enter_context(contextlib.redirect_stdout(nowhere))
@@ -108,7 +109,12 @@ def _train(
         return finished
 
     # ---- The data, the model and its state.
-    parts = assembly.assemble(config)
+    parts = agreement.agree(
+        lambda: assembly.assemble(config),
+        lambda parts: agreement.of_parts(
+            parts.task, parts.spread.count // jax.process_count()
+        ),
+    )
     task, count, graph, state = parts.task, parts.steps, parts.graph, parts.state
     learning_rate, spread = parts.learning_rate, parts.spread
     sizes = {
@@ -138,6 +144,7 @@ def _train(
     known, finished = devices.by_first(lambda: _enter(workdir, content, held))
     if finished:
         return finished
+    agreement.agree(lambda: workdir, agreement.of_folder)
     saved = checkpoints.Checkpoints(workdir / "checkpoints")
     held.enter_context(contextlib.closing(saved))
     best_params = jax.tree.map(jnp.copy, state.params)
@@ -301,6 +308,12 @@ def _train(
         _draw(workdir)
     print(summary.text(result, workdir))
     return result
+
+
+def _checked(config: Any) -> dict:
+    """The config as plain values."""
+    fields.check(config)
+    return identity.to_dict(config)
 
 
 def _look(workdir: pathlib.Path, content: dict) -> tuple[bool, dict | None]:
