@@ -18,7 +18,7 @@ from absl import flags
 
 from experiments import commandline
 from experiments.benchmark import constraints, timing
-from experiments.runs import records
+from experiments.runs import files, records
 
 _OUT = flags.DEFINE_string("out", None, "JSON file of the results.")
 _PEERS = flags.DEFINE_bool("peers", False, "Also PyTorch, if it is installed.")
@@ -52,7 +52,7 @@ def main(words: list[str]) -> None:
         }
         path = pathlib.Path(_OUT.value)
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps(record, indent=1) + "\n")
+        files.write(path, json.dumps(record, indent=1) + "\n")
 
 
 if __name__ == "__main__":

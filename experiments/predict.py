@@ -17,6 +17,7 @@ import numpy as np
 from absl import flags
 
 from experiments import commandline
+from experiments.runs import files
 
 _WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the run.", required=True)
 _SPLIT = flags.DEFINE_enum("split", "test", ["valid", "test"], "What is predicted.")
@@ -42,8 +43,9 @@ def main(words: list[str]) -> None:
     try:
         workdir = commandline.folder(_WORKDIR.value)
         output = commandline.folder(_OUTPUT.value, "--output")
-        if output.is_dir():
-            raise ValueError(f"--output must be a file, got the folder {output}")
+        if output.exists() and not output.is_file():
+            kind = "folder" if output.is_dir() else "device"
+            raise ValueError(f"--output must be a file, got the {kind} {output}")
         model, task, config, step = loading.load(
             workdir,
             _WHICH.value,
@@ -62,10 +64,8 @@ def main(words: list[str]) -> None:
 
 def _write(path: pathlib.Path, arrays: dict[str, np.ndarray]) -> None:
     """Writes the file whole or not at all."""
-    temporary = path.with_name(path.name + ".tmp")
-    with temporary.open("wb") as file:
+    with files.replacing(path) as temporary, temporary.open("wb") as file:
         np.savez_compressed(file, allow_pickle=False, **arrays)
-    temporary.replace(path)
 
 
 if __name__ == "__main__":

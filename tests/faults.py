@@ -6,6 +6,8 @@
     python -m tests.faults record
     python -m tests.faults memory
     python -m tests.faults devices --count=50
+    python -m tests.faults array --count=8
+    python -m tests.faults database
 
 `kills`: a small run is killed at random moments and started again until it ends; its
 result must be that of an uninterrupted one, and no step may stand twice in its log.
@@ -19,11 +21,18 @@ checkpoint every 50, may not grow beyond what 1,000 of them took; nor may 5,000 
 are logged, evaluated and saved every 1,000, where the host runs far ahead. `devices`:
 runs of 3,000 steps over a CPU device a core, two at least, with a log line every 1,000
 and as few threads as XLA makes, five at once: each has to end, with one result.
+`array`: `count` commands of one sweep start at once on a new folder, as the tasks of a
+job array. They share the folder's SQLite file, and a PostgreSQL server where there is
+one. `database`: PostgreSQL is taken away from the two workers of a sweep, for 9
+seconds, for a minute, and for good; the runs must come to what they come to without
+that, each at its first attempt or from its checkpoint, and none may be lost or doubled.
+Without a PostgreSQL server it does nothing.
 """
 
 import argparse
 import collections
 import concurrent.futures
+import contextlib
 import gc
 import json
 import multiprocessing
@@ -37,12 +46,15 @@ import sys
 import tempfile
 import time
 
+from tests import postgresql
+
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 FIELDS = {
     **{"task.length": 6, "model.hidden": 8, "model.reflectors": 3},
     **{"train.batch_size": 16, "train.steps": 30_000, "train.log_every": 100},
     **{"train.eval_every": 5_000, "train.checkpoint_every": 300},
 }
+IN_SWEEP = FIELDS | {"train.steps": 6_000, "train.eval_every": 1_000}
 ENDING = (signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGINT)
 
 
@@ -57,18 +69,22 @@ def start(
             *(f"--config.{name}={value}" for name, value in fields.items()),
         ],
         cwd=ROOT,
-        env={
-            **os.environ,
-            **settings,
-            "JAX_PLATFORMS": "cpu",
-            "JAX_COMPILATION_CACHE_DIR": str(cache),
-            "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
-            "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1",
-        },
+        env=environment(cache) | settings,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.PIPE,
         text=True,
     )
+
+
+def environment(cache: pathlib.Path) -> dict[str, str]:
+    """That of a command on the CPU, with a cache of what is compiled."""
+    return {
+        **os.environ,
+        "JAX_PLATFORMS": "cpu",
+        "JAX_COMPILATION_CACHE_DIR": str(cache),
+        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+        "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1",
+    }
 
 
 def result(workdir: pathlib.Path) -> dict:
@@ -302,13 +318,175 @@ def several_devices(count: int) -> None:
     assert all(other == results[0] for other in results)
 
 
+# ---- Sweeps by several commands.
+
+SPACE = """
+def get_space():
+    return {"model.input_scale": [0.1, 0.2, 0.4], "seed": [0, 1]}
+"""
+RUNS = 6
+
+
+class Worker:
+    """A command of the sweep of small runs, and what it printed."""
+
+    def __init__(self, folder: pathlib.Path, cache: pathlib.Path, *flags: str):
+        space = folder / "space.py"
+        space.write_text(SPACE)
+        self._printed = tempfile.TemporaryFile("w+")
+        self._errors = tempfile.TemporaryFile("w+")
+        self.process = subprocess.Popen(
+            [
+                *(sys.executable, "-m", "experiments.sweep", f"--space={space}"),
+                *("--config=configs/addition.py", f"--workdir={folder / 'sweep'}"),
+                *(f"--config.{name}={value}" for name, value in IN_SWEEP.items()),
+                *("--config.train.devices=1", "--heartbeat=2", "--grace=20", *flags),
+            ],
+            **{"cwd": ROOT, "env": environment(cache)},
+            **{"stdout": self._printed, "stderr": self._errors},
+        )
+
+    def end(self) -> tuple[int, str, str]:
+        """Its exit code, and what it printed on stdout and stderr."""
+        code = self.process.wait()
+        texts = []
+        for file in (self._printed, self._errors):
+            file.seek(0)
+            texts.append(file.read())
+        return code, *texts
+
+
+def sweep_runs(workdir: pathlib.Path, url: str | None = None) -> list:
+    """The sweep's runs, as its database has them."""
+    import optuna
+
+    from experiments.sweep import storage, summary
+
+    kept = json.loads((workdir / "sweep.json").read_text())
+    study = optuna.load_study(
+        study_name=kept["study"], storage=storage.connect(workdir, url)
+    )
+    return summary.runs(study, workdir)
+
+
+def check_complete(workdir: pathlib.Path, url: str | None, values: dict | None) -> dict:
+    """Every run completed once, with the value that is given; returns the values."""
+    runs = sweep_runs(workdir, url)
+    assert [run.state for run in runs] == ["complete"] * RUNS, runs
+    assert all(run.kills == 0 for run in runs), runs
+    for run in runs:
+        folder = workdir / "runs" / f"{run.number:04d}"
+        events = map(json.loads, (folder / "metrics.jsonl").read_text().splitlines())
+        names = [event.get("event") for event in events]
+        assert names.count("started") == names.count("finished") == 1, names
+        assert not repeated(folder), repeated(folder)
+        assert json.loads((folder / "result.json").read_text())["best"]["valid"][
+            "mse"
+        ] == (run.value)
+    found = {str(run.point): run.value for run in runs}
+    assert values is None or found == values, (found, values)
+    return found
+
+
+def array(count: int) -> None:
+    """Starts the commands of a sweep at once on a new folder, by each database."""
+    with contextlib.ExitStack() as held:
+        folder = pathlib.Path(held.enter_context(tempfile.TemporaryDirectory()))
+        urls: dict[str, str | None] = {"the folder's SQLite file": None}
+        try:
+            urls["PostgreSQL"] = held.enter_context(postgresql.server()).url
+        except postgresql.Unavailable as error:
+            print(f"PostgreSQL skipped: {error}")
+        for name, url in urls.items():
+            place = folder / name.split()[-1]
+            place.mkdir()
+            flags = () if url is None else (f"--storage={url}",)
+            workers = [Worker(place, folder / "compiled", *flags) for _ in range(count)]
+            ends = [worker.end() for worker in workers]
+            assert all(code == 0 and not errors for code, _, errors in ends), ends
+            assert all(f"{RUNS} runs: {RUNS} complete" in out for _, out, _ in ends)
+            check_complete(place / "sweep", url, None)
+            left = [path.name for path in place.rglob("*.tmp")]
+            assert not left, left
+            print(
+                f"{count} commands at once by {name}: all ended with 0, {RUNS} of"
+                f" {RUNS} runs complete, once each",
+                flush=True,
+            )
+
+
+def wait_for_mid_sweep(worker: Worker, workdir: pathlib.Path) -> None:
+    """Until a run is complete and two others have a checkpoint."""
+    deadline = time.monotonic() + 300
+    while True:
+        assert time.monotonic() < deadline and worker.process.poll() is None
+        ended = {path.parent for path in workdir.glob("runs/*/result.json")}
+        begun = {
+            path.parents[2] for path in workdir.glob("runs/*/checkpoints/*/record")
+        }
+        if ended and len(begun - ended) == 2:
+            return
+        time.sleep(0.1)
+
+
+def database() -> None:
+    """Takes the database away from sweeps, for a while and for good."""
+    with contextlib.ExitStack() as held:
+        try:
+            server = held.enter_context(postgresql.server())
+        except postgresql.Unavailable as error:
+            print(f"skipped: {error}")
+            return
+        folder = pathlib.Path(held.enter_context(tempfile.TemporaryDirectory()))
+        cache = folder / "compiled"
+        (folder / "undisturbed").mkdir()
+        code, _, errors = Worker(folder / "undisturbed", cache).end()
+        assert code == 0, errors
+        values = check_complete(folder / "undisturbed" / "sweep", None, None)
+        for seconds in (9, 60, None):
+            name = f"away-{seconds}"
+            place = folder / name
+            place.mkdir()
+            flags = (f"--storage={server.url}", f"--study={name}")
+            flags += ("--max_outage=600",) if seconds else ("--max_outage=15",)
+            workers = [Worker(place, cache, *flags) for _ in range(2)]
+            wait_for_mid_sweep(workers[0], place / "sweep")
+            server.stop()
+            stopped = time.monotonic()
+            if seconds:
+                time.sleep(seconds)
+                server.start()
+            ends = [worker.end() for worker in workers]
+            lines = [line for _, _, errors in ends for line in errors.splitlines()]
+            after = time.monotonic() - stopped
+            if seconds:
+                assert [code for code, _, _ in ends] == [0, 0] and not lines, ends
+            else:
+                assert [code for code, _, _ in ends] == [6, 6], ends
+                assert len(lines) == 2, lines
+                print(
+                    f"for good: exit codes 6, 6 after {after:.0f} s, each with a line:"
+                )
+                print(f"  {lines[0]}")
+                server.start()
+                code, _, errors = Worker(place, cache, *flags).end()
+                assert code == 0, errors
+            assert check_complete(place / "sweep", server.url, values) == values
+            runs = sweep_runs(place / "sweep", server.url)
+            tried = sum(run.attempts for run in runs)
+            how = f"for {seconds} s" if seconds else "for good, and the command again"
+            print(
+                f"{how}: {RUNS} of {RUNS} runs complete with the undisturbed values, in"
+                f" {tried} attempts, no retry counted",
+                flush=True,
+            )
+
+
 def main() -> None:
     """Does what the first word says."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument(
-        "what",
-        choices=("kills", "signals", "operations", "record", "memory", "devices"),
-    )
+    kinds = ("kills", "signals", "operations", "record", "memory", "devices", "array")
+    parser.add_argument("what", choices=(*kinds, "database"))
     parser.add_argument("--count", type=int, default=20)
     arguments = parser.parse_args()
     if arguments.what == "record":
@@ -317,6 +495,10 @@ def main() -> None:
         memory()
     elif arguments.what == "devices":
         several_devices(arguments.count)
+    elif arguments.what == "array":
+        array(arguments.count)
+    elif arguments.what == "database":
+        database()
     elif arguments.what == "operations":
         operations(arguments.count)
     else:

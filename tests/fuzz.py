@@ -366,7 +366,14 @@ def sweep(rng, place):
     folder = workdir(rng, place)
     if rng.random() < 0.15:
         words = ["summary", *words[-1:]]
-    return shuffled(rng, [*words, f"--workdir={folder}"])
+    if rng.random() < 0.1:
+        (place.folder / "new").mkdir(exist_ok=True)
+        odd_sweep = {key: rng.choice(JSON_ODD) for key in ("config", "space", "study")}
+        text = rng.choice(("[]", "5", "null", "{}", "x", "", json.dumps(odd_sweep)))
+        (place.folder / "new" / "sweep.json").write_text(text)
+        folder = place.folder / "new"
+    # A server that cannot be reached is waited for otherwise.
+    return shuffled(rng, [*words, f"--workdir={folder}"]) + ["--max_outage=1"]
 
 
 def of_run(rng, place, flags):
@@ -563,7 +570,7 @@ def read(place, name):
 
 
 CODES = {
-    **{"run": {1, 2, 3, 4}, "sweep": {1, 2, 3, 4}, "predict": {1, 2}},
+    **{"run": {1, 2, 3, 4}, "sweep": {1, 2, 3, 4, 6}, "predict": {1, 2}},
     **{"certify": {1, 2}, "figures": {1, 2}, "records": {1, 2}},
     **{"reproduce": {1, 2, 4}, "benchmark": {1, 2, 4}},
 }
@@ -613,6 +620,7 @@ FILES = (
     "metrics.jsonl",
     "checkpoint",
     "certificate.json",
+    "sweep.json",
 )
 
 

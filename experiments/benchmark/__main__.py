@@ -26,7 +26,7 @@ from absl import flags
 
 from experiments import commandline
 from experiments.benchmark import contenders, drawing, measuring, peers, printing
-from experiments.runs import cores, records
+from experiments.runs import cores, files, records
 from experiments.training import memory
 from svdrnn import checks
 
@@ -96,7 +96,7 @@ def _measure(numbers: list[int], limits: measuring.Limits, out: pathlib.Path) ->
             "ratios": measuring.ratios(rows),
             "rows": rows,
         }
-        (out / "benchmark.json").write_text(json.dumps(record, indent=1) + "\n")
+        files.write(out / "benchmark.json", json.dumps(record, indent=1) + "\n")
 
     for n in [128] if _QUICK.value else _SIZES.value:
         for devices in numbers:

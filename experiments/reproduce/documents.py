@@ -22,7 +22,7 @@ from experiments.reproduce import (
     targets,
     trials,
 )
-from experiments.runs import records
+from experiments.runs import files, records
 
 ROOT = pathlib.Path(__file__).parents[2]
 
@@ -68,7 +68,7 @@ def write(root: pathlib.Path = ROOT) -> list[pathlib.Path]:
     written = []
     for page, text in rewritten(pages).items():
         if _BLOCK.search(text):
-            (root / page).write_text(text)
+            files.write(root / page, text)
             written.append(root / page)
     return written
 

@@ -5,7 +5,7 @@ import sys
 from collections.abc import Iterable
 
 from experiments.reproduce import markdown, panels, protocol, registry, status
-from experiments.runs import pictures
+from experiments.runs import files, pictures
 from experiments.runs import records as stored
 
 
@@ -43,7 +43,7 @@ def draw(
         pictures.legend(drawing)
         pictures.save(drawing, output)
     text = caption(figure, scale, found)
-    output.with_suffix(".md").write_text(f"{markdown.wrapped(text)}\n")
+    files.write(output.with_suffix(".md"), f"{markdown.wrapped(text)}\n")
     return output
 
 

@@ -102,9 +102,9 @@ def iterations(found: list[dict]) -> str:
 def machines(found: list[dict]) -> str:
     """The machines of records in general terms: device and cores."""
     names = {
-        f"{record['machine']['device']}, {record['machine']['cores']} cores,"
-        f" {record['machine']['architecture']}"
-        for record in found
+        f"{machine['device']}, {machine['cores']} cores, {machine['architecture']}"
+        for machine in (record["machine"] for record in found)
+        if machine is not None
     }
     return " / ".join(sorted(names))
 

@@ -1,12 +1,12 @@
 """Tables of step times, from the benchmark's records. No JAX."""
 
-import json
 import math
 import pathlib
 import statistics
 from typing import Any
 
 from experiments.reproduce import markdown
+from experiments.runs import files
 
 # As the benchmark's records call them: nnx.RNN with the activation of all others, with
 # its own, and the layer that is compared with them.
@@ -45,7 +45,7 @@ COSTLY = {
 
 def constraints(results: pathlib.Path) -> str:
     """A step of each model of `benchmark_constraints`, fastest call to fastest."""
-    record = json.loads((results / "benchmark_constraints.json").read_text())
+    record = _record("benchmark_constraints", results)
     rows = []
     for name, timings in record["models"].items():
         for label, timing in timings.items():
@@ -265,4 +265,4 @@ def _benchmark(name: str, results: pathlib.Path) -> list[dict]:
 
 
 def _record(name: str, results: pathlib.Path) -> dict:
-    return json.loads((results / f"{name}.json").read_text())
+    return files.read_object(results / f"{name}.json")

@@ -102,10 +102,13 @@ def measured_costs(results: pathlib.Path) -> dict[tuple, float]:
         if (
             record is not None
             and record.get("result")
-            and record["machine"]["backend"] == "cpu"
+            and (record["machine"] or {}).get("backend") == "cpu"
         ):
             steps, seconds = record["result"]["steps"], record["result"]["wall_seconds"]
-            shape = estimates.shape(record["config"])
+            try:
+                shape = estimates.shape(record["config"])
+            except (KeyError, TypeError):
+                continue  # a config that is damaged
             found.setdefault(shape, []).append((steps, seconds / steps))
     return {shape: _of_the_longer(values) for shape, values in found.items()}
 

@@ -13,8 +13,18 @@ from experiments.runs import config_file, files, identity
 
 LOCK = "run.lock"
 
-# What a command that was killed at once leaves.
+# What a command that was killed at once leaves; the first is of older versions.
 _OWN = {"config.json.tmp", LOCK}
+
+# Metrics are null where they were not finite.
+_METRICS = {str: (*files.NUMBER, *files.NONE)}
+RESULT = {
+    "metrics": {"valid": _METRICS, "test": _METRICS},
+    "best": {"step": (int,), "valid": _METRICS, "test": _METRICS},
+    **{"steps": (int,), "wall_seconds": files.NUMBER},
+    **{"num_params": (int,), "num_independent_params": (int,)},
+    "baseline": (*files.NUMBER, *files.NONE),
+}
 
 # What a run writes; a link there may lead to what is none of its own.
 _WRITTEN = (
@@ -37,7 +47,7 @@ def check(workdir: pathlib.Path, config: dict) -> bool:
     _refuse_links(workdir)
     path = workdir / "config.json"
     if not path.exists():
-        foreign = sorted(set(os.listdir(workdir)) - _OWN)
+        foreign = files.foreign(workdir, _OWN)
         if foreign:
             raise ValueError(
                 f"--workdir {workdir} holds no config.json but other files"
@@ -79,7 +89,7 @@ def result(workdir: pathlib.Path, config: dict) -> dict | None:
     path = workdir / "result.json"
     if not path.exists():
         return None
-    found = files.read_object(path)
+    found = read_result(path)
     steps = config["train"]["steps"]
     expected: dict[str, Any] = {
         "task": config["task"]["name"],
@@ -89,20 +99,21 @@ def result(workdir: pathlib.Path, config: dict) -> dict | None:
     for name, value in expected.items():
         if found.get(name) != value:
             raise _no_result(path, f"{name} must be {value!r}, got {found.get(name)!r}")
-    for part in ("metrics", "best"):
-        splits = found.get(part)
-        if not isinstance(splits, dict) or not all(
-            _are_metrics(splits.get(split)) for split in ("valid", "test")
-        ):
-            raise _no_result(path, f"{part} must have valid and test metrics")
     return found
 
 
-def _are_metrics(values: Any) -> bool:
-    """Whether they are named numbers, or None where one was not finite."""
-    return isinstance(values, dict) and all(
-        value is None or isinstance(value, float | int) for value in values.values()
-    )
+def read_result(path: pathlib.Path) -> dict:
+    """The content of a result.json, of whatever run.
+
+    Raises:
+      ValueError: it is of another form; the text names the part.
+    """
+    found = files.read_json(path)
+    try:
+        files.check_form(found, RESULT, "the result")
+    except ValueError as error:
+        raise _no_result(path, str(error)) from None
+    return found
 
 
 def _no_result(path: pathlib.Path, why: str) -> ValueError:

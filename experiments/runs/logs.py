@@ -131,7 +131,7 @@ def read_metrics(path: str | pathlib.Path) -> tuple[Curves, list[dict]]:
         try:
             line = json.loads(text)
             _check_line(line)
-        except (ValueError, KeyError, TypeError, RecursionError):
+        except (ValueError, KeyError, TypeError, OverflowError, RecursionError):
             raise ValueError(f"{path}, line {number}: not a metrics line") from None
         split, step = line["split"], line["step"]
         if split == "event":

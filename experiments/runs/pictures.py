@@ -16,6 +16,8 @@ import numpy as np
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
+from experiments.runs import files
+
 logging.getLogger("fontTools").setLevel(logging.WARNING)  # of every PDF
 
 # What figures call the models.
@@ -210,11 +212,12 @@ def save(
         figure.draw_without_rendering()
         figure.set_layout_engine("none")  # laid out once for all of them
         for ending in formats or FORMATS:
-            path = output.with_suffix(f".{ending}")
-            if ending == "png":
-                _save_png(figure, path)
-            else:
-                figure.savefig(path, format=ending, metadata=_METADATA[ending])
+            # Whole or not at all: several workers of a sweep draw its figure.
+            with files.replacing(output.with_suffix(f".{ending}")) as path:
+                if ending == "png":
+                    _save_png(figure, path)
+                else:
+                    figure.savefig(path, format=ending, metadata=_METADATA[ending])
     return output.with_suffix(".png")
 
 
@@ -224,7 +227,9 @@ def _save_png(figure: "Figure", path: pathlib.Path) -> None:
 
     with io.BytesIO() as buffer:
         figure.savefig(buffer, format="png", dpi=DPI)
-        Image.open(buffer).convert("RGB").quantize(128).save(path, optimize=True)
+        Image.open(buffer).convert("RGB").quantize(128).save(
+            path, format="png", optimize=True
+        )
 
 
 @contextlib.contextmanager

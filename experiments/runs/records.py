@@ -15,7 +15,7 @@ import subprocess
 from typing import Any
 
 from experiments.data import stand_in
-from experiments.runs import files, logs
+from experiments.runs import files, folder, logs
 
 RESULTS = pathlib.Path(__file__).parents[1] / "results"
 
@@ -27,6 +27,24 @@ BOOKKEEPING = ("split", "seconds", "examples_per_second", "tokens_per_second")
 # Of the training lines at most this many, evenly spread, the first and the last too.
 MOST_TRAIN_POINTS = 80
 DIGITS = 6  # significant, of the training points
+
+# Of what form a record is. A point has its step and metrics, null if not finite.
+_POINTS = [{"step": (int,), str: (*files.NUMBER, *files.NONE)}]
+_MACHINE = {
+    "backend": (str,),
+    "device": (str,),
+    "cores": (int,),
+    "architecture": (str,),
+}
+_FORM: dict[str, Any] = {
+    **{"config": (dict,), "result": folder.RESULT, "revision": (str, *files.NONE)},
+    **{"machine": _MACHINE, "valid": _POINTS},
+}
+_DIVERGED = {
+    **{"step": (int,), "what": (str, *files.NONE)},
+    "wall_seconds": files.NUMBER,
+}
+_CERTIFICATE = dict.fromkeys(("bound", "training_error", "test_error"), files.NUMBER)
 
 
 def machine() -> dict[str, Any]:
@@ -101,7 +119,7 @@ def record(
     origin = logs.last_session(events) or {"revision": None, "machine": None}
     content: dict[str, Any] = {
         "config": config,
-        "result": files.read_object(result) if result.exists() else None,
+        "result": folder.read_result(result) if result.exists() else None,
         "revision": origin["revision"],
         "machine": origin["machine"],
     }
@@ -128,11 +146,11 @@ def record(
         {key: _rounded(value) for key, value in _metrics(line).items()}
         for line in thinned(curves.get("train", []), MOST_TRAIN_POINTS)
     ]
+    _check(content, str(workdir))
     path = (results or RESULTS) / f"{name}.json"
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(path.name + ".tmp")
-    temporary.write_text(_dump(content))
-    temporary.replace(path)  # whole or not at all
+    with files.replacing(path) as temporary:  # whole or not at all
+        temporary.write_text(_dump(content))
     return path
 
 
@@ -148,7 +166,20 @@ def read(name: str, results: pathlib.Path | None = None) -> dict | None:
     content = files.read_json(path)
     if not isinstance(content, dict) or "config" not in content:
         raise ValueError(f"{path} is not the record of a run: it has no config")
+    _check(content, str(path))
     return content
+
+
+def _check(content: dict, where: str) -> None:
+    """Raises ValueError where a part of a record is of another form."""
+    form = dict(_FORM)
+    if content.get("result") is None:
+        form |= {"result": files.NONE, "diverged": _DIVERGED}
+    if content.get("machine") is None:  # of a log without its origin
+        form["machine"] = files.NONE
+    beside = {"certificate": _CERTIFICATE, "train": _POINTS}
+    form |= {name: beside[name] for name in beside if name in content}
+    files.check_form(content, form, where)
 
 
 def thinned(lines: list, most: int) -> list:

@@ -19,6 +19,10 @@ and never run again. One whose worker was killed is noticed by the missing heart
 --grace seconds later, and taken up by another in the same folder, from its checkpoint,
 --max_retries times at most.
 
+A database that is away costs time: runs go on, and what they report is kept until it is
+back. One that stays away for longer than --max_outage seconds ends the worker with exit
+code 6; its run counts as interrupted, and the same command goes on with it.
+
 Each of --workers has its part of the cores. On a GPU they share the device: for several
 GPUs, start a command for each with CUDA_VISIBLE_DEVICES, and for several workers on one
 set XLA_PYTHON_CLIENT_PREALLOCATE=false. Exit codes are those of experiments.run; 2 also
@@ -34,8 +38,9 @@ from ml_collections import config_flags
 
 from experiments import commandline
 from experiments.runs import identity, signals, workers
-from experiments.sweep import processes, setup, summary, worker
+from experiments.sweep import contact, processes, setup, summary, worker
 from experiments.sweep import space as spaces
+from experiments.sweep import storage as storages
 
 _CONFIG = config_flags.DEFINE_config_file(
     "config", None, "File with get_config(), as in configs/."
@@ -77,6 +82,12 @@ _HEARTBEAT = flags.DEFINE_integer(
 _GRACE = flags.DEFINE_integer(
     "grace", 60, "Seconds without one before a run is given to another.", lower_bound=2
 )
+_MAX_OUTAGE = flags.DEFINE_integer(
+    "max_outage",
+    storages.MAX_OUTAGE,
+    "Most seconds for which a database that is away is waited for.",
+    lower_bound=0,
+)
 _MAX_RETRIES = flags.DEFINE_integer(
     "max_retries", 3, "Most times that a run is taken up again.", lower_bound=0
 )
@@ -93,14 +104,17 @@ def main(words: list[str]) -> None:
     try:
         workdir = commandline.folder(_WORKDIR.value)
         if words == ["summary"]:
-            summary.write(workdir, _STORAGE.value)
+            summary.write(workdir, _STORAGE.value, _MAX_OUTAGE.value)
         else:
             commandline.no_words(words)
             _sweep(workdir)
     except (ValueError, OSError) as error:
         commandline.refuse(error)
+    except contact.DatabaseAway as error:
+        commandline.fail(6, f"--storage: {error}; the same command goes on")
     except optuna.exceptions.OptunaError as error:
-        commandline.fail(2, f"--storage, --study: {error}")
+        cause = getattr(error.__cause__, "orig", None) or error
+        commandline.fail(2, f"--storage, --study: {cause}")
 
 
 def _sweep(workdir: pathlib.Path) -> None:
@@ -115,7 +129,7 @@ def _sweep(workdir: pathlib.Path) -> None:
         worker.work(sweep, processes.progress(sweep))
     else:
         processes.spawn(sweep, _WORKERS.value)
-    summary.write(workdir, _STORAGE.value)
+    summary.write(workdir, _STORAGE.value, _MAX_OUTAGE.value)
 
 
 def _prepare(workdir: pathlib.Path) -> setup.Sweep:
@@ -139,6 +153,7 @@ def _prepare(workdir: pathlib.Path) -> setup.Sweep:
         heartbeat=_HEARTBEAT.value,
         grace=_GRACE.value,
         max_retries=_MAX_RETRIES.value,
+        max_outage=_MAX_OUTAGE.value,
         worker=_WORKER.value or 0,
         config_file=commandline.config_file(),
     )

@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 import optuna
 
 from experiments.runs import files, identity, origin
+from experiments.sweep import contact
 from experiments.sweep import space as spaces
 from experiments.sweep import storage as storages
 
@@ -24,6 +25,7 @@ class Options(NamedTuple):
     heartbeat: int = 15
     grace: int = 60
     max_retries: int = 3
+    max_outage: int = storages.MAX_OUTAGE
     worker: int = 0  # index among those of one command
     config_file: str | None = None
 
@@ -37,7 +39,7 @@ class Sweep(NamedTuple):
     metric: str
     workdir: pathlib.Path
     options: Options
-    storage: optuna.storages.RDBStorage
+    storage: contact.Storage
     study: optuna.Study
 
 
@@ -54,6 +56,7 @@ def prepare(config: Any, space: Any, workdir: pathlib.Path, options: Options) ->
     Raises:
       ValueError: an option, the space or the config does not fit, or the folder or
         the database holds another sweep.
+      contact.DatabaseAway: the database stayed away.
     """
     from experiments.training import fields  # with JAX, which the summary does without
 
@@ -78,7 +81,8 @@ def prepare(config: Any, space: Any, workdir: pathlib.Path, options: Options) ->
         _check_same(f"--workdir {workdir}", known, asked | place)
         judged = {name: known[name] for name in ("metric", "higher_is_better")}
     storage = storages.connect(
-        workdir, options.storage, heartbeat=options.heartbeat, grace=options.grace
+        *(workdir, options.storage, options.heartbeat, options.grace),
+        max_outage=options.max_outage,
     )
     study = optuna.create_study(
         storage=storage,
@@ -88,8 +92,10 @@ def prepare(config: Any, space: Any, workdir: pathlib.Path, options: Options) ->
         load_if_exists=True,
     )
     if "sweep" in study.user_attrs:
+        where = f"--study {place['study']}"
         earlier = study.user_attrs["sweep"]
-        _check_same(f"--study {place['study']}", earlier, asked)
+        files.check_form(earlier, storages.KEPT, where)
+        _check_same(where, earlier, asked)
         if changed := origin.notice(earlier, asked):
             print(changed)
     else:

@@ -6,7 +6,8 @@ Optuna with the run's number among its user attributes, and besides it:
   seed         the config's seed, where it is swept
   worker       host and process, once the attempt has begun
   error        what ended a run for a cause
-  interrupted  ended by a signal or a disk that is full
+  interrupted  ended by a signal, by a disk that is full or a database that stayed
+               away, or before it began
   surplus      ended before it began: another attempt holds or has settled the run
 """
 
@@ -21,10 +22,29 @@ import sqlalchemy
 from optuna.trial import FrozenTrial, TrialState
 
 from experiments.runs import files
+from experiments.sweep import contact
 
 # What a command that was killed at once leaves.
 _OWN = {"sweep.json.tmp", "sweep.sqlite", "sweep.sqlite-journal"}
+
+# What is kept of a sweep in its database, and what sweep.json has besides.
+KEPT: dict[str, tuple[type, ...]] = {
+    **{"config": (dict,), "space": (dict,), "metric": (str,)},
+    "higher_is_better": (bool,),
+}
+_PLACE: dict[str, tuple[type, ...]] = {"study": (str,), "storage": (str, *files.NONE)}
 _WAIT = 60.0  # seconds for another process's transaction
+MAX_OUTAGE = 600  # seconds for which a database that is away is waited for
+
+# A server without an answer is noticed within half a minute.
+_LIBPQ = {
+    **{"connect_timeout": 10, "keepalives_idle": 10, "keepalives_interval": 5},
+    **{"keepalives_count": 3, "tcp_user_timeout": 30_000},
+}
+
+# How servers refuse for good, except for those that are about to start or to stop.
+_REFUSALS = ("FATAL", "Access denied", "Unknown database")
+_PASSING = ("starting up", "shutting down", "recovery", "too many", "remaining conn")
 
 
 def place(workdir: pathlib.Path, url: str | None, study: str | None) -> dict[str, Any]:
@@ -50,14 +70,17 @@ def read(workdir: pathlib.Path) -> dict | None:
       ValueError: the folder holds something else.
     """
     path = workdir / "sweep.json"
-    if path.exists():
-        return files.read_json(path)
     if workdir.exists() and not workdir.is_dir():
         raise ValueError(f"--workdir must be a directory, got the file {workdir}")
-    if workdir.exists() and {each.name for each in workdir.iterdir()} - _OWN:
+    foreign = files.foreign(workdir, _OWN) if workdir.exists() else []
+    if path.exists():  # asked after the listing: another worker may be making it
+        kept = files.read_json(path)
+        files.check_form(kept, KEPT | _PLACE, str(path))
+        return kept
+    if foreign:
         raise ValueError(
-            f"--workdir {workdir} holds no sweep but other files; name a new or an"
-            " empty folder"
+            f"--workdir {workdir} holds no sweep but other files"
+            f" ({', '.join(foreign[:5])}); name a new or an empty folder"
         )
     return None
 
@@ -67,11 +90,21 @@ def connect(
     url: str | None,
     heartbeat: int | None = None,
     grace: int | None = None,
-) -> optuna.storages.RDBStorage:
+    max_outage: float = MAX_OUTAGE,
+) -> contact.Storage:
     """Optuna's storage at the URL, or in the folder's SQLite file.
+
+    Args:
+      workdir: folder of the sweep.
+      url: of the database; None: the file.
+      heartbeat: seconds between signs of life.
+      grace: seconds without one before a run is given to another.
+      max_outage: seconds for which a database that is away is waited for, here and in
+        every call.
 
     Raises:
       ValueError: the database cannot be opened.
+      contact.DatabaseAway: it stayed away.
     """
     arguments: dict[str, Any] = {"pool_pre_ping": True}
     if url is None:
@@ -86,17 +119,31 @@ def connect(
     parsed = _parse(url)
     if parsed.get_backend_name() == "sqlite" and "creator" not in arguments:
         arguments["connect_args"] = {"timeout": _WAIT}
-    for last in (False, False, True):  # two processes may both make the tables
+    if parsed.drivername in ("postgresql+psycopg", "postgresql+psycopg2"):
+        own = {name: _LIBPQ[name] for name in _LIBPQ if name not in parsed.query}
+        arguments["connect_args"] = own
+    known = contact.Contact(max_outage)
+
+    def connected() -> contact.Storage:
         try:
-            storage = optuna.storages.RDBStorage(
+            return contact.Storage(
                 parsed.render_as_string(hide_password=False),
                 engine_kwargs=arguments,
                 heartbeat_interval=heartbeat,
                 grace_period=grace,
+                contact=known,
             )
+        except sqlalchemy.exc.OperationalError as error:
+            if _is_refusal(str(error)):
+                raise _Refused(str(error)) from None
+            raise
+
+    for last in (False, False, True):  # two processes may both make the tables
+        try:
+            storage = known.call(connected)
             break
-        except (sqlalchemy.exc.SQLAlchemyError, ImportError) as error:
-            if last:
+        except (sqlalchemy.exc.SQLAlchemyError, ImportError, _Refused) as error:
+            if last or isinstance(error, _Refused):
                 shown = parsed.render_as_string()
                 raise ValueError(
                     f"--storage {shown} cannot be opened: {str(error).splitlines()[0]}"
@@ -105,6 +152,15 @@ def connect(
     if parsed.get_backend_name() == "sqlite":
         _serialize(storage.engine)
     return storage
+
+
+class _Refused(Exception):
+    """The server answers, and does not let us in."""
+
+
+def _is_refusal(text: str) -> bool:
+    refused = any(word in text for word in _REFUSALS)
+    return refused and not any(word in text for word in _PASSING)
 
 
 def attempts(study: optuna.Study) -> dict[int, list[FrozenTrial]]:

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import optuna
 from optuna.trial import TrialState
 
-from experiments.runs import files, progress
+from experiments.runs import files, folder, progress
 from experiments.sweep import drawing
 from experiments.sweep import space as spaces
 from experiments.sweep import storage as storages
@@ -25,6 +25,9 @@ _STATES = {
     TrialState.RUNNING: "running",
     TrialState.WAITING: "waiting",
 }
+
+
+_SIZES = ("num_params", "num_independent_params")
 
 
 class Run(NamedTuple):
@@ -93,8 +96,8 @@ def _result(workdir: pathlib.Path | None, number: int) -> dict[str, Any]:
     path = None if workdir is None else run_folder(workdir, number) / "result.json"
     if path is None or not path.exists():
         return {}
-    content = files.read_json(path)
-    kept = {name: content[name] for name in ("num_params", "num_independent_params")}
+    content = folder.read_result(path)
+    kept = {name: content.get(name) for name in _SIZES}
     for split in ("valid", "test"):
         metrics = content["best"][split]
         kept |= {f"{split}_{name}": value for name, value in metrics.items()}
@@ -135,11 +138,14 @@ def _group(point: dict[str, Any], members: list[Run]) -> Group:
     )
 
 
-def write(workdir: pathlib.Path, url: str | None) -> None:
+def write(
+    workdir: pathlib.Path, url: str | None, max_outage: float = storages.MAX_OUTAGE
+) -> None:
     """Prints the table; writes sweep.csv and sweep.png into the folder.
 
     Raises:
       ValueError: the folder holds no sweep, or its database cannot be read.
+      contact.DatabaseAway: the database stayed away for more than `max_outage` seconds.
     """
     identity = storages.read(workdir)
     if identity is None:
@@ -148,7 +154,7 @@ def write(workdir: pathlib.Path, url: str | None) -> None:
         raise ValueError(
             f"the sweep is stored in {identity['storage']}: give --storage"
         )
-    storage = storages.connect(workdir, url)
+    storage = storages.connect(workdir, url, max_outage=max_outage)
     try:
         study = optuna.load_study(study_name=identity["study"], storage=storage)
     except KeyError:
@@ -205,7 +211,7 @@ def table(
 def write_csv(found: list[Run], fields: list[str], path: pathlib.Path) -> None:
     """One line a run; of complete ones with all metrics of the task, at its best."""
     names = list(dict.fromkeys(name for run in found for name in run.result))
-    with path.open("w", newline="") as file:
+    with files.replacing(path) as temporary, temporary.open("w", newline="") as file:
         writer = csv.writer(file)
         last = ("best_step", "seconds", "attempts", "error")
         writer.writerow(["run", "state", "value", *fields, *names, *last])

@@ -1,12 +1,13 @@
 """A worker of a sweep: takes up runs until all are settled."""
 
 import contextlib
-import functools
 import os
 import pathlib
 import socket
+import threading
 import time
 import traceback
+import warnings
 from collections.abc import Iterator
 from typing import Any
 
@@ -16,7 +17,7 @@ import optuna
 from optuna.trial import TrialState
 
 from experiments.runs import files
-from experiments.sweep import setup, summary
+from experiments.sweep import contact, setup, summary
 from experiments.sweep import space as spaces
 from experiments.sweep import storage as storages
 
@@ -26,11 +27,16 @@ class Surplus(Exception):
 
 
 def work(sweep: setup.Sweep, progress: summary.Progress | None = None) -> None:
-    """Takes up runs until all are settled."""
+    """Takes up runs until all are settled.
+
+    Raises:
+      contact.DatabaseAway: the database stayed away.
+      files.Unwritable: the folder of a run cannot be written.
+      signals.Stopped: a signal came.
+    """
     unclaimed: dict[int, float] = {}
     while True:
-        optuna.storages.fail_stale_trials(sweep.study)
-        _fail_unclaimed(sweep, unclaimed)
+        _end_lost(sweep, unclaimed)
         left = queue(sweep)
         if progress is not None:
             progress.show()
@@ -104,51 +110,92 @@ def _sampler(sweep: setup.Sweep) -> optuna.samplers.BaseSampler:
 
 
 def _attempt_next(sweep: setup.Sweep) -> None:
-    """Takes one run from Optuna's queue and brings it to an end."""
-    held: list[int] = []
-    lost: list[files.Unwritable] = []
+    """Takes one run from the queue and brings it to an end.
+
+    Not by Optuna's `optimize`, which fails where it cannot reach the database.
+    """
     sweep.study.sampler = _sampler(sweep)
+    with warnings.catch_warnings(action="ignore"):  # that optimize() is to ask
+        trial = sweep.study.ask()
     try:
-        objective = functools.partial(_attempt, sweep, held, lost)
-        sweep.study.optimize(objective, n_trials=1, catch=(Exception,))
-    except (ValueError, optuna.exceptions.UpdateFinishedTrialError):
-        # Given to another, because this process did not show a sign of life.
-        trials = sweep.study.get_trials(deepcopy=False)
-        if not held or trials[held[0]].state == TrialState.RUNNING:
-            raise
-    if lost:  # no fault of the run: it is left to be taken up again
-        raise lost[0]
+        with _signs_of_life(sweep, trial):
+            value, state = _attempt(sweep, trial)
+            sweep.study.tell(trial, value, state, skip_if_finished=True)
+    except optuna.exceptions.UpdateFinishedTrialError:
+        pass  # given to another, because this process did not show a sign of life
+    except (KeyboardInterrupt, files.Unwritable, contact.DatabaseAway):
+        _give_back(sweep, trial)  # no fault of the run: it is taken up again
+        raise
 
 
 def _attempt(
-    sweep: setup.Sweep,
-    held: list[int],
-    lost: list[files.Unwritable],
-    trial: optuna.Trial,
-) -> float:
-    """Optuna's objective: trains a run, or goes on with it.
-
-    Args:
-      sweep: the sweep.
-      held: gets the attempt's number.
-      lost: gets the error where the run's folder cannot be written.
-      trial: the attempt.
-    """
-    held.append(trial.number)
+    sweep: setup.Sweep, trial: optuna.Trial
+) -> tuple[float | None, TrialState | None]:
+    """Trains a run, or goes on with it; its value, or the state in which it ended."""
     try:
         _claim(sweep, trial)
-        return _train(sweep, trial)
-    except (KeyboardInterrupt, files.Unwritable) as error:
-        lost += [error] if isinstance(error, files.Unwritable) else []
-        with contextlib.suppress(optuna.exceptions.OptunaError):
-            trial.set_user_attr("interrupted", True)
-        raise
-    except (Surplus, optuna.exceptions.OptunaError):
+        return _train(sweep, trial), None
+    except Surplus:
+        return None, TrialState.FAIL
+    except optuna.TrialPruned:
+        return None, TrialState.PRUNED
+    except (files.Unwritable, optuna.exceptions.OptunaError):
         raise
     except Exception as error:
         kind = "" if isinstance(error, ValueError) else f"{type(error).__name__}: "
         trial.set_user_attr("error", f"{kind}{error}")
-        raise
+        return None, TrialState.FAIL
+
+
+@contextlib.contextmanager
+def _signs_of_life(sweep: setup.Sweep, trial: optuna.Trial) -> Iterator[None]:
+    """A context in which the database is told that the attempt goes on.
+
+    Optuna's own thread for it ends where the database is away.
+    """
+    over = threading.Event()
+
+    def show() -> None:
+        while not over.wait(sweep.options.heartbeat):
+            with contextlib.suppress(optuna.exceptions.OptunaError):
+                with sweep.storage.contact.at_once():
+                    sweep.storage.record_heartbeat(trial._trial_id)
+
+    thread = threading.Thread(target=show, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        over.set()
+        thread.join()
+
+
+def _give_back(sweep: setup.Sweep, trial: optuna.Trial) -> None:
+    """Ends the attempt as interrupted; by a note where the database is away."""
+    try:
+        with sweep.storage.contact.at_once():
+            _end(sweep, trial._trial_id, interrupted=True)
+    except optuna.exceptions.OptunaError:
+        note = _note(sweep, trial)
+        with contextlib.suppress(files.Unwritable), files.writing(note):
+            note.parent.mkdir(exist_ok=True)
+            files.write(note, "The worker could not tell the database.\n")
+
+
+def _note(
+    sweep: setup.Sweep, trial: optuna.Trial | optuna.trial.FrozenTrial
+) -> pathlib.Path:
+    """The file that says that the attempt was interrupted."""
+    folder = summary.run_folder(sweep.workdir, trial.user_attrs.get("run", -1))
+    return folder.with_suffix(f".attempt-{trial.number}.interrupted")
+
+
+def _end(sweep: setup.Sweep, trial_id: int, *, interrupted: bool) -> None:
+    """Ends an attempt, unless it has ended."""
+    with contextlib.suppress(optuna.exceptions.UpdateFinishedTrialError):
+        if interrupted:
+            sweep.storage.set_trial_user_attr(trial_id, "interrupted", True)
+        sweep.storage.set_trial_state_values(trial_id, TrialState.FAIL)
 
 
 def _claim(sweep: setup.Sweep, trial: optuna.Trial) -> None:
@@ -180,9 +227,24 @@ def _train(sweep: setup.Sweep, trial: optuna.Trial) -> float:
         point[spaces.SEED] = trial.user_attrs["seed"]
     config = spaces.configure(sweep.config, point)
 
+    unreported: dict[int, float] = {}
+
+    def report() -> None:
+        for step in list(unreported):
+            trial.report(unreported[step], step)
+            del unreported[step]
+
     def on_validation(step: int, metrics: dict[str, float]) -> None:
-        trial.report(metrics[sweep.metric], step)
-        if trial.should_prune():
+        unreported[step] = metrics[sweep.metric]
+        try:
+            with sweep.storage.contact.at_once():
+                report()
+                poor = trial.should_prune()
+        except contact.DatabaseAway:
+            if sweep.storage.contact.left() <= 0:
+                raise
+            return  # training goes on; it is reported once the database is back
+        if poor:
             raise optuna.TrialPruned(f"at step {step}")
 
     folder = summary.run_folder(sweep.workdir, trial.user_attrs["run"])
@@ -191,6 +253,7 @@ def _train(sweep: setup.Sweep, trial: optuna.Trial) -> float:
         result = loop.train(
             config, folder, on_validation, config_file=sweep.options.config_file
         )
+    report()
     trial.set_user_attr("best_step", result["best"]["step"])
     trial.set_user_attr("seconds", round(result["wall_seconds"], 1))
     return result["best"]["valid"][sweep.metric]
@@ -218,19 +281,31 @@ def _held(path: pathlib.Path) -> filelock.BaseFileLock:
     return filelock.FileLock(path, poll_interval=0.5)
 
 
-def _fail_unclaimed(sweep: setup.Sweep, since: dict[int, float]) -> None:
-    """Ends attempts whose worker was killed between the queue and the first heartbeat.
+def _end_lost(sweep: setup.Sweep, unclaimed: dict[int, float]) -> None:
+    """Ends the attempts of workers that are gone, so that others take up their runs.
 
-    Optuna misses only heartbeats that have begun. Times are by this worker's clock.
+    They have left a note, or show no sign of life for the grace. While this worker did
+    not reach the database perhaps no other could show one, so that a grace has to pass
+    again since then; and since its start.
+
+    Args:
+      sweep: the sweep.
+      unclaimed: {attempt: when this worker first saw that nobody had begun it}. Optuna
+        misses only heartbeats that have begun; others end between queue and beginning.
     """
-    now = time.monotonic()
+    now, known = time.monotonic(), sweep.storage.contact
     running = sweep.study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))
-    unclaimed = {each.number for each in running if "worker" not in each.user_attrs}
-    for number in set(since) - unclaimed:
-        del since[number]
-    for number in unclaimed:
-        if now - since.setdefault(number, now) > sweep.options.grace:
-            with contextlib.suppress(
-                ValueError, optuna.exceptions.UpdateFinishedTrialError
-            ):
-                sweep.study.tell(number, state=TrialState.FAIL)
+    for trial in running:
+        if _note(sweep, trial).exists():
+            _end(sweep, trial._trial_id, interrupted=True)
+            _note(sweep, trial).unlink(missing_ok=True)
+    new = {each.number: each for each in running if "worker" not in each.user_attrs}
+    for number in set(unclaimed) - set(new):
+        del unclaimed[number]
+    for number, trial in new.items():
+        seen = unclaimed.setdefault(number, now)
+        if now - max(seen, known.since) > sweep.options.grace:
+            _end(sweep, trial._trial_id, interrupted=True)
+    if running and known.held() > sweep.options.grace:
+        for trial_id in sweep.storage._get_stale_trial_ids(sweep.study._study_id):
+            _end(sweep, trial_id, interrupted=False)

@@ -48,3 +48,14 @@ def changed_addition(**fields):
             part = part[section]
         part[name] = value
     return config
+
+
+def result_of_a_run(**changes):
+    """A result.json that no run has written, with values changed."""
+    metrics = {"valid": {"loss": 1.0}, "test": {"loss": None}}
+    return {
+        **{"task": "addition", "model": "spectral", "seed": 0, "steps": 3000},
+        **{"num_params": 9, "num_independent_params": 8, "wall_seconds": 1.5},
+        **{"metrics": metrics, "best": {"step": 1, **metrics}, "baseline": None},
+        **changes,
+    }

@@ -7,6 +7,7 @@ import re
 import subprocess
 import sys
 
+import optuna
 import pytest
 
 from experiments import commandline
@@ -14,10 +15,12 @@ from experiments.benchmark import measuring
 from experiments.data import files as data_files
 from experiments.reproduce import registry
 from experiments.runs import folder, identity, logs, records
-from experiments.sweep import space, storage
+from experiments.sweep import setup, space, storage, summary
 from experiments.training import memory
 from tests.experiments.small import changed_addition as changed
+from tests.experiments.small import result_of_a_run
 
+CONFIG = identity.to_dict(changed())
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 
 
@@ -129,6 +132,7 @@ def test_a_kept_config_with_a_value_of_another_type_is_named(field, value):
         ),
         *('{"step": 0, "split": "event", "event": "started", "task": 5}',),
         *('{"step": 1, "split": "valid", "loss": {"a": 1}}',),
+        *('{"step": 1, "split": "valid", "loss": 1' + "0" * 400 + "}",),
     ],
 )
 def test_a_foreign_line_of_a_log_is_named(tmp_path, line):
@@ -141,14 +145,91 @@ def test_a_foreign_line_of_a_log_is_named(tmp_path, line):
 @pytest.mark.parametrize("metrics", [5, {"loss": "x"}, {"loss": [1]}, None])
 def test_metrics_of_a_result_are_numbers(tmp_path, metrics):
     config = identity.to_dict(changed())
-    good = {"valid": {"loss": 1.0}, "test": {"loss": None}}
-    result = {"task": "addition", "model": "spectral", "seed": 0, "steps": 3000}
+    good = result_of_a_run()
     path = tmp_path / "result.json"
-    path.write_text(json.dumps(result | {"metrics": good, "best": good}))
-    assert folder.result(tmp_path, config)["metrics"] == good
-    path.write_text(json.dumps(result | {"metrics": good | {"test": metrics}}))
-    with pytest.raises(ValueError, match="result.json .* metrics must have valid and"):
+    path.write_text(json.dumps(good))
+    assert folder.result(tmp_path, config) == good
+    bad = good["metrics"] | {"test": metrics}
+    path.write_text(json.dumps(result_of_a_run(metrics=bad)))
+    words = r"result.json .*: the result.metrics.test(.loss)? must be a"
+    with pytest.raises(ValueError, match=words):
         folder.result(tmp_path, config)
+
+
+OTHER_KINDS = ["[]", "5", "null", '"x"', "true", "{}", "[{}]", '{"config": 5}', "1e999"]
+
+
+@pytest.mark.parametrize("content", OTHER_KINDS)
+@pytest.mark.parametrize(
+    "name,read",
+    [
+        ("config.json", lambda path: folder.check(path.parent, CONFIG)),
+        ("result.json", folder.read_result),
+        ("result.json", lambda path: folder.result(path.parent, CONFIG)),
+        ("sweep.json", lambda path: storage.read(path.parent)),
+        ("name.json", lambda path: records.read("name", path.parent)),
+    ],
+)
+def test_a_file_that_holds_json_of_another_kind_is_named(tmp_path, name, read, content):
+    path = tmp_path / name
+    path.write_text(content)
+    with pytest.raises(ValueError, match=name if name != "config.json" else "config"):
+        read(path)
+
+
+SWEEP = {
+    **{"config": {}, "space": {"seed": [0]}, "metric": "mse", "sampler": "grid"},
+    **{"higher_is_better": False, "storage": None, "study": "sweep"},
+}
+
+
+@pytest.mark.parametrize(
+    "name,value",
+    [
+        *(("config", []), ("space", ["seed"]), ("metric", None), ("study", 5)),
+        *(("higher_is_better", 0), ("storage", [])),
+    ],
+)
+def test_a_part_of_a_sweep_s_file_of_another_kind_is_named(tmp_path, name, value):
+    path = tmp_path / "sweep.json"
+    path.write_text(json.dumps(SWEEP))
+    assert storage.read(tmp_path) == SWEEP
+    path.write_text(json.dumps(SWEEP | {name: value}))
+    with pytest.raises(ValueError, match=f"sweep.json.{name} must be"):
+        storage.read(tmp_path)
+    path.write_text(json.dumps({k: v for k, v in SWEEP.items() if k != name}))
+    with pytest.raises(ValueError, match=f"sweep.json must have '{name}'"):
+        storage.read(tmp_path)
+
+
+def test_a_sweep_that_another_worker_makes_meanwhile_is_joined(tmp_path, monkeypatch):
+    def listing(folder, own):
+        (folder / "sweep.json").write_text(json.dumps(SWEEP))
+        return ["runs"]  # which the other worker has made since
+
+    monkeypatch.setattr(storage.files, "foreign", listing)
+    assert storage.read(tmp_path) == SWEEP
+
+
+@pytest.mark.parametrize("content", OTHER_KINDS)
+def test_a_sweep_s_result_of_another_kind_is_named(tmp_path, content):
+    study = optuna.create_study()
+    study.add_trial(optuna.trial.create_trial(value=0.5, user_attrs={"run": 3}))
+    path = summary.run_folder(tmp_path, 3) / "result.json"
+    path.parent.mkdir(parents=True)
+    path.write_text(content)
+    with pytest.raises(ValueError, match="result.json"):
+        summary.runs(study, tmp_path)
+
+
+@pytest.mark.parametrize("kept", [5, [], None, {}, {"config": {}, "space": []}])
+def test_a_study_that_keeps_something_else_is_named(tmp_path, kept):
+    optuna.create_study(
+        storage=storage.connect(tmp_path, None), study_name="sweep"
+    ).set_user_attr("sweep", kept)
+    options = setup.Options()
+    with pytest.raises(ValueError, match="--study sweep"):
+        setup.prepare(changed().lock(), {"seed": [1]}, tmp_path, options)
 
 
 @pytest.mark.parametrize("name", ["", ".", "..", "../x", "a/../../x", "/tmp/x"])

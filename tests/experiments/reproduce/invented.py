@@ -22,18 +22,21 @@ def invent(run, results, *, diverged=None, wall_seconds=10.0, **changes):
             part = part[section]
         part[name] = flat[field]
     ends = range(1, 4) if diverged is None else range(1, 3)
+    metrics = {
+        "valid": dict.fromkeys(METRICS, 0.25),
+        "test": dict.fromkeys(METRICS, 0.5 + config["seed"] / 10),
+    }
     content = {
         "config": identity.read_part(config),  # as that of a real one
         "result": {
-            "num_independent_params": 1234,
+            **{"num_params": 1300, "num_independent_params": 1234},
             "steps": estimates.steps(config),
             "wall_seconds": wall_seconds,
             "baseline": 0.1667,
-            "metrics": {
-                "valid": dict.fromkeys(METRICS, 0.25),
-                "test": dict.fromkeys(METRICS, 0.5 + config["seed"] / 10),
-            },
+            "metrics": metrics,
+            "best": {"step": 1, **metrics},
         },
+        "revision": "0123456789ab",
         "machine": MACHINE,
         "valid": [{"step": i} | dict.fromkeys(METRICS, 1 / i) for i in ends],
         "train": [

@@ -6,6 +6,7 @@ import pytest
 
 from configs import addition
 from experiments.runs import folder, identity
+from experiments.sweep import storage
 
 
 def test_check_workdir(tmp_path):
@@ -24,3 +25,23 @@ def test_check_workdir(tmp_path):
     (tmp_path / "config.json").write_text("{")
     with pytest.raises(ValueError, match="config.json is not JSON"):
         folder.check(tmp_path, config)
+
+
+@pytest.mark.parametrize("left", [".svdrnn-host-12-ab.tmp", "run.lock"])
+def test_what_a_killed_run_left_is_its_own(tmp_path, left):
+    (tmp_path / left).touch()
+    assert not folder.check(tmp_path, identity.to_dict(addition.get_config()))
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        *(".DS_Store", "._config.json", "lost+found", "Thumbs.db", "desktop.ini"),
+        *(".nfs00000001", "@eaDir", ".Trash-1000", ".Trashes", ".snapshot"),
+        "System Volume Information",
+    ],
+)
+def test_a_folder_with_what_the_system_puts_there_is_empty(tmp_path, name):
+    (tmp_path / name).mkdir()
+    assert not folder.check(tmp_path, identity.to_dict(addition.get_config()))
+    assert storage.read(tmp_path) is None

@@ -7,6 +7,9 @@ import jax
 import pytest
 
 from experiments.runs import records
+from tests.experiments.small import result_of_a_run
+
+MACHINE = {"backend": "cpu", "device": "cpu", "cores": 2, "architecture": "x86_64"}
 
 
 def event(step, name, **values):
@@ -15,9 +18,9 @@ def event(step, name, **values):
 
 def workdir(path, finished=True):
     lines = [
-        event(0, "started", revision="a", machine=1),
+        event(0, "started", revision="a", machine=MACHINE | {"cores": 1}),
         {"step": 5, "split": "valid", "loss": 2.0, "mse": 2.0, "seconds": 1.0},
-        event(5, "resumed_from", revision="b", machine=2, settings={"a": 1}),
+        event(5, "resumed_from", revision="b", machine=MACHINE, settings={"a": 1}),
         {
             "step": 9,
             "split": "train",
@@ -33,7 +36,7 @@ def workdir(path, finished=True):
     (path / "metrics.jsonl").write_text(text)
     (path / "config.json").write_text(json.dumps({"seed": 3, "data_dir": "somewhere"}))
     if finished:
-        (path / "result.json").write_text(json.dumps({"steps": 9}))
+        (path / "result.json").write_text(json.dumps(result_of_a_run(steps=9)))
     return path
 
 
@@ -43,9 +46,9 @@ def test_a_record_holds_the_run_and_no_place(tmp_path, monkeypatch):
     assert written == tmp_path / "results" / "group" / "run.json"
     assert json.loads(written.read_text()) == {
         "config": {"seed": 3},
-        "result": {"steps": 9},
+        "result": result_of_a_run(steps=9),
         "revision": "b",
-        "machine": 2,
+        "machine": MACHINE,
         "settings": {"a": 1},
         "valid": [
             {"step": 5, "loss": 2.0, "mse": 2.0},

@@ -1,15 +1,12 @@
 """Sweeps as processes: killed workers, many at one database, PostgreSQL."""
 
-import contextlib
 import json
 import os
 import pathlib
-import pwd
-import shutil
+import re
 import signal
 import subprocess
 import sys
-import tempfile
 import time
 
 import optuna
@@ -19,6 +16,7 @@ from optuna.trial import TrialState
 from experiments.runs import cores
 from experiments.sweep import storage as storages
 from experiments.sweep import summary
+from tests import postgresql as servers
 from tests.experiments.sweep.base import TINY
 
 ROOT = pathlib.Path(__file__).resolve().parents[3]
@@ -146,6 +144,15 @@ def test_commands_end_in_one_line(tmp_path):
     assert done.stderr == "error: --space: the config has no field 'train.lr'\n"
     assert not (tmp_path / "sweep").exists()
 
+    away = ("--storage=postgresql://me@127.0.0.1:1/x", "--max_outage=1")
+    done = run(command(tmp_path, tmp_path / "sweep", {"seed": [0]}, *away))
+    assert done.returncode == 6
+    assert re.fullmatch(
+        r"error: --storage: the database is away for \d+ s: .*127.0.0.1.*; the same"
+        r" command goes on\n",
+        done.stderr,
+    )
+
     code = (
         "import sys; from experiments import commandline;"
         "from experiments.sweep import __main__ as sweep\n"
@@ -267,46 +274,12 @@ def test_many_workers_share_an_sqlite_file(tmp_path):
 
 @pytest.fixture(scope="module")
 def postgresql():
-    """The URL of a server of its own, on a Unix socket; skips where there is none."""
-    pytest.importorskip("psycopg", reason="psycopg is not installed")
-    found = {}
-    installed = sorted(pathlib.Path("/usr/lib/postgresql").glob("*/bin"))
-    path = os.pathsep.join([os.environ.get("PATH", ""), *map(str, installed[::-1])])
-    for name in ("initdb", "pg_ctl"):
-        found[name] = shutil.which(name, path=path)
-        if found[name] is None:
-            pytest.skip(f"no PostgreSQL server is installed: {name} not found")
-    user = unprivileged_user()
-    folder = tempfile.mkdtemp(prefix="svdrnn-postgresql-")
-    settings = {"cwd": folder, "check": True, "stdout": subprocess.DEVNULL}
-    if user is not None:
-        os.chown(folder, user.pw_uid, user.pw_gid)
-        settings |= {"user": user.pw_uid, "group": user.pw_gid, "extra_groups": []}
-    control = [found["pg_ctl"], f"--pgdata={folder}/data", "-w"]
-    setup_flags = ["--username=sweep", "--auth=trust", "--no-sync", "--encoding=UTF8"]
+    """The URL of a server of its own; skips where there is none."""
     try:
-        subprocess.run(
-            [found["initdb"], f"--pgdata={folder}/data", *setup_flags], **settings
-        )
-        server = f"-c listen_addresses='' -k {folder} -c fsync=off"
-        log = f"--log={folder}/log"
-        subprocess.run([*control, log, f"-o {server}", "start"], **settings)
-        try:
-            yield f"postgresql://sweep@/postgres?host={folder}"
-        finally:
-            subprocess.run([*control, "-m", "fast", "stop"], **settings)
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
-
-
-def unprivileged_user():
-    """Whom the server runs as, which must not be root; None: the present user."""
-    if os.geteuid() != 0:
-        return None
-    for name in ("postgres", "nobody"):
-        with contextlib.suppress(KeyError):
-            return pwd.getpwnam(name)
-    pytest.skip("PostgreSQL does not run as root, and there is no other user")
+        with servers.server() as server:
+            yield server.url
+    except servers.Unavailable as error:
+        pytest.skip(str(error))
 
 
 def test_many_workers_share_a_postgresql_server(tmp_path, postgresql):

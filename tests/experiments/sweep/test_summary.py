@@ -9,6 +9,7 @@ import optuna
 import pytest
 
 from experiments.sweep import drawing, summary
+from tests.experiments.small import result_of_a_run
 
 
 def example_runs():
@@ -46,8 +47,7 @@ def test_results_are_those_of_the_runs_folders(tmp_path):
     folder = summary.run_folder(tmp_path, 3)
     folder.mkdir(parents=True)
     best = {"step": 1, "valid": {"loss": 0.5}, "test": {"loss": 0.6, "mse": None}}
-    result = {"num_params": 9, "num_independent_params": 8, "best": best}
-    (folder / "result.json").write_text(json.dumps(result))
+    (folder / "result.json").write_text(json.dumps(result_of_a_run(best=best)))
     there, elsewhere = summary.runs(study, tmp_path)
     assert there.result == {
         **{"num_params": 9, "num_independent_params": 8},
