@@ -138,6 +138,15 @@ def test_a_port_of_the_environment_is_kept(joined, monkeypatch):
     assert joined == [("localhost:1234", 2, 1)]
 
 
+def test_a_port_of_the_environment_that_is_none(joined, monkeypatch):
+    set_all(monkeypatch, slurm(5, 0) | {"JAX_COORDINATOR_PORT": "x"})
+    with pytest.raises(
+        ValueError, match="JAX_COORDINATOR_PORT must be a port, got 'x'"
+    ):
+        join()
+    assert joined == []
+
+
 def test_a_step_of_one_task_joins_nothing(joined, monkeypatch):
     set_all(monkeypatch, slurm(5, 0, number=0, tasks=1) | {"SLURM_NTASKS": "4"})
     join()
