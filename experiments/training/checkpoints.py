@@ -105,6 +105,8 @@ class Checkpoints:
         )
         try:
             self._manager.save(step, args=args)
+        except jax.errors.JaxRuntimeError:  # of devices or processes, not of the disk
+            raise
         except Exception as error:  # TensorStore raises ValueError on a full disk
             cause = getattr(error, "strerror", None) or str(error)
             cause = cause.split("\n")[0].split(" [")[0]
@@ -148,6 +150,8 @@ class Checkpoints:
             try:
                 found = self._manager.restore(step, args=args)
                 record = _opened(step, found.state, found.best_params, found.record)
+            except jax.errors.JaxRuntimeError:  # nothing is wrong with the checkpoint
+                raise
             except Exception as error:  # orbax raises many kinds for a damaged one
                 logging.warning("checkpoint %d cannot be read: %s", step, error)
                 damaged[step] = error

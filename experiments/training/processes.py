@@ -65,7 +65,7 @@ def join(
             f" got {coordinator!r}, {num_processes!r} and {process_id!r}"
         )
     host, _, port = coordinator.rpartition(":")
-    if not host or not port.isdecimal() or not 0 < int(port) < 2**16:
+    if not host or not _is_port(port):
         raise ValueError(f"--coordinator must be host:port, got {coordinator!r}")
     if process_id >= num_processes:
         raise ValueError(
@@ -82,9 +82,11 @@ def _join_cluster(timeout: int) -> None:
     if os.environ.get("SLURM_STEP_NUM_TASKS", "1") not in ("", "1"):
         # By itself JAX would take one port for all steps of a job.
         name = "JAX_COORDINATOR_PORT"
-        port = int(os.environ.setdefault(name, str(_port_of_step())))
+        port = os.environ.setdefault(name, str(_port_of_step()))
+        if not _is_port(port):
+            raise ValueError(f"{name} must be a port, got {port!r}")
         if os.environ.get("SLURM_PROCID") == "0":
-            _wait_for_port(name, port)
+            _wait_for_port(name, int(port))
         _initialize(timeout)
         return
     platforms = jax.config.jax_platforms  # type: ignore[attr-defined]
@@ -97,6 +99,10 @@ def _join_cluster(timeout: int) -> None:
             logging.warning(
                 "this host trains alone: JAX finds no TPU pod around it (%s)", error
             )
+
+
+def _is_port(text: str) -> bool:
+    return text.isdecimal() and 0 < int(text) < 2**16
 
 
 def _port_of_step() -> int:

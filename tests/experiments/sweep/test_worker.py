@@ -27,7 +27,7 @@ def trained(monkeypatch):
     """
     calls = []
 
-    def stand_in(config, workdir, on_validation):
+    def stand_in(config, workdir, on_validation, **_):
         calls.append(config)
         print("training")
         radius = config.model.radius
@@ -219,7 +219,7 @@ def test_a_worker_that_lost_its_run_stops_and_the_run_counts_once(
     sweep = prepare(tmp_path, {"model.radius": [0.1, 0.2]})
     stand_in, lost = loop.train, []
 
-    def stalled(config, workdir, on_validation):
+    def stalled(config, workdir, on_validation, **_):
         if not lost:  # others have waited for this worker's heartbeat in vain
             lost.append(workdir)
             [running] = sweep.study.get_trials(states=(TrialState.RUNNING,))

@@ -5,6 +5,7 @@ import os
 import shutil
 from typing import Any, NamedTuple
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -195,3 +196,24 @@ def test_a_save_that_fails_is_one_line_and_leaves_the_others(tmp_path, monkeypat
     assert str(raised.value).startswith(f"{tmp_path}/2 cannot be written: RESOURCE_E")
     assert "source" not in str(raised.value) and "\n" not in str(raised.value)
     assert restored(tmp_path)[0] == 1
+
+
+@pytest.mark.parametrize("method", ["save", "restore"])
+def test_a_process_that_is_gone_is_no_fault_of_disk_or_checkpoint(
+    tmp_path, monkeypatch, method
+):
+    save(tmp_path, 1, 2)
+    saved = checkpoints.Checkpoints(tmp_path)
+
+    def fail(*_, **__):
+        raise jax.errors.JaxRuntimeError("UNKNOWN: Gloo all-reduce failed")
+
+    monkeypatch.setattr(saved._manager, method, fail)
+    with pytest.raises(jax.errors.JaxRuntimeError, match="Gloo"):
+        if method == "save":
+            saved.save(3, state(3), best(3), record(3))
+        else:
+            saved.restore(state(0), best(0))
+    saved.close()
+    monkeypatch.undo()
+    assert restored(tmp_path)[0] == 2
