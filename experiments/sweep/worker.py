@@ -190,6 +190,7 @@ def _train(sweep: setup.Sweep, trial: optuna.Trial) -> float:
     with _held(folder.with_suffix(".lock")), _log(folder.with_suffix(".log")):
         result = loop.train(config, folder, on_validation)
     trial.set_user_attr("best_step", result["best"]["step"])
+    trial.set_user_attr("best_loss", result["best"]["valid"]["loss"])
     trial.set_user_attr("seconds", round(result["wall_seconds"], 1))
     return result["best"]["valid"][sweep.metric]
 

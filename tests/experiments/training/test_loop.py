@@ -114,15 +114,41 @@ def test_bad_config_leaves_no_trace(tmp_path):
     assert not (tmp_path / "run").exists()
 
 
-def test_best_is_by_validation_and_ties_keep_the_earlier():
+@pytest.mark.parametrize("higher", [False, True])
+def test_best_is_by_validation_then_by_loss_then_the_later(higher):
     task = tasks.build(tiny_config())
-    best = {"step": 1, "valid": {"mse": 0.5}}
-    assert evaluation.better(task, {"mse": 0.4}, best)
-    assert not evaluation.better(task, {"mse": 0.5}, best)
-    task.higher_is_better = True
-    assert evaluation.better(task, {"mse": 0.6}, best)
-    assert not evaluation.better(task, {"mse": 0.5}, best)
-    assert evaluation.better(task, {"mse": 0.5}, None)
+    task.higher_is_better = higher
+
+    def better(mse, loss):
+        best = {"step": 1, "valid": {"mse": 0.5, "loss": 0.3}}
+        return evaluation.better(task, {"mse": mse, "loss": loss}, best)
+
+    assert better(0.4, 0.9) is not higher and better(0.6, 0.9) is higher
+    assert better(0.5, 0.2) and not better(0.5, 0.4)
+    assert better(0.5, 0.3)
+    assert evaluation.better(task, {"mse": 0.5, "loss": 0.3}, None)
+
+
+@pytest.mark.slow
+def test_the_best_step_of_a_run_whose_metric_stands_still(tmp_path, monkeypatch):
+    losses = {2: 0.5, 4: 0.2, 6: 0.3, 8: 0.2, 10: 0.4}
+    evaluate = evaluation.evaluate
+
+    def still(eval_step, task, state, split, *others):
+        metrics = evaluate(eval_step, task, state, split, *others)
+        return {**metrics, "mse": 0.5, "loss": losses[int(state.step)]}
+
+    monkeypatch.setattr(evaluation, "evaluate", still)
+    config = tiny_config(steps=10, eval_every=2, checkpoint_every=2)
+
+    def leave(step, metrics):
+        if step == 8:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        loop.train(config, tmp_path / "run", leave)
+    best = loop.train(config, tmp_path / "run")["best"]
+    assert (best["step"], best["valid"]) == (8, {"loss": 0.2, "mse": 0.5})
 
 
 # ---- Losses that are not finite.
