@@ -255,6 +255,7 @@ def _train(sweep: setup.Sweep, trial: optuna.Trial) -> float:
         )
     report()
     trial.set_user_attr("best_step", result["best"]["step"])
+    trial.set_user_attr("best_loss", result["best"]["valid"]["loss"])
     trial.set_user_attr("seconds", round(result["wall_seconds"], 1))
     return result["best"]["valid"][sweep.metric]
 

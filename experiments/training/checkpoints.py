@@ -10,6 +10,7 @@ import tempfile
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import orbax.checkpoint as ocp
 from absl import logging
@@ -99,8 +100,8 @@ class Checkpoints:
         record = {**FIRST_RECORD, **record}
         processes.by_first(lambda: self._check_space(step, state, best_params))
         args = ocp.args.Composite(
-            state=ocp.args.StandardSave(state),
-            best_params=ocp.args.StandardSave(best_params),
+            state=ocp.args.StandardSave(_stored(state)),
+            best_params=ocp.args.StandardSave(_stored(best_params)),
             record=ocp.args.JsonSave(_sealed(step, best_params, record)),
         )
         try:
@@ -140,8 +141,8 @@ class Checkpoints:
           ValueError: there are checkpoints, but none can be read.
         """
         args = ocp.args.Composite(
-            state=ocp.args.StandardRestore(_abstract(state)),
-            best_params=ocp.args.StandardRestore(_abstract(best_params)),
+            state=ocp.args.StandardRestore(_abstract(_stored(state))),
+            best_params=ocp.args.StandardRestore(_abstract(_stored(best_params))),
             record=ocp.args.JsonRestore(),
         )
         damaged: dict[int, Exception] = {}
@@ -149,7 +150,9 @@ class Checkpoints:
         for step in steps:
             try:
                 found = self._manager.restore(step, args=args)
-                record = _opened(step, found.state, found.best_params, found.record)
+                restored = _like(state, found.state)
+                best = _like(best_params, found.best_params)
+                record = _opened(step, restored, best, found.record)
             except jax.errors.JaxRuntimeError:  # nothing is wrong with the checkpoint
                 raise
             except Exception as error:  # orbax raises many kinds for a damaged one
@@ -159,7 +162,7 @@ class Checkpoints:
             surplus = [*damaged, *steps[len(damaged) + KEPT :]]
             for other in [] if self._read_only else surplus:
                 self._manager.delete(other)
-            return found.state, found.best_params, record
+            return restored, best, record
         if damaged:
             step, cause = next(iter(damaged.items()))
             raise ValueError(
@@ -187,6 +190,20 @@ def _remove(paths: list[pathlib.Path]) -> None:
 
 def _abstract(tree: Any) -> Any:
     return jax.tree.map(ocp.utils.to_shape_dtype_struct, tree)
+
+
+def _stored(tree: Any) -> Any:
+    """The tree with a zero for every array without entries, which orbax refuses."""
+    return jax.tree.map(lambda x: x if x.size else np.zeros((), x.dtype), tree)
+
+
+def _like(tree: Any, stored: Any) -> Any:
+    """What `_stored` was made of, where the tree has its structure and shapes."""
+
+    def whole(x: Any, found: Any) -> Any:
+        return found if x.size else jnp.zeros(x.shape, x.dtype, device=x.sharding)
+
+    return jax.tree.map(whole, tree, stored)
 
 
 def _remove_unfinished(directory: pathlib.Path) -> None:

@@ -119,11 +119,18 @@ def final_metrics(
 
 
 def better(task: base.Task, metrics: dict, best: dict | None) -> bool:
-    """Whether metrics beat the best so far; a tie does not."""
-    if best is None:
-        return True
-    new, old = metrics[task.primary], best["valid"][task.primary]
-    return new > old if task.higher_is_better else new < old
+    """Whether metrics are better than the best so far, or as good and later.
+
+    By the task's primary metric, and where that is the same by the loss: a small split
+    has few accuracies, and the earliest of equal ones is the worst trained.
+    """
+    return best is None or _rank(task, metrics) <= _rank(task, best["valid"])
+
+
+def _rank(task: base.Task, metrics: dict) -> tuple[float, float]:
+    """The lower the better."""
+    primary = metrics[task.primary]
+    return -primary if task.higher_is_better else primary, metrics["loss"]
 
 
 def storable(metrics: dict) -> dict:

@@ -563,9 +563,9 @@ def _(draw):
 
 @case("projection.is_reflectors", plain=True)
 def _(draw):
-    name = draw.one_of(("u_vectors", "v_vectors", "w", ""))
+    name = draw.one_of(("u_vectors", "v_vectors", "vectors", "w", ""))
     arguments = {"path": (jax.tree_util.DictKey(name),)}
-    assert (yield projection.is_reflectors, arguments) == name.endswith("_vectors")
+    assert (yield projection.is_reflectors, arguments) == name.endswith("vectors")
 
 
 def projected(u_vectors, step):

@@ -40,6 +40,23 @@ def test_groups_hold_mean_and_spread_of_the_completed():
     assert [g.point["train.learning_rate"] for g in groups] == [0.1, 0.2, 0.4]
 
 
+@pytest.mark.parametrize("higher", [False, True])
+def test_of_equal_metrics_the_lower_loss_goes_first(higher):
+    def run(number, value, loss):
+        point = {"train.learning_rate": number / 10}
+        return summary.Run(
+            number, "complete", value, point, 40, 1.5, 1, 0, None, {}, loss
+        )
+
+    better, worse = (0.9, 0.8) if higher else (0.8, 0.9)
+    found = [run(0, worse, 0.1), run(1, better, 0.4), run(2, better, 0.2)]
+    found += [run(3, better, None), run(4, better, 0.3)]
+    groups = summary.groups(found, higher_is_better=higher)
+    assert [g.point["train.learning_rate"] for g in groups] == [0.2, 0.4, 0.1, 0.3, 0.0]
+    study = optuna.create_study(direction="maximize" if higher else "minimize")
+    assert summary.Progress(study, 5, 0)._best(found).number == 2
+
+
 def test_results_are_those_of_the_runs_folders(tmp_path):
     study = optuna.create_study()
     study.add_trial(optuna.trial.create_trial(value=0.5, user_attrs={"run": 3}))

@@ -68,6 +68,18 @@ def test_two_are_kept_and_a_step_that_exists_is_not_saved_again(tmp_path):
     np.testing.assert_array_equal(best_params["weights"], [3, 3, 3])
 
 
+def test_arrays_without_entries(tmp_path):
+    empty = State({"none": jnp.zeros((2, 0), jnp.bfloat16)}, jnp.int32(1))
+    saved = checkpoints.Checkpoints(tmp_path)
+    saved.save(1, empty, empty.weights, record(1))
+    found, best_params, content = saved.restore(empty, empty.weights)
+    saved.close()
+    assert content == record(1)
+    for weights in (found.weights, best_params):
+        assert weights["none"].shape == (2, 0)
+        assert weights["none"].dtype == jnp.bfloat16
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(
     "name",
