@@ -8,6 +8,8 @@ parameters and its training split, and writes `certificate.json` into the workdi
 record of the run (experiments.records) then has it too. What is measured on the test
 split is read from the run's result. A run of configs/certificate.py:random_labels is
 the control: its labels cannot be learned, and its certificate may not be below 0.9.
+The config file of a run of a task or a model of one's own is imported; --config=FILE
+says where it is, if not where it was.
 
 Exit codes: 0 done, 1 wrong flags, 2 a workdir or data that do not fit.
 """
@@ -22,6 +24,11 @@ _WHICH = flags.DEFINE_enum(
 )
 _DELTA = flags.DEFINE_float(
     "delta", 0.05, "The probability with which the bound may fail."
+)
+_CONFIG = flags.DEFINE_string(
+    "config",
+    None,
+    "Config file of the run, where the one that it came from is not found.",
 )
 _DATA_DIR = flags.DEFINE_string(
     "data_dir", None, "Folder of the data sets; default: that of the run's config."
@@ -38,7 +45,11 @@ def main(words: list[str]) -> None:
     try:
         workdir = commandline.folder(_WORKDIR.value)
         values = certificates.of_run(
-            workdir, _WHICH.value, delta=_DELTA.value, data_dir=_DATA_DIR.value
+            workdir,
+            _WHICH.value,
+            delta=_DELTA.value,
+            data_dir=_DATA_DIR.value,
+            config_file=_CONFIG.value,
         )
     except (ValueError, OSError) as error:
         commandline.fail(2, error)

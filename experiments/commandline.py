@@ -2,6 +2,7 @@
 
 import contextlib
 import itertools
+import os
 import pathlib
 import re
 import shlex
@@ -12,7 +13,7 @@ from typing import Any, NoReturn
 from absl import app, flags, logging
 
 from configs import common
-from experiments.runs import files, signals
+from experiments.runs import files, signals, streams
 
 
 def run(
@@ -20,7 +21,8 @@ def run(
 ) -> None:
     """Parses the flags and calls `main` with the words beside them.
 
-    A signal ends the process with one line and the exit code 128 + its number.
+    A signal ends the process with one line and the exit code 128 + its number. Nobody
+    has to read what is printed.
 
     Args:
       main: takes the words of the command line that are no flags.
@@ -28,6 +30,9 @@ def run(
       resumes: whether the same command goes on with what was done.
     """
     goes_on = "; the same command goes on" if resumes else ""
+    streams.free()
+    # Files are all that is drawn; a notebook's backend may not be installed here.
+    os.environ["MPLBACKEND"] = "agg"
     signals.exit_at_once(goes_on)
 
     def parse(argv: list[str]) -> list[str]:
@@ -169,6 +174,12 @@ def _shortened(line: str, most: int = 500) -> str:
 def refuse(error: ValueError | OSError) -> NoReturn:
     """As `fail`: 4 where a workdir cannot be written, 2 where a value is wrong."""
     fail(4 if isinstance(error, files.Unwritable) else 2, error)
+
+
+def config_file() -> str:
+    """--config as it was given: a file, with `:argument` where it has one."""
+    flag: Any = flags.FLAGS["config"]
+    return flag.config_filename
 
 
 def overrides() -> dict[str, Any]:

@@ -6,8 +6,9 @@ FILE is a NumPy .npz, read by numpy.load(FILE): "predictions" and "targets", one
 an example or a token of a text in the order of the split, and what else the task gives,
 as "log_probabilities" of classes, or of each token of a text. Prints the metrics. The
 run may be going on; --which=last takes its newest checkpoint instead of the parameters
-that were best on validation data so far. Exit codes: 0 done, 1 wrong flags, 2 a workdir
-or data that do not fit.
+that were best on validation data so far. The config file of a run of a task or a model
+of one's own is imported; --config=FILE says where it is, if not where it was. Exit
+codes: 0 done, 1 wrong flags, 2 a workdir or data that do not fit.
 """
 
 import pathlib
@@ -22,6 +23,11 @@ _WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the run.", required=T
 _SPLIT = flags.DEFINE_enum("split", "test", ["valid", "test"], "What is predicted.")
 _OUTPUT = flags.DEFINE_string("output", None, "File to write, .npz.", required=True)
 _WHICH = flags.DEFINE_enum("which", "best", ["best", "last"], "Which parameters.")
+_CONFIG = flags.DEFINE_string(
+    "config",
+    None,
+    "Config file of the run, where the one that it came from is not found.",
+)
 _DATA_DIR = flags.DEFINE_string(
     "data_dir", None, "Folder of the data sets; default: that of the run's config."
 )
@@ -41,7 +47,10 @@ def main(words: list[str]) -> None:
             kind = "folder" if output.is_dir() else "device"
             raise ValueError(f"--output must be a file, got the {kind} {output}")
         model, task, config, step = loading.load(
-            workdir, _WHICH.value, data_dir=_DATA_DIR.value
+            workdir,
+            _WHICH.value,
+            data_dir=_DATA_DIR.value,
+            config_file=_CONFIG.value,
         )
         arrays, metrics = prediction.predict(model, task, _SPLIT.value)
         _write(output, arrays)

@@ -189,7 +189,7 @@ class TransitionCell(_Kept, nnx.RNNCellBase, MethodArguments, CellArguments):
             raise ValueError("rngs must be given with a carry_init, got None")
         return carry_init(rngs(), shape, dtype)
 
-    def operands(self, *arrays: Array, one_step: bool = False) -> tuple:
+    def _operands(self, *arrays: Array, one_step: bool = False) -> tuple:
         """(transition, M, b, offset, *arrays) in the dtype of the computation.
 
         The transition of a narrow computation stays in float32: `recurrence` rounds it,
@@ -207,7 +207,7 @@ class TransitionCell(_Kept, nnx.RNNCellBase, MethodArguments, CellArguments):
         form = jax.tree.map(lambda leaf: leaf.astype(form_dtype), form)
         return form, *(None if v is None else jnp.asarray(v, dtype) for v in values)
 
-    def check(self, inputs: Array, carry: Array | None) -> None:
+    def _check(self, inputs: Array, carry: Array | None) -> None:
         """Raises ValueError unless both are real and fit on their last axis."""
         checks.check_real("inputs", inputs)
         if inputs.ndim == 0 or inputs.shape[-1] != self.in_features:
@@ -236,12 +236,17 @@ class TransitionCell(_Kept, nnx.RNNCellBase, MethodArguments, CellArguments):
         carry: Shaped[AnyArray, "*batch n"],
         inputs: Shaped[AnyArray, "*batch n_in"],
     ) -> tuple[Float[Array, "*batch n"], Float[Array, "*batch n"]]:
-        """One step: (h_{t-1} (..., n), x_t (..., n_in)) -> (h_t, h_t)."""
+        """One step: (h_{t-1} (..., n), x_t (..., n_in)) -> (h_t, h_t).
+
+        The output is in the dtype of the computation, and the carry in that of the
+        carry that came in, if floating: a loop takes no carry that changes its dtype.
+        """
         carry, inputs = jnp.asarray(carry), jnp.asarray(inputs)
-        self.check(inputs, carry)
+        self._check(inputs, carry)
         self._check_batch(inputs, carry)
         h = self.step(carry, inputs, one_step=True).apply(carry, inputs)
-        return h, h
+        floating = jnp.issubdtype(carry.dtype, jnp.floating)
+        return h.astype(carry.dtype) if floating else h, h
 
     def step(self, *arrays: Array, one_step: bool = False) -> recurrence.Step:
         """One step with W built, in the dtype of the computation.
@@ -250,7 +255,7 @@ class TransitionCell(_Kept, nnx.RNNCellBase, MethodArguments, CellArguments):
           *arrays: what the step will take, which its dtype depends on.
           one_step: whether it is for this step alone, see `method`.
         """
-        form, m, b, offset, *_ = self.operands(*arrays, one_step=one_step)
+        form, m, b, offset, *_ = self._operands(*arrays, one_step=one_step)
         form = jax.tree.map(lambda leaf: leaf.astype(m.dtype), form)
         return recurrence.Step(form, m, b, offset, self.activation, self.precision)
 

@@ -8,6 +8,7 @@ leaf of any tree of parameters.
 
 import abc
 import dataclasses
+import functools
 import math
 from collections.abc import Mapping
 
@@ -97,28 +98,6 @@ def largest_violation(constraint: Constraint, matrices: ArrayLike) -> float:
     return max((float(constraint.violation(w)) for w in each), default=0.0)
 
 
-def _no_zero_pairs(
-    u_vectors: Float[Array, "m1 n_out"], v_vectors: Float[Array, "m2 n_in"]
-) -> tuple[Float[Array, "m1 n_out"], Float[Array, "m2 n_in"]]:
-    """Rows that are zero in U and in V at once, as e_k in both.
-
-    A zero row is the identity and has no gradient. e_k changes the sign of coordinate
-    k in U and in V, so that U Sigma V^T stays what it was.
-    """
-    pairs = min(u_vectors.shape[0], v_vectors.shape[0])
-    both = ~(
-        householder.nonzero_reflectors(u_vectors)[:pairs]
-        | householder.nonzero_reflectors(v_vectors)[:pairs]
-    )
-
-    def fill(vectors):
-        unit = jnp.eye(pairs, vectors.shape[1], dtype=vectors.dtype)
-        filled = jnp.where(both[:, None], unit, vectors[:pairs])
-        return vectors.at[:pairs].set(filled)
-
-    return fill(u_vectors), fill(v_vectors)
-
-
 @dataclasses.dataclass(frozen=True)
 class Spectral(Constraint):
     """W = U Sigma V^T, its singular values in [center - radius, center + radius].
@@ -134,7 +113,9 @@ class Spectral(Constraint):
     Starting from a matrix, a singular value outside of the interval is moved to `END`
     of the way to its end; those inside are kept. Random: random reflectors, every
     sigma_i at the center (center 0: sigma_raw from N(0, 1)). Identity: sigma I with
-    the sigma of the interval nearest to 1 (of a negative center, to -1).
+    the sigma of the interval nearest to 1 (of a negative center, to -1). U and V have
+    no derivative where singular values are equal, so a start from a matrix refuses to
+    be differentiated.
 
     Args:
       radius: r >= 0.
@@ -148,7 +129,7 @@ class Spectral(Constraint):
 
     Raises:
       ValueError: for a radius or center out of range, or both 0; where a matrix is
-        asked for, for reflectors that do not fit it.
+        asked for, for reflectors that do not fit it, or where it is differentiated.
 
     Source: Zhang, Lei and Dhillon, "Stabilizing Gradients for Deep Neural Networks via
     Efficient SVD Parameterization", 2018.
@@ -204,11 +185,11 @@ class Spectral(Constraint):
             )
         # A negative center holds W = (-U) |Sigma| V^T with the signs moved to Sigma.
         sign = -1.0 if self.center < 0 else 1.0
-        wide = w.astype(householder.factor_dtype(w.dtype))
+        wide = _undifferentiated(self, w).astype(householder.factor_dtype(w.dtype))
         svd = spectral.from_matrix(sign * wide)
         u = jnp.pad(svd.u_vectors, ((0, m1 - full), (0, 0)))
         v = jnp.pad(svd.v_vectors, ((0, m2 - full), (0, 0)))
-        return self._named(*_no_zero_pairs(u, v), sign * svd.sigma, w.dtype)
+        return self._named(u, v, sign * svd.sigma, w.dtype)
 
     def random(self, key, shape, dtype):
         """Random reflectors, every sigma_i at the center."""
@@ -252,6 +233,23 @@ class Spectral(Constraint):
         return named
 
 
+@functools.partial(jax.custom_jvp, nondiff_argnums=(0,))
+def _undifferentiated(constraint, w):
+    """The matrix, and an error where a derivative is taken through it."""
+    del constraint
+    return w
+
+
+@_undifferentiated.defjvp
+def _undifferentiated_jvp(constraint, primals, tangents):
+    del primals, tangents
+    raise ValueError(
+        f"kernel must not be differentiated where it is put under {constraint}: start "
+        "outside of the function that is differentiated, or from "
+        "jax.lax.stop_gradient(kernel)"
+    )
+
+
 class SpectralNorm(Spectral):
     """W with singular values in [0, at_most]: `Spectral` about the middle, at_most / 2.
 
@@ -286,19 +284,23 @@ class Orthogonal(Constraint):
     """W with orthonormal rows or columns, whichever are fewer: every sigma_i is 1.
 
     With p the smaller and n the larger side, W or W^T is
-        -H_0 H_1 ... H_{p-1} [I; 0]     `"householder"`, p reflectors of length n
+        -H_0 H_1 ... H_{p-1} [I; 0] S   `"householder"`, p reflectors of length n
         B f(A) [I; 0]                   `"exponential"`, `"cayley"`
-    where f is the map, A (n, n) is skew-symmetric and B a fixed orthogonal matrix,
-    the start, so that A = 0 there. (The minus lets reflectors reach the identity
-    without a zero row, which would never move.) The maps reach the matrices of the
-    determinant they start with, Cayley's those for which B^T W has no eigenvalue -1;
-    householder reaches every matrix but keeps its determinant too as it trains.
+    where f is the map, A (n, n) is skew-symmetric, B a fixed orthogonal matrix, the
+    start, so that A = 0 there, and S a fixed diagonal of signs. (The minus lets
+    reflectors reach the identity without a zero row, which would never move; S does so
+    for the other starts that would have one, such as -I, and is I for all others.) The
+    maps reach the matrices of the determinant they start with, Cayley's those for which
+    B^T W has no eigenvalue -1; householder reaches every matrix but keeps its
+    determinant too as it trains.
 
-    Parameters: `vectors` (p, n); or `skew_entries` (p (2 n - p - 1) / 2,), A above its
-    diagonal in its first p rows (the others are zero), with `base` B (n, n) fixed.
+    Parameters: `vectors` (p, n) with `signs` (p,) fixed; or `skew_entries`
+    (p (2 n - p - 1) / 2,), A above its diagonal in its first p rows (the others are
+    zero), with `base` B (n, n) fixed.
 
     Starts from the orthogonal matrix nearest to a given one, its polar factor; random
-    is the polar factor of a normal matrix, which is uniform.
+    is the polar factor of a normal matrix, which is uniform. The start can be
+    differentiated.
 
     Args:
       map: `"householder"`, `"exponential"` or `"cayley"`.
@@ -326,8 +328,8 @@ class Orthogonal(Constraint):
 
     @property
     def fixed(self) -> tuple[str, ...]:
-        """The base of the maps."""
-        return () if self.map == "householder" else ("base",)
+        """The signs of householder, the base of the maps."""
+        return ("signs",) if self.map == "householder" else ("base",)
 
     def reflectors_of(self, shape):
         """p on the larger side."""
@@ -340,7 +342,8 @@ class Orthogonal(Constraint):
         """W (n_out, n_in) with W^T W = I or W W^T = I."""
         p = min(shape)
         if self.map == "householder":
-            tall = -_first_columns(parameters["vectors"], self.custom_backward)
+            q = _first_columns(parameters["vectors"], self.custom_backward)
+            tall = -q * parameters["signs"][None]
         else:
             base, entries = parameters["base"], parameters["skew_entries"]
             n = base.shape[0]
@@ -352,18 +355,49 @@ class Orthogonal(Constraint):
     def parameters(self, w):
         """Of the polar factor of w."""
         wide = w.astype(householder.factor_dtype(w.dtype))
-        tall = wide if w.shape[0] >= w.shape[1] else wide.T
-        u, _, v_transposed = jnp.linalg.svd(tall, full_matrices=False)
-        q = householder.matmul(u, v_transposed)
-        if self.map == "householder":
-            vectors = householder.reflectors_from_orthogonal(-q)
-            return {"vectors": vectors.astype(w.dtype)}
+        q = _polar_factor(wide if w.shape[0] >= w.shape[1] else wide.T)
         n, p = q.shape
-        vectors = householder.reflectors_from_orthogonal(q)
+        householder_map = self.map == "householder"
+        vectors, signs = householder.signed_reflectors(-q if householder_map else q)
+        if householder_map:
+            return {"vectors": vectors.astype(w.dtype), "signs": signs.astype(w.dtype)}
+        base = householder.orthogonal_matrix(vectors)
+        base *= jnp.pad(signs, (0, n - p), constant_values=1)[None]
         return {
             "skew_entries": jnp.zeros((p * (2 * n - p - 1) // 2,), w.dtype),
-            "base": householder.orthogonal_matrix(vectors).astype(w.dtype),
+            "base": base.astype(w.dtype),
         }
+
+
+# By hand, because the derivative of the decomposition is not finite where singular
+# values are equal, as all of them are of a matrix that is orthogonal already.
+@jax.custom_jvp
+def _polar_factor(w: Float[Array, "n p"]) -> Float[Array, "n p"]:
+    """The orthonormal columns nearest to w, p <= n: with w = U Sigma V^T, U V^T."""
+    u, _, v_transposed = jnp.linalg.svd(w, full_matrices=False)
+    return householder.matmul(u, v_transposed)
+
+
+@_polar_factor.defjvp
+def _polar_factor_jvp(primals, tangents):
+    """U X V^T + (I - U U^T) dW V Sigma^{-1} V^T, with A = U^T dW V and ...
+
+    ... X_ij = (A - A^T)_ij / (sigma_i + sigma_j). What has no size to divide by, where
+    w has not full rank and no one nearest matrix, is 0.
+    """
+    matmul = householder.matmul
+    (w,), (dw,) = primals, tangents
+    u, sigma, v_transposed = jnp.linalg.svd(w, full_matrices=False)
+    dwv = matmul(dw, v_transposed.T)
+    a = matmul(u.T, dwv)
+    least = jnp.finfo(w.dtype).eps * sigma[0]
+
+    def over(x, size):
+        return jnp.where(size > least, x / jnp.where(size > least, size, 1), 0)
+
+    inside = matmul(u, over(a - a.T, sigma[:, None] + sigma[None]))
+    outside = over(dwv - matmul(u, a), sigma[None])
+    return matmul(u, v_transposed), matmul(inside + outside, v_transposed)
 
 
 def _first_columns(

@@ -6,8 +6,8 @@ length, H_i = I - 2 r_i r_i^T and
 
     Q = H_0 H_1 ... H_{m-1}.
 
-A zero row is the identity, with zero gradients. A row whose largest entry is below
-the smallest normal number of the dtype counts as zero.
+A zero row is the identity, with zero gradients, so that it never moves. A row whose
+largest entry is below the smallest normal number of the dtype counts as zero.
 """
 
 import jax
@@ -366,17 +366,22 @@ def orthogonal_matrix(
         return _product(rows).astype(dtype)
 
 
-def _check_orthonormal(q):
-    """Raises ValueError unless the columns of a concrete `q` are orthonormal."""
-    checks.check_finite_entries("q", q)
-    tolerance = float(jnp.finfo(q.dtype).eps) ** 0.5
-    dense = np.asarray(q, dtype=np.float64)
-    error = np.max(np.abs(dense.T @ dense - np.eye(q.shape[1])), initial=0.0)
-    if error > tolerance:
-        raise ValueError(
-            f"q must have orthonormal columns: |q^T q - I| is {error:.3g}, allowed "
-            f"for {q.dtype} is {tolerance:.3g}"
-        )
+def _orthonormal(name, q):
+    """The matrix in `factor_dtype`; ValueError unless its columns are orthonormal."""
+    if q.ndim != 2 or q.shape[1] > q.shape[0] or q.shape[0] == 0:
+        raise ValueError(f"{name} must have shape (n, p) with p <= n, got {q.shape}")
+    checks.check_floating(name, q)
+    if not checks.is_traced(q):
+        checks.check_finite_entries(name, q)
+        tolerance = float(jnp.finfo(q.dtype).eps) ** 0.5
+        dense = np.asarray(q, dtype=np.float64)
+        error = np.max(np.abs(dense.T @ dense - np.eye(q.shape[1])), initial=0.0)
+        if error > tolerance:
+            raise ValueError(
+                f"{name} must have orthonormal columns: |{name}^T {name} - I| is "
+                f"{error:.3g}, allowed for {q.dtype} is {tolerance:.3g}"
+            )
+    return q.astype(factor_dtype(q.dtype))
 
 
 def _eliminate(q, k):
@@ -389,7 +394,11 @@ def _eliminate(q, k):
     length = jnp.sqrt(first * first + rest_square)
     # first - length, which cancels where first is close to length.
     stable = -rest_square / jnp.where(first > 0, length + first, 1)
-    u = rest.at[k].set(jnp.where(first > 0, stable, first - length))
+    return _reflect(q, rest.at[k].set(jnp.where(first > 0, stable, first - length)))
+
+
+def _reflect(q, u):
+    """H q and the unit row of H, the reflector along u."""
     scale, nonzero = _scale(u[None])
     u = jnp.where(nonzero[0], u / jnp.where(nonzero[0], scale[0], 1), 0)
     u = u / jnp.sqrt(jnp.where(nonzero[0], jnp.sum(u * u), 1))
@@ -418,13 +427,126 @@ def reflectors_from_orthogonal(q: Float[AnyArray, "n p"]) -> Float[Array, "p n"]
         than the square root of the dtype's epsilon.
     """
     q = jnp.asarray(q)
-    if q.ndim != 2 or q.shape[1] > q.shape[0] or q.shape[0] == 0:
-        raise ValueError(f"q must have shape (n, p) with p <= n, got {q.shape}")
-    checks.check_floating("q", q)
-    if not checks.is_traced(q):
-        _check_orthonormal(q)
-    if q.shape[1] == 0:
+    wide = _orthonormal("q", q)
+    if wide.shape[1] == 0:
         return q.T
-    wide = q.astype(factor_dtype(q.dtype))
-    _, vectors = jax.lax.scan(_eliminate, wide, jnp.arange(q.shape[1]))
+    _, vectors = jax.lax.scan(_eliminate, wide, jnp.arange(wide.shape[1]))
     return vectors.astype(q.dtype)
+
+
+def _with_sign(q, k, minus):
+    """q with its column k multiplied by -1 where `minus`, and that sign."""
+    sign = jnp.where(minus, -1, 1).astype(q.dtype)
+    signs = jnp.where(jnp.arange(q.shape[1]) == k, sign, 1)
+    return signs[None] * q, sign
+
+
+def _eliminate_signed(q, k):
+    """`_eliminate` of a column whose entry k is made negative first."""
+    q, sign = _with_sign(q, k, q[k, k] > 0)
+    q, row = _eliminate(q, k)
+    return q, (row, sign)
+
+
+def signed_reflectors(
+    q: Float[AnyArray, "n p"],
+) -> tuple[Float[Array, "p n"], Float[Array, " p"]]:
+    """Reflectors and signs s whose product has the columns s_k q_k as its first p.
+
+    `reflectors_from_orthogonal` has a zero row where a column is in place already, and
+    one that turns badly where it nearly is: to turn column k far, its reflector has to
+    turn about it first. With its sign each column is taken to the far one of +e_k and
+    -e_k, so that no row is zero and every one turns well.
+
+    Args:
+      q: (n, p) with orthonormal columns, p <= n.
+
+    Returns:
+      vectors (p, n): rows of unit length inside the trapezoid, their entries k at most
+      -1 / sqrt(2).
+      signs (p,): 1 or -1.
+
+    Cost: 4 n p^2 flops.
+
+    Raises:
+      ValueError: as `reflectors_from_orthogonal`.
+
+    Source: Golub and Van Loan, "Matrix Computations", on the sign of a reflector.
+    """
+    q = jnp.asarray(q)
+    wide = _orthonormal("q", q)
+    if wide.shape[1] == 0:
+        return q.T, q[0]
+    _, found = jax.lax.scan(_eliminate_signed, wide, jnp.arange(wide.shape[1]))
+    vectors, signs = (part.astype(q.dtype) for part in found)
+    return vectors, signs
+
+
+def _is_unit(q, k, sign):
+    """Whether column k of q, from entry k on, is sign e_k to rounding."""
+    rest = jnp.where(jnp.arange(q.shape[0]) > k, q[:, k], 0)
+    small = jnp.max(jnp.abs(rest)) <= 8 * jnp.finfo(q.dtype).eps
+    return small & (sign * q[k, k] > 0)
+
+
+def _eliminate_movable(q, k):
+    """As `_eliminate`, but with a row that is not zero where column k is in place.
+
+    A reflector along any vector that is zero up to entry k leaves e_k where it is, and
+    the reflectors behind it make up for what it does to the other columns. The vector
+    is a random one, so that the gradient is 0 for no direction that somebody chooses.
+    """
+    n = q.shape[0]
+    random = jnp.asarray(np.random.default_rng(0).normal(size=n), q.dtype)
+    behind = jnp.where(jnp.arange(n) > k, random, 0)
+    in_place = _is_unit(q, k, 1)
+    cases = _reflect(q, behind), _eliminate(q, k)
+    return jax.tree.map(lambda *case: jnp.where(in_place, *case), *cases)
+
+
+def _eliminate_paired(factors, k):
+    """`_eliminate_movable` of both, whose columns k may first change sign together."""
+    u, v = factors
+    u_in_place, v_in_place = _is_unit(u, k, 1), _is_unit(v, k, 1)
+    minus = u_in_place & (v_in_place | (k + 1 < u.shape[0]))
+    minus |= v_in_place & (k + 1 < v.shape[0])
+    minus &= ~(_is_unit(u, k, -1) | _is_unit(v, k, -1))
+    u, u_row = _eliminate_movable(_with_sign(u, k, minus)[0], k)
+    v, v_row = _eliminate_movable(_with_sign(v, k, minus)[0], k)
+    return (u, v), (u_row, v_row)
+
+
+def paired_reflectors(
+    u: Float[AnyArray, "n_out p"], v: Float[AnyArray, "n_in p"]
+) -> tuple[Float[Array, "p n_out"], Float[Array, "p n_in"]]:
+    """Reflectors of the two factors of W = U Sigma V^T, all of which can be trained.
+
+    Their products have the columns s_k u_k and s_k v_k as their first p, with signs
+    s_k that W does not depend on: -1 where a column is in place already, whose row is
+    then e_k and not zero, and 1 elsewhere. If u_k is in place where -v_k is, or the
+    other way round, no sign helps, and a row of random direction is undone by the rows
+    behind it.
+
+    Args:
+      u: (n_out, p) with orthonormal columns, p <= n_out.
+      v: (n_in, p), likewise.
+
+    Returns:
+      u_vectors (p, n_out), v_vectors (p, n_in): rows of unit length inside the
+      trapezoid, of which the last one of a square factor may be zero.
+
+    Cost: 4 (n_out + n_in) p^2 flops.
+
+    Raises:
+      ValueError: as `reflectors_from_orthogonal`; u and v have other numbers of
+        columns.
+    """
+    u, v = jnp.asarray(u), jnp.asarray(v)
+    factors = _orthonormal("u", u), _orthonormal("v", v)
+    p = u.shape[1]
+    if v.shape[1] != p:
+        raise ValueError(f"v must have as many columns as u, {p}, got {v.shape}")
+    if p == 0:
+        return u.T, v.T
+    _, rows = jax.lax.scan(_eliminate_paired, factors, jnp.arange(p))
+    return rows[0].astype(u.dtype), rows[1].astype(v.dtype)

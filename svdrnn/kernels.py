@@ -5,7 +5,9 @@ with W built from free parameters, so that layers, `nnx.jit`, gradients, optimiz
 checkpoints need not know.
 """
 
+import functools
 import math
+import operator
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, NamedTuple
 
@@ -16,6 +18,7 @@ from flax import nnx
 from flax.nnx import reprlib
 from jax.typing import ArrayLike
 
+from svdrnn._copies import empty_copy, fill
 from svdrnn.cells import TransitionCell
 from svdrnn.constraint import Constraint, largest_violation
 from svdrnn.layouts import Layout, Rule, layout, start
@@ -487,24 +490,49 @@ def bake(model: nnx.Module) -> nnx.Module:
     """A model like this one with plain kernels, each built once.
 
     Inside a function that is being traced (a loss) gradients flow through it to the
-    parameters of `model`, and all else is shared: batch statistics and random counters
-    that the baked model updates are those of `model`. A recurrent layer then builds its
-    kernels once a call and not at every step. Outside, the result is a copy of its own,
-    an ordinary flax model for serving and export. A model without constraints may be
-    given too.
+    parameters of `model`, and all else is shared: what the baked model makes or updates
+    while it is called (sown values, batch statistics, random counters, caches) `model`
+    has as well. A recurrent layer then builds its kernels once a call and not at every
+    step. Outside, the result is a copy of its own, an ordinary flax model for serving
+    and export. A model without constraints may be given too.
 
     Cost: each kernel once.
     """
     traced = any(
         isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves(nnx.state(model))
     )
+    if traced:
+        return _baked(model)
 
     def plain(path, node):
         del path
         return node.plain() if isinstance(node, Kernel) else node
 
-    baked = nnx.recursive_map(plain, model, graph=True)
-    return baked if traced else nnx.clone(baked, arrays=True)
+    return nnx.clone(nnx.recursive_map(plain, model, graph=True), arrays=True)
+
+
+def _baked(model: Any) -> Any:
+    """Only what leads to a kernel is copied, so that all else is the model's."""
+    kernels = [r for r in _references(model) if isinstance(r.child, Kernel)]
+    copied = {id(node) for r in kernels for node in (*r.owners, r.child)}
+    copies: dict[int, Any] = {}
+
+    def copy(node):
+        if id(node) not in copied or id(node) in copies:
+            return copies.get(id(node), node)
+        if isinstance(node, Kernel):
+            copies[id(node)] = node.plain()
+        elif isinstance(node, nnx.Pytree):
+            copies[id(node)] = empty_copy(node)  # first: it may be inside of itself
+            each = {name: copy(value) for name, value in vars(node).items()}
+            own = {k: v for k, v in each.items() if v is not vars(node)[k]}
+            fill(copies[id(node)], node, own)
+        else:
+            inside = functools.partial(operator.is_not, node)
+            copies[id(node)] = jax.tree.map(copy, node, is_leaf=inside)
+        return copies[id(node)]
+
+    return copy(model)
 
 
 def set_matrix(kernel: Kernel, w: ArrayLike, *, init: str = "strict") -> None:

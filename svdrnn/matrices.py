@@ -110,9 +110,7 @@ class SpectralArguments:
         `"cayley"` (W = center * R with R a rotation of planes of two coordinates by
         random angles, see `initializers.rotation_angles`; square with n reflectors on
         each side only); or a matrix (n_out, n_in), which needs min(n_out, n_in)
-        reflectors on each side. Where that matrix needs no reflection its row is zero,
-        and a zero row has no gradient: a matrix close to the identity is better
-        started as `"identity"`.""",
+        reflectors on each side.""",
         default="random",
     )
     init_sigma: InitVar[ArrayLike | None] = argument(

@@ -368,7 +368,7 @@ def _ends(lengths, first, steps):
     if lengths is None:
         return None
     t = jnp.arange(1, steps + 1, dtype=lengths.dtype) + first
-    return t[:, None] == lengths
+    return t[:, None] == lengths[None]
 
 
 def _advance(static, weights, drive, state, ends, acts=None):
@@ -494,7 +494,10 @@ def _backward(static, residuals, cotangents):
 
         state, d_rest = chunk(state, (rest_start, rest))
         state, d_whole = jax.lax.scan(chunk, state, (starts, whole), reverse=True)
-        d_drive = jnp.concatenate([d_whole.reshape((-1,) + d_rest.shape[1:]), d_rest])
+        # Named, since -1 is not told from a batch of no items.
+        steps = d_whole.shape[0] * d_whole.shape[1]
+        d_whole = d_whole.reshape((steps,) + d_rest.shape[1:])
+        d_drive = jnp.concatenate([d_whole, d_rest])
     d_weights, g = _end(static, weights, state, from_final, carry, lengths)
     d_weights = jax.tree.map(
         lambda total, leaf: total.astype(leaf.dtype), d_weights, wide_weights

@@ -228,7 +228,7 @@ class TransitionRNN(nnx.Module):
         inputs = jnp.asarray(inputs)
         if initial_carry is not None:
             initial_carry = jnp.asarray(initial_carry)
-        self.cell.check(inputs, initial_carry)
+        self.cell._check(inputs, initial_carry)
         batch, xs = _flatten(inputs, time_major)
         steps = xs.shape[0]
         n = self.cell.hidden_features
@@ -241,7 +241,7 @@ class TransitionRNN(nnx.Module):
         if perturbations is not None:
             perturbations = self._perturbations(perturbations, batch, steps, time_major)
 
-        form, m, b, offset, xs, h0 = self.cell.operands(xs, h0)
+        form, m, b, offset, xs, h0 = self.cell._operands(xs, h0)
         if perturbations is not None:
             perturbations = perturbations.astype(h0.dtype)
         states, last = recurrence.recurrence(

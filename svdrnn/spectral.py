@@ -313,8 +313,9 @@ def slogdet(svd: SVD) -> tuple[Float[Array, ""], Float[Array, ""]]:
 def from_matrix(w: Float[AnyArray, "n_out n_in"]) -> SVD:
     """Parameters that rebuild a matrix: materialize(from_matrix(w)) = w to rounding.
 
-    The singular value decomposition, then Householder elimination of each factor:
-    min(n_out, n_in) reflectors on either side.
+    The singular value decomposition, then Householder elimination of both factors:
+    min(n_out, n_in) reflectors on either side, all of which can be trained, see
+    `householder.paired_reflectors`.
 
     Args:
       w: (n_out, n_in), of any rank.
@@ -330,12 +331,8 @@ def from_matrix(w: Float[AnyArray, "n_out n_in"]) -> SVD:
     checks.check_finite_entries("w", w)
     wide = w.astype(householder.factor_dtype(w.dtype))
     u, sigma, v_transposed = jnp.linalg.svd(wide, full_matrices=False)
-    svd = SVD(
-        householder.reflectors_from_orthogonal(u),
-        householder.reflectors_from_orthogonal(v_transposed.T),
-        sigma,
-    )
-    return _cast(svd, w.dtype)
+    u_vectors, v_vectors = householder.paired_reflectors(u, v_transposed.T)
+    return _cast(SVD(u_vectors, v_vectors, sigma), w.dtype)
 
 
 def diagonal_plus_low_rank(

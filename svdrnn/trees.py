@@ -33,8 +33,8 @@ def glob(pattern: Sequence[str], parts: Sequence[str | int]) -> bool:
 class Dense:
     """The map from free parameters to the tree as it was: `params = dense(raw)`.
 
-    A pytree, whose arrays are what constraints keep fixed (the base of an exponential
-    or Cayley map): to be saved with `raw` where there are any.
+    A pytree, whose arrays are what constraints keep fixed (signs of reflectors, the
+    base of an exponential or Cayley map): to be saved with `raw` where there are any.
 
     Attributes:
       fixed: for each leaf of the tree, its fixed arrays by name.

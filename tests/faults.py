@@ -5,6 +5,7 @@
     python -m tests.faults operations --count=1000
     python -m tests.faults record
     python -m tests.faults memory
+    python -m tests.faults devices --count=50
     python -m tests.faults array --count=8
     python -m tests.faults database
 
@@ -16,17 +17,21 @@ operation, started again, another before its second, and so on through all of th
 then at random ones, several to a run, until `count` were killed. `record`: every bit of
 a checkpoint's record is flipped, one at a time, and the checkpoint has to be refused or
 read as it was. `memory`: 5,000 steps, with a log line every 10, an evaluation and a
-checkpoint every 50, may not grow beyond what 1,000 of them took. `array`: `count`
-commands of one sweep start at once on a new folder, as the tasks of a job array. They
-share the folder's SQLite file, and a PostgreSQL server where there is one. `database`:
-PostgreSQL is taken away from the two workers of a sweep, for 9 seconds, for a minute,
-and for good; the runs must come to what they come to without that, each at its first
-attempt or from its checkpoint, and none may be lost or doubled. Without a PostgreSQL
-server it does nothing.
+checkpoint every 50, may not grow beyond what 1,000 of them took; nor may 5,000 that
+are logged, evaluated and saved every 1,000, where the host runs far ahead. `devices`:
+runs of 3,000 steps over a CPU device a core, two at least, with a log line every 1,000
+and as few threads as XLA makes, five at once: each has to end, with one result.
+`array`: `count` commands of one sweep start at once on a new folder, as the tasks of a
+job array. They share the folder's SQLite file, and a PostgreSQL server where there is
+one. `database`: PostgreSQL is taken away from the two workers of a sweep, for 9
+seconds, for a minute, and for good; the runs must come to what they come to without
+that, each at its first attempt or from its checkpoint, and none may be lost or doubled.
+Without a PostgreSQL server it does nothing.
 """
 
 import argparse
 import collections
+import concurrent.futures
 import contextlib
 import gc
 import json
@@ -53,16 +58,18 @@ IN_SWEEP = FIELDS | {"train.steps": 6_000, "train.eval_every": 1_000}
 ENDING = (signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGINT)
 
 
-def start(workdir: pathlib.Path, cache: pathlib.Path) -> subprocess.Popen:
-    """The command of the small run."""
+def start(
+    workdir: pathlib.Path, cache: pathlib.Path, fields: dict = FIELDS, **settings: str
+) -> subprocess.Popen:
+    """The command of a run, by default of the small one."""
     return subprocess.Popen(
         [
             *(sys.executable, "-m", "experiments.run", f"--workdir={workdir}"),
             *("--config=configs/addition.py",),
-            *(f"--config.{name}={value}" for name, value in FIELDS.items()),
+            *(f"--config.{name}={value}" for name, value in fields.items()),
         ],
         cwd=ROOT,
-        env=environment(cache),
+        env=environment(cache) | settings,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.PIPE,
         text=True,
@@ -236,6 +243,18 @@ def record() -> None:
 
 def memory() -> None:
     """What a long run holds of memory, at a fifth of it and at its end."""
+    often = {"log_every": 10, "eval_every": 50, "checkpoint_every": 50}
+    seldom = dict.fromkeys(often, 1000)
+    for intervals in (often, seldom):
+        held = _held(intervals)
+        sizes = ", ".join(f"step {n}: {kib / 1024:.0f} MiB" for n, kib in held.items())
+        print(f"{intervals}: {sizes}", flush=True)
+        growth = (held[5000] - held[1000]) / 1024
+        assert growth < 16, f"{growth:.1f} MiB more in 4,000 steps"
+
+
+def _held(intervals: dict[str, int]) -> dict[int, int]:
+    """KiB of memory at every 1,000th of 5,000 steps."""
     from experiments.training import loop
     from tests.experiments.small import tiny_config
 
@@ -247,16 +266,56 @@ def memory() -> None:
             status = pathlib.Path("/proc/self/status").read_text()
             held[step] = int(status.partition("VmRSS:")[2].split()[0])
 
-    config = tiny_config(
-        steps=5000, log_every=10, eval_every=50, checkpoint_every=50, batch_size=32
-    )
     with tempfile.TemporaryDirectory() as folder:
+        config = tiny_config(steps=5000, batch_size=32, **intervals)
         loop.train(config, pathlib.Path(folder) / "run", note)
+    return held
+
+
+# ---- Several devices, which share the threads of the process.
+
+AHEAD = {
+    **{"task.length": 200, "model.hidden": 16, "model.reflectors": 4},
+    **{"train.batch_size": 16, "train.steps": 3000, "train.log_every": 1000},
+    **{"train.eval_every": 3000, "train.checkpoint_every": 3000},
+}
+AT_ONCE = 5  # runs: each beside four others that keep the cores busy
+STUCK = 900  # seconds after which a run is taken to stand still
+
+
+def several_devices(count: int) -> None:
+    """Runs whose host is far ahead of the devices, several at once on all cores."""
+    fields = AHEAD | {"train.devices": max(2, os.cpu_count() or 1)}
+    with tempfile.TemporaryDirectory() as folder:
+        cache = pathlib.Path(folder) / "compiled"
+
+        def one(number: int) -> tuple[int | str, float]:
+            began = time.monotonic()
+            workdir = pathlib.Path(folder) / f"run-{number}"
+            process = start(workdir, cache, fields, PJRT_NPROC="1")
+            code: int | str
+            try:
+                process.communicate(timeout=STUCK)
+                code = process.returncode
+            except subprocess.TimeoutExpired:
+                process.kill()
+                code = "stuck"
+            seconds = time.monotonic() - began
+            print(f"run {number + 1}: {code}, {seconds:.0f} s", flush=True)
+            return code, seconds
+
+        with concurrent.futures.ThreadPoolExecutor(AT_ONCE) as pool:
+            ended = list(pool.map(one, range(count)))
+        done = [number for number, (code, _) in enumerate(ended) if code == 0]
+        results = [result(pathlib.Path(folder) / f"run-{number}") for number in done]
+    seconds = [taken for _, taken in ended]
+    codes = collections.Counter(code for code, _ in ended)
     print(
-        ", ".join(f"step {step}: {size / 1024:.0f} MiB" for step, size in held.items())
+        f"{len(done)} of {count} runs over {fields['train.devices']} devices ended, in"
+        f" {min(seconds):.0f} to {max(seconds):.0f} s; exit codes {dict(codes)}"
     )
-    growth = (held[5000] - held[1000]) / 1024
-    assert growth < 16, f"{growth:.1f} MiB more in 4,000 steps"
+    assert len(done) == count
+    assert all(other == results[0] for other in results)
 
 
 # ---- Sweeps by several commands.
@@ -426,14 +485,16 @@ def database() -> None:
 def main() -> None:
     """Does what the first word says."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    kinds = ("kills", "signals", "operations", "record", "memory", "array", "database")
-    parser.add_argument("what", choices=kinds)
+    kinds = ("kills", "signals", "operations", "record", "memory", "devices", "array")
+    parser.add_argument("what", choices=(*kinds, "database"))
     parser.add_argument("--count", type=int, default=20)
     arguments = parser.parse_args()
     if arguments.what == "record":
         record()
     elif arguments.what == "memory":
         memory()
+    elif arguments.what == "devices":
+        several_devices(arguments.count)
     elif arguments.what == "array":
         array(arguments.count)
     elif arguments.what == "database":

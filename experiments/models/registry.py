@@ -92,6 +92,18 @@ _feedforward("resnet", *_DENSE)
 _feedforward("spectral_mlp", *_DENSE, *_INTERVAL, beside=OF_INTERVALS)
 _feedforward("spectral_resnet", *_DENSE, *_INTERVAL, beside=OF_INTERVALS)
 
+_SHIPPED = MODELS.copy()
+
+
+def is_known(name: str) -> bool:
+    """Whether a model of that name is registered."""
+    return name in MODELS
+
+
+def is_own(name: str) -> bool:
+    """Whether it was registered elsewhere than here, in the place of ours or beside."""
+    return name in MODELS and MODELS[name] != _SHIPPED.get(name)
+
 
 def names(sequential: bool) -> tuple[str, ...]:
     """The models of sequences, or those of vectors."""

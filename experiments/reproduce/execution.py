@@ -44,7 +44,7 @@ def run(each: protocol.Run, request: plan.Request) -> None:
     light = request.scale == "smoke"
     with _light_compilation() if light else contextlib.nullcontext():
         try:
-            loop.train(config, place)
+            loop.train(config, place, config_file=protocol.config_file(each))
             if each.certificate:
                 certificates.of_run(place)
         except loop.NonFiniteLoss as error:

@@ -4,11 +4,12 @@
 cosine schedule ends there.
 """
 
-from typing import Any
-
-from matplotlib.figure import Figure
+from typing import TYPE_CHECKING, Any
 
 from experiments.reproduce import panels, protocol, trials
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 SEEDS = {"smoke": 1, "cpu": 3, "full": 5}
 STEPS = {
@@ -48,7 +49,7 @@ def _run(scale: str, name: str, length: int, model: str, seed: int) -> protocol.
     return protocol.Run(place, "addition", changes, protocol=name)
 
 
-def draw(found: list[dict], scale: str) -> Figure:
+def draw(found: list[dict], scale: str) -> "Figure":
     """Validation MSE and ||dL/dh_0|| over iterations, by protocol and length."""
     del scale
     rows = (

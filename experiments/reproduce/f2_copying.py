@@ -4,11 +4,12 @@
 4,000.
 """
 
-from typing import Any
-
-from matplotlib.figure import Figure
+from typing import TYPE_CHECKING, Any
 
 from experiments.reproduce import panels, protocol, trials
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 SEEDS = {"smoke": 1, "cpu": 3, "full": 5}
 STEPS = {
@@ -50,7 +51,7 @@ def _run(scale: str, name: str, lag: int, model: str, seed: int) -> protocol.Run
     return protocol.Run(place, config, changes, protocol=name)
 
 
-def draw(found: list[dict], scale: str) -> Figure:
+def draw(found: list[dict], scale: str) -> "Figure":
     """Validation loss and recall over iterations: lags across, protocols down."""
     del scale
     rows = (

@@ -6,11 +6,13 @@ steps; an LSTM has none), both in the protocol `tuned` alone.
 
 import functools
 from collections.abc import Callable
-from typing import Any
-
-from matplotlib.figure import Figure
+from typing import TYPE_CHECKING, Any
 
 from experiments.reproduce import panels, protocol, trials
+from experiments.runs import pictures
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 SEEDS = {"smoke": 1, "cpu": 2, "full": 5}
 EPOCHS = {"smoke": None, "cpu": 3, "full": 26}
@@ -93,7 +95,7 @@ COLUMNS = (
 )
 
 
-def draw(found: list[dict], scale: str) -> Figure:
+def draw(found: list[dict], scale: str) -> "Figure":
     """Accuracy, ||dL/dh_0|| and margin over iterations, and over the leak."""
     del scale
     looks = panels.styles(panels.by_radius(found))
@@ -105,7 +107,7 @@ def draw(found: list[dict], scale: str) -> Figure:
     ]
     tuned = [record for record in found if record["protocol"] == "tuned"]
     height = 1.9 * (len(rows) + 1) + 0.5
-    figure = Figure(figsize=(7.2, height), layout="constrained")
+    figure = pictures.figure(7.2, height)
     grid = figure.subplots(len(rows) + 1, 3)
     for row, (name, length, mine) in zip(grid[:-1], rows, strict=True):
         series = panels.by_radius(mine)

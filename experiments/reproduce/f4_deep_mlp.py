@@ -4,11 +4,13 @@
 20.
 """
 
-from typing import Any
-
-from matplotlib.figure import Figure
+from typing import TYPE_CHECKING, Any
 
 from experiments.reproduce import estimates, panels, protocol, trials
+from experiments.runs import pictures
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 SEEDS = {"smoke": 1, "cpu": 2, "full": 5}
 SHAPE = {"smoke": (4, 8), "cpu": (40, 32), "full": (40, 32)}  # layers, hidden
@@ -66,11 +68,11 @@ def _run(
     return protocol.Run(place, f"deep_mlp:{model}", changes, protocol=name)
 
 
-def draw(found: list[dict], scale: str) -> Figure:
+def draw(found: list[dict], scale: str) -> "Figure":
     """Accuracy over epochs at one shape, and test accuracy over depth."""
     groups = panels.by_protocol(found)
     size = 7.2, 2.6 * len(groups) + 0.3
-    figure = Figure(figsize=size, layout="constrained")
+    figure = pictures.figure(*size)
     grid = figure.subplots(len(groups), 2, squeeze=False)
     for row, (name, records) in zip(grid, groups.items(), strict=True):
         _draw_row(row, name, records, scale)

@@ -6,12 +6,13 @@ their certificate may not be below 0.9. `cpu` has four of the six radii, one see
 10 epochs at 784 steps instead of 50.
 """
 
-from typing import Any
-
-from matplotlib.figure import Figure
+from typing import TYPE_CHECKING, Any
 
 from experiments.reproduce import panels, protocol
 from experiments.runs import pictures
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 SEEDS = {"smoke": 1, "cpu": 1, "full": 3}
 LENGTHS = {"smoke": (28,), "cpu": (28, 112, 784), "full": (28, 112, 784)}
@@ -92,9 +93,9 @@ def _run(
     return protocol.Run(name, config, changes, certificate=True)
 
 
-def draw(found: list[dict], scale: str) -> Figure:
+def draw(found: list[dict], scale: str) -> "Figure":
     """Certificate, test error and gap over the radius, a column for each length."""
-    figure = Figure(figsize=(7.2, 5.4), layout="constrained")
+    figure = pictures.figure(7.2, 5.4)
     columns = LENGTHS[scale]
     grid = figure.subplots(3, len(columns), squeeze=False, sharex=True, sharey="row")
     values = {"certificate": _bound, "test error": _error, "test − training": _gap}

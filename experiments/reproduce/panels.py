@@ -6,12 +6,13 @@ diverged ends at a cross. Who draws the figure adds one legend for all its panel
 
 import statistics
 from collections.abc import Callable, Iterable
-from typing import Any, NamedTuple
-
-from matplotlib.figure import Figure
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from experiments.reproduce import estimates, protocol
 from experiments.runs import pictures
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 _TICKS = ("bottom", "left", "labelbottom", "labelleft")
 
@@ -150,7 +151,7 @@ class Curve(NamedTuple):
 
 def lengths(
     found: list[dict], rows: tuple[Curve, ...], title: str, nothing: str, width: float
-) -> Figure:
+) -> "Figure":
     """Curves over iterations: lengths of the task across, protocols and rows down.
 
     Args:
@@ -164,7 +165,7 @@ def lengths(
     columns = sorted({record["config"]["task"]["length"] for record in found})
     groups = by_protocol(found)
     size = width * len(columns) + 0.3, 1.8 * len(rows) * len(groups) + 0.4
-    figure = Figure(figsize=size, layout="constrained")
+    figure = pictures.figure(*size)
     shape = len(groups), len(rows), len(columns)
     grid = figure.subplots(shape[0] * shape[1], shape[2], squeeze=False)
     for block, (name, records) in zip(grid.reshape(shape), groups.items(), strict=True):

@@ -29,13 +29,14 @@ import importlib
 import pathlib
 import runpy
 from collections.abc import Callable
-from typing import Any, NamedTuple
-
-from matplotlib import figure
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from configs import common
 from experiments.data import stand_in
 from experiments.runs import identity
+
+if TYPE_CHECKING:
+    from matplotlib import figure
 
 SCALES = ("smoke", "cpu", "full")
 RECURRENT = ("rnn", "irnn", "lstm", "ornn", "spectral")
@@ -106,7 +107,7 @@ class Figure(NamedTuple):
     name: str
     title: str
     settings: Callable[[str], list[Run]]
-    draw: Callable[[list[dict], str], figure.Figure] | None = None
+    draw: "Callable[[list[dict], str], figure.Figure] | None" = None
     table: Callable[[pathlib.Path, str], str] | None = None
     caption: str = ""
 
@@ -170,6 +171,14 @@ def _get_config(run: str, file: str) -> Callable[..., Any]:
         raise ValueError(
             f"config of {run} must be a file in configs/, got {file!r}"
         ) from None
+
+
+def config_file(run: Run) -> str:
+    """The path of the run's config file, with `:variant` where it has one."""
+    file, colon, variant = run.config.partition(":")
+    if not file.endswith(".py"):
+        file = str(pathlib.Path(common.__file__).with_name(f"{file}.py"))
+    return f"{file}{colon}{variant}"
 
 
 def config_dict(run: Run) -> dict:

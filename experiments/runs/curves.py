@@ -34,10 +34,11 @@ def learning_curve(
             thick = {"linewidth": 1.8, "color": pictures.BLUE, "marker": "o"}
             _draw(panel, curves.get("train", []), name, label="training", **thin)
             _draw(panel, curves["valid"], name, label="validation", **thick)
-            panel.set(xlabel="step", ylabel=name)
+            panel.set(xlabel="step", ylabel=pictures.plain(name, 40))
         _baseline(panels[0], started)
         panels[0].set_yscale("log")
-        panels[0].set_title(f"{started['task']}, {pictures.title(started['model'])}")
+        task = pictures.plain(started["task"], 40)
+        panels[0].set_title(f"{task}, {pictures.title(started['model'])}")
     return pathlib.Path(output)
 
 
@@ -81,7 +82,7 @@ def compare(
         if len({(run.started["task"], run.started["baseline"]) for run in runs}) == 1:
             _baseline(left, runs[0].started)
         left.set(xlabel="step", ylabel="training loss", yscale="log")
-        right.set(xlabel="step", ylabel=f"validation {metric}")
+        right.set(xlabel="step", ylabel=f"validation {pictures.plain(metric, 40)}")
         if pictures.spans([y for line in right.lines for y in line.get_ydata()]):
             right.set_yscale("log")
     return pathlib.Path(output).with_suffix(".png")
@@ -124,10 +125,10 @@ def _labels(runs: list[_Run]) -> list[str]:
         )
         for run in runs
     ]
-    for labels in (named, [run.folder.resolve().name for run in runs]):
+    for labels in (named, [pictures.plain(run.folder.resolve().name) for run in runs]):
         if len(set(labels)) == len(runs) and all(labels):
             return labels
-    return [str(run.folder) for run in runs]
+    return [pictures.plain(run.folder) for run in runs]
 
 
 def _short(fields: list[str]) -> list[str]:
@@ -143,7 +144,8 @@ def _value(field: str, name: str, value: Any) -> str:
     """'Spectral-RNN' of model.name, 'learning_rate = 0.01' of another."""
     if field == "model.name":
         return pictures.title(value)
-    return f"{name} = {value}".replace(" ", "\N{NO-BREAK SPACE}")  # one line's
+    words = pictures.plain(f"{name} = {value}")
+    return words.replace(" ", "\N{NO-BREAK SPACE}")  # on one line
 
 
 def _looks(runs: list[_Run]) -> list[dict[str, Any]]:

@@ -9,7 +9,7 @@ from typing import Any
 
 import filelock
 
-from experiments.runs import files, identity
+from experiments.runs import config_file, files, identity
 
 LOCK = "run.lock"
 
@@ -27,7 +27,10 @@ RESULT = {
 }
 
 # What a run writes; a link there may lead to what is none of its own.
-_WRITTEN = ("config.json", "metrics.jsonl", "result.json", "checkpoints", LOCK)
+_WRITTEN = (
+    *("config.json", config_file.NAME, "metrics.jsonl", "result.json", "checkpoints"),
+    LOCK,
+)
 
 
 def check(workdir: pathlib.Path, config: dict) -> bool:

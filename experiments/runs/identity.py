@@ -94,10 +94,12 @@ def to_config(stored: dict, where: str) -> Any:
     """
     config = common.get_config()
     flat = flatten(stored)
+    known = set(flatten(config.to_dict()))
+    model = models.MODELS.get(str(flat.get("model.name")))
+    if model:  # one's own may have fields of its own, as a task may
+        known |= model.reads
     unknown = [
-        field
-        for field in sorted(flat.keys() - flatten(config.to_dict()).keys())
-        if not field.startswith("task.")
+        field for field in sorted(flat.keys() - known) if not field.startswith("task.")
     ]
     if unknown:
         raise ValueError(

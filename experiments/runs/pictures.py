@@ -3,16 +3,18 @@
 import contextlib
 import io
 import logging
+import os
 import pathlib
+import sys
 import textwrap
+import warnings
 from collections.abc import Iterable, Iterator, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import matplotlib
 import numpy as np
-from matplotlib import rcsetup
-from matplotlib.figure import Figure
-from PIL import Image
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 from experiments.runs import files
 
@@ -52,7 +54,7 @@ STYLE: Any = {
     **{"lines.linewidth": 1.3, "lines.markersize": 3},
     **{"axes.grid": True, "grid.alpha": 0.3, "grid.linewidth": 0.5},
     **{"axes.spines.top": False, "axes.spines.right": False, "axes.linewidth": 0.6},
-    **{"legend.frameon": False, "axes.prop_cycle": rcsetup.cycler(color=list(PALETTE))},
+    **{"legend.frameon": False, "axes.prop_cycle": f"cycler('color', {PALETTE})"},
     "figure.constrained_layout.use": True,
     # Text stays text, and nothing in a file depends on when it was drawn.
     **{"svg.fonttype": "none", "pdf.fonttype": 42, "svg.hashsalt": "svdrnn"},
@@ -66,13 +68,67 @@ FORMATS = ("png", "pdf", "svg")
 
 
 def style() -> contextlib.AbstractContextManager[None]:
-    """The look of all pictures, in force while one is drawn and saved."""
-    return matplotlib.rc_context(STYLE)
+    """The look of all pictures, in force while one is drawn and saved.
+
+    It is matplotlib's own with `STYLE`, whatever the user's matplotlibrc says.
+    """
+    matplotlib = _matplotlib()
+    return matplotlib.rc_context({**matplotlib.rcParamsDefault, **STYLE})
+
+
+def _matplotlib() -> Any:
+    """The package, imported when something is drawn.
+
+    A notebook names its backend in MPLBACKEND, for its commands too, and where it is
+    not installed the import fails. Files need none; the user's own drawing has it where
+    it is there.
+    """
+    if "matplotlib" not in sys.modules:
+        backend = os.environ.pop("MPLBACKEND", "")
+        import matplotlib
+
+        if backend:
+            os.environ["MPLBACKEND"] = backend
+            with contextlib.suppress(ValueError):
+                matplotlib.rcParams["backend"] = backend
+    return sys.modules["matplotlib"]
+
+
+def figure(width: float, height: float) -> "Figure":
+    """An empty figure of so many inches, with a layout that keeps texts apart."""
+    _matplotlib()
+    from matplotlib.figure import Figure
+
+    return Figure(figsize=(width, height), layout="constrained")
+
+
+# Ahead of a "_", with which begins what matplotlib leaves out of a legend.
+_SHOWN = "\N{ZERO WIDTH SPACE}"
+
+
+def plain(text: Any, most: int | None = None) -> str:
+    """Text that comes from data, as a label that is drawn as it stands.
+
+    A dollar begins no mathematics, what cannot be printed is written as Python writes
+    it, and a leading "_" hides nothing from a legend.
+
+    Args:
+      text: of data, as the name of a folder.
+      most: letters, beyond which the middle is left out; None: any number.
+    """
+    shown = "".join(
+        letter if letter.isprintable() else letter.encode("unicode_escape").decode()
+        for letter in str(text)
+    )
+    if most is not None and len(shown) > most:
+        shown = f"{shown[: most // 2]}…{shown[len(shown) - most // 2 + 1 :]}"
+    shown = shown.replace("$", r"\$")
+    return _SHOWN + shown if shown.startswith("_") else shown
 
 
 def title(model: str) -> str:
     """What figures call a model: one of one's own by its name."""
-    return TITLES.get(model, model)
+    return TITLES.get(model) or plain(model, 40)
 
 
 def model_style(model: str, which: int = 0) -> dict[str, Any]:
@@ -90,13 +146,14 @@ def spans(values: Iterable[float]) -> bool:
 # Inches of a legend, about: a letter's width, that of the line drawn before the label,
 # the height of a line of text.
 _LETTER, _HANDLE, _LINE = 0.066, 0.4, 0.16
-_WHOLE_WORDS: Any = {"break_long_words": False, "break_on_hyphens": False}
+_ROWS = 4  # of a legend, for which a figure has room
 
 
-def legend(figure: Figure) -> None:
+def legend(figure: "Figure") -> None:
     """One legend for all panels, above them; equal labels are one entry.
 
-    Labels that are wider than the figure go on in further lines, for which it grows.
+    Labels that are wider than the figure go on in further lines, for which it grows, as
+    for more than a few rows.
     """
     found: dict[str, Any] = {}
     for panel in figure.axes:
@@ -106,18 +163,28 @@ def legend(figure: Figure) -> None:
         where: Any = "outside upper center"
         width = figure.get_figwidth()
         most = max(20, int((width - _HANDLE) / _LETTER))
-        labels = [textwrap.fill(label, most, **_WHOLE_WORDS) for label in found]
-        further = sum(label.count("\n") for label in labels)
+        labels = [_wrapped(label, most) for label in found]
+        columns = _columns(labels, width)
+        rows = -(-len(labels) // columns)
+        further = sum(label.count("\n") for label in labels) + max(0, rows - _ROWS)
         figure.set_figheight(figure.get_figheight() + _LINE * further)
         figure.legend(
             list(found.values()),
             labels,
             loc=where,
-            ncols=_columns(labels, width),
+            ncols=columns,
             handlelength=1.8,
             columnspacing=1.2,
             handletextpad=0.5,
         )
+
+
+def _wrapped(label: str, most: int) -> str:
+    """The label in lines of so many letters; the dollar of `plain` is one of them."""
+    dollar = "\ue000"  # of no script
+    text = label.removeprefix(_SHOWN).replace(r"\$", dollar)
+    lines = textwrap.fill(text, most, break_on_hyphens=False)
+    return lines.replace(dollar, r"\$")
 
 
 def _columns(labels: list[str], width: float) -> int:
@@ -131,7 +198,7 @@ def _columns(labels: list[str], width: float) -> int:
 
 
 def save(
-    figure: Figure, output: str | pathlib.Path, formats: Sequence[str] = ()
+    figure: "Figure", output: str | pathlib.Path, formats: Sequence[str] = ()
 ) -> pathlib.Path:
     """Writes `output` in `formats` (or `FORMATS`), with their endings; returns the PNG.
 
@@ -139,7 +206,9 @@ def save(
     """
     output = pathlib.Path(output)
     output.parent.mkdir(parents=True, exist_ok=True)
-    with style():
+    with style(), warnings.catch_warnings():
+        # A name may have letters that the font lacks: boxes, text in the SVG.
+        warnings.filterwarnings("ignore", "Glyph .* missing")
         figure.draw_without_rendering()
         figure.set_layout_engine("none")  # laid out once for all of them
         for ending in formats or FORMATS:
@@ -152,8 +221,10 @@ def save(
     return output.with_suffix(".png")
 
 
-def _save_png(figure: Figure, path: pathlib.Path) -> None:
+def _save_png(figure: "Figure", path: pathlib.Path) -> None:
     """128 colours, at a third of the size."""
+    from PIL import Image  # of matplotlib's own requirements
+
     with io.BytesIO() as buffer:
         figure.savefig(buffer, format="png", dpi=DPI)
         Image.open(buffer).convert("RGB").quantize(128).save(
@@ -164,10 +235,10 @@ def _save_png(figure: Figure, path: pathlib.Path) -> None:
 @contextlib.contextmanager
 def picture(
     width: float, height: float, output: str | pathlib.Path, *formats: str
-) -> Iterator[Figure]:
+) -> Iterator["Figure"]:
     """A figure of so many inches to draw into; saved with its legend at the end."""
     with style():
-        figure = Figure(figsize=(width, height), layout="constrained")
-        yield figure
-        legend(figure)
-        save(figure, output, formats)
+        drawing = figure(width, height)
+        yield drawing
+        legend(drawing)
+        save(drawing, output, formats)

@@ -22,7 +22,7 @@ class Progress:
       steps: of the whole run.
       per_step: what the rate counts of each step, as many `unit`.
       unit: "examples" or "tokens".
-      stream: standard output where None.
+      stream: standard output where None; there may be none at all.
     """
 
     def __init__(
@@ -33,7 +33,7 @@ class Progress:
         self._unit = unit
         self._stream = stream or sys.stdout
         self._bar: tqdm.tqdm | None = None
-        self._rewrites = self._stream.isatty()
+        self._rewrites = self._stream is not None and self._stream.isatty()
         self._printed = -math.inf
         self._metric: tuple[str, float] | None = None
 

@@ -1,8 +1,8 @@
 """Signals that ask a command to end: at once, or once what it does is saved. No JAX.
 
 SIGTERM, SIGHUP, SIGUSR1 (which Slurm sends before a time limit, if asked to) and
-SIGINT. One that the process was started to ignore, as SIGINT in the background of a
-script and SIGHUP under nohup, stays ignored.
+SIGINT, as far as the system has them. One that the process was started to ignore, as
+SIGINT in the background of a script and SIGHUP under nohup, stays ignored.
 """
 
 import contextlib
@@ -12,7 +12,11 @@ import threading
 from collections.abc import Callable, Iterator
 from typing import Any
 
-ENDING = (signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGINT)
+ENDING = tuple(
+    getattr(signal, name)
+    for name in ("SIGTERM", "SIGHUP", "SIGUSR1", "SIGINT")
+    if hasattr(signal, name)  # Windows has neither SIGHUP nor SIGUSR1
+)
 
 
 class Stopped(KeyboardInterrupt):
@@ -46,7 +50,8 @@ def exit_at_once(goes_on: str = "") -> None:
 
     def handle(number: int, _: Any) -> None:
         stopped = Stopped(number)
-        os.write(2, f"error: {stopped}{goes_on}\n".encode())
+        with contextlib.suppress(OSError):  # nobody reads
+            os.write(2, f"error: {stopped}{goes_on}\n".encode())
         os._exit(stopped.code)
 
     _install(handle)

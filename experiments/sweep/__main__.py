@@ -155,6 +155,7 @@ def _prepare(workdir: pathlib.Path) -> setup.Sweep:
         max_retries=_MAX_RETRIES.value,
         max_outage=_MAX_OUTAGE.value,
         worker=_WORKER.value or 0,
+        config_file=commandline.config_file(),
     )
     space = spaces.load(_SPACE.value)
     if not identity.DECIDING & set(space or ()):  # else some run may read them

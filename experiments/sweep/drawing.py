@@ -9,8 +9,6 @@ from collections.abc import Iterable
 from typing import Any, NamedTuple
 
 import optuna
-from matplotlib import pyplot
-from optuna.visualization import matplotlib as optuna_figures
 
 from experiments.runs import pictures
 from experiments.sweep import space as spaces
@@ -47,6 +45,7 @@ def draw(
     searched = [name for name in fields if name != spaces.SEED] or fields
     points = _points(rows, searched)
     over = f" over {seeds} seeds" if seeds > 1 and searched != fields else ""
+    metric = pictures.plain(metric, 40)
     if len(searched) > _PANELS and any(point.complete for point in points):
         name = f"validation {metric}{f', mean{over}' if over else ''}"
         return _draw_parallel(points, output, searched, name, higher_is_better)
@@ -95,9 +94,10 @@ def _draw_field(panel: Any, points: list[_Point], field: str, over: str) -> None
     ]
     if several and over:
         _draw_ranges(panel, several, f"mean and range{over}")
-    panel.set_xlabel(field)
+    panel.set_xlabel(pictures.plain(field, 40))
     if not _many(places):
-        panel.set_xticks(list(places.values()), list(places))
+        names = [pictures.plain(text, 30) for text in places]
+        panel.set_xticks(list(places.values()), names)
         panel.set_xlim(-0.5, max(places.values(), default=0) + 0.5)
     elif pictures.spans(places.values()):
         panel.set_xscale("log")
@@ -136,6 +136,10 @@ def _draw_parallel(
     """A line for each point with a completed run, from its value through its fields."""
     study = _study([p for p in points if p.complete], fields, higher_is_better)
     with pictures.style(), warnings.catch_warnings():
+        from matplotlib import pyplot
+        from optuna.visualization import matplotlib as optuna_figures
+
+        pyplot.switch_backend("agg")
         warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
         axes = optuna_figures.plot_parallel_coordinate(
             study, params=fields, target_name=name
@@ -159,7 +163,8 @@ def _draw_parallel(
 
 def _broken(axes: Any) -> tuple[list[float], list[str]]:
     """The names below the axes, in lines that do not run into each other."""
-    names = [label.get_text() for label in axes.get_xticklabels()]
+    first, *fields = [label.get_text() for label in axes.get_xticklabels()]
+    names = [first, *map(pictures.plain, fields)]
     lines = [name.replace(".", ".\n").replace(", ", ",\n") for name in names]
     return list(axes.get_xticks()), lines
 
@@ -199,7 +204,7 @@ def _distribution(texts: set[str]) -> optuna.distributions.BaseDistribution:
 def _value(text: str, column: set[str]) -> Any:
     """A number in a column of numbers, which Optuna draws in order, or the text."""
     if not _numeric(column):
-        return text
+        return pictures.plain(text)
     return int(text) if text.isdecimal() and not _many(column) else float(text)
 
 

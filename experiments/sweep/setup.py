@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 
 import optuna
 
-from experiments.runs import files, identity
+from experiments.runs import files, identity, origin
 from experiments.sweep import contact
 from experiments.sweep import space as spaces
 from experiments.sweep import storage as storages
@@ -27,6 +27,7 @@ class Options(NamedTuple):
     max_retries: int = 3
     max_outage: int = storages.MAX_OUTAGE
     worker: int = 0  # index among those of one command
+    config_file: str | None = None
 
 
 class Sweep(NamedTuple):
@@ -69,6 +70,7 @@ def prepare(config: Any, space: Any, workdir: pathlib.Path, options: Options) ->
         )
     names = ("sampler", "seed", "pruner", "pruner_startup", "pruner_warmup")
     asked = {"config": identity.to_dict(config), "space": space}
+    asked["settings"] = origin.settings()
     asked |= {name: getattr(options, name) for name in names}
     place = storages.place(workdir, options.storage, options.study)
     known = storages.read(workdir)
@@ -91,8 +93,11 @@ def prepare(config: Any, space: Any, workdir: pathlib.Path, options: Options) ->
     )
     if "sweep" in study.user_attrs:
         where = f"--study {place['study']}"
-        files.check_form(study.user_attrs["sweep"], storages.KEPT, where)
-        _check_same(where, study.user_attrs["sweep"], asked)
+        earlier = study.user_attrs["sweep"]
+        files.check_form(earlier, storages.KEPT, where)
+        _check_same(where, earlier, asked)
+        if changed := origin.notice(earlier, asked):
+            print(changed)
     else:
         study.set_user_attr("sweep", asked | judged)
     if known is None:
@@ -118,13 +123,14 @@ def _check_same(where: str, known: dict, asked: dict) -> None:
     changed += [
         f"--{name}: {known.get(name)!r} -> {value!r}"
         for name, value in asked.items()
-        if name != "config" and known.get(name) != value
+        if name not in ("config", "settings") and known.get(name) != value
     ]
     if changed:
         raise ValueError(
             f"{where} holds another sweep; name another or go back to these values"
             " (old -> new):\n  " + "\n  ".join(changed)
         )
+    origin.check_streams(where, known.get("settings"), asked["settings"])
 
 
 def _pruner(options: Options, config: Any) -> optuna.pruners.BasePruner:

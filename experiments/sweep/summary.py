@@ -4,10 +4,10 @@ Runs are compared by their validation metric; that of the test split is in sweep
 """
 
 import csv
+import math
 import pathlib
 import statistics
 import time
-from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import optuna
@@ -43,6 +43,7 @@ class Run(NamedTuple):
     kills: int
     error: str | None
     result: dict[str, Any]  # of its result.json: parameters, metrics at the best step
+    loss: float | None = None  # on validation data at the best step
 
 
 class Group(NamedTuple):
@@ -55,6 +56,7 @@ class Group(NamedTuple):
     high: float | None
     complete: int
     runs: int
+    loss: float | None  # mean, where all completed ones have one
 
 
 def runs(study: optuna.Study, workdir: pathlib.Path | None = None) -> list[Run]:
@@ -83,6 +85,7 @@ def runs(study: optuna.Study, workdir: pathlib.Path | None = None) -> list[Run]:
                 kills=storages.killed(tried),
                 error=attrs.get("error"),
                 result=_result(workdir, number) if state == "complete" else {},
+                loss=attrs.get("best_loss"),
             )
         )
     return found
@@ -110,23 +113,33 @@ def run_folder(workdir: pathlib.Path, number: int) -> pathlib.Path:
 
 
 def groups(found: list[Run], higher_is_better: bool) -> list[Group]:
-    """Runs joined over seeds, the best mean first and those without one last."""
+    """Runs joined over seeds, the best mean first and those without one last.
+
+    Of equal means the one with the lower mean loss goes first.
+    """
     joined: dict[tuple, list[Run]] = {}
     for run in found:
         point = {n: v for n, v in run.point.items() if n != spaces.SEED}
         if point or run.state == "complete":  # TPE has not drawn what waits
             joined.setdefault(tuple(point.items()), []).append(run)
     rows = [_group(dict(point), members) for point, members in joined.items()]
-    sign = -1 if higher_is_better else 1
-    return sorted(rows, key=lambda g: (g.mean is None, sign * (g.mean or 0)))
+    return sorted(rows, key=lambda g: _rank(g.mean, g.loss, higher_is_better))
+
+
+def _rank(
+    value: float | None, loss: float | None, higher_is_better: bool
+) -> tuple[float, ...]:
+    """The lower the better: by the value, then by the loss; None is last of all."""
+    value = -value if value is not None and higher_is_better else value
+    return tuple(math.inf if each is None else each for each in (value, loss))
 
 
 def _group(point: dict[str, Any], members: list[Run]) -> Group:
-    values = [
-        run.value
-        for run in members
-        if run.state == "complete" and run.value is not None
+    counted = [
+        run for run in members if run.state == "complete" and run.value is not None
     ]
+    values = [run.value for run in counted if run.value is not None]
+    losses = [run.loss for run in counted if run.loss is not None]
     return Group(
         point=point,
         mean=statistics.fmean(values) if values else None,
@@ -135,6 +148,9 @@ def _group(point: dict[str, Any], members: list[Run]) -> Group:
         high=max(values, default=None),
         complete=len(values),
         runs=len(members),
+        loss=statistics.fmean(losses)
+        if values and len(losses) == len(values)
+        else None,
     )
 
 
@@ -279,8 +295,7 @@ class Progress:
 
     def _best(self, complete: list[Run]) -> Run:
         maximize = self._study.direction == optuna.study.StudyDirection.MAXIMIZE
-        choose: Callable[..., Run] = max if maximize else min
-        return choose(complete, key=lambda run: run.value)
+        return min(complete, key=lambda run: _rank(run.value, run.loss, maximize))
 
     def _over(self, run: Run) -> bool:
         if run.state == "killed":  # or about to be queued again

@@ -250,9 +250,12 @@ def _train(sweep: setup.Sweep, trial: optuna.Trial) -> float:
     folder = summary.run_folder(sweep.workdir, trial.user_attrs["run"])
     folder.parent.mkdir(exist_ok=True)
     with _held(folder.with_suffix(".lock")), _log(folder.with_suffix(".log")):
-        result = loop.train(config, folder, on_validation)
+        result = loop.train(
+            config, folder, on_validation, config_file=sweep.options.config_file
+        )
     report()
     trial.set_user_attr("best_step", result["best"]["step"])
+    trial.set_user_attr("best_loss", result["best"]["valid"]["loss"])
     trial.set_user_attr("seconds", round(result["wall_seconds"], 1))
     return result["best"]["valid"][sweep.metric]
 

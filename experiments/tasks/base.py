@@ -24,7 +24,8 @@ class Task(abc.ABC):
 
     Attributes:
       name: the registry's name of the task.
-      primary: the metric that chooses the best step on validation data.
+      primary: the metric that chooses the best step on validation data; of equal ones
+        the lower loss does, and of equal losses the later step.
       higher_is_better: direction of `primary`.
       sequential: whether the inputs have a time axis.
       time_steps: those of a training sequence, where they are known: whether the run
@@ -100,6 +101,11 @@ class Task(abc.ABC):
         Arrays (batch, ...), or (batch, time, ...) where the tokens of a text are
         counted. Of a task that says nothing else: outputs beside the batch's targets.
         """
+        if "targets" not in batch:
+            raise ValueError(
+                f"the task {self.name} must have a method predictions, or batches with"
+                f" 'targets', got {', '.join(batch)}"
+            )
         return {"predictions": outputs, "targets": jnp.asarray(batch["targets"])}
 
     @abc.abstractmethod

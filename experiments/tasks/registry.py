@@ -51,11 +51,23 @@ register(
 register("ptb_word", "experiments.tasks.penn_treebank:words", ("window",))
 register("ptb_char", "experiments.tasks.penn_treebank:characters", ("window",))
 
+_SHIPPED = TASKS.copy()
+
+
+def is_known(name: str) -> bool:
+    """Whether a task of that name is registered."""
+    return name in TASKS
+
+
+def is_own(name: str) -> bool:
+    """Whether it was registered elsewhere than here, in the place of ours or beside."""
+    return name in TASKS and TASKS[name] != _SHIPPED.get(name)
+
 
 def check(config: Any) -> None:
     """Raises ValueError for an unknown name, or where a field is missing."""
     name = config.task.name
-    if name not in TASKS:
+    if not is_known(name):
         raise ValueError(
             f"config.task.name must be one of {', '.join(TASKS)}, got {name!r}"
         )

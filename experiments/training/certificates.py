@@ -19,6 +19,7 @@ def of_run(
     *,
     delta: float = 0.05,
     data_dir: str | None = None,
+    config_file: str | None = None,
 ) -> dict[str, Any]:
     """Computes the certificate of a finished run and writes it into the workdir.
 
@@ -29,6 +30,7 @@ def of_run(
       which: "best" on validation data, or "last": the final parameters.
       delta: the probability with which the bound may fail.
       data_dir: where the data are, if not at the place that the config names.
+      config_file: see `experiments.load`.
 
     Returns:
       The fields of `svdrnn.generalization.Certificate`; `inputs_bound`, `test_error`,
@@ -41,7 +43,9 @@ def of_run(
     finished = workdir / "result.json"
     if not finished.exists():
         raise ValueError(f"workdir must hold a finished run, got {workdir}")
-    model, task, config, step = loading.load(workdir, which, data_dir=data_dir)
+    model, task, config, step = loading.load(
+        workdir, which, data_dir=data_dir, config_file=config_file
+    )
     if not isinstance(task, mnist.MNIST) or task.inputs_bound is None:
         raise ValueError(
             "config.task.name must be a task of classes whose inputs have a bound, got"

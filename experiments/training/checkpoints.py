@@ -3,18 +3,20 @@
 import hashlib
 import json
 import math
+import os
 import pathlib
 import shutil
 import tempfile
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import orbax.checkpoint as ocp
 from absl import logging
 
 from experiments.runs import files
-from experiments.training import devices
+from experiments.training import processes
 
 KEPT = 2
 OVERHEAD = 2**18  # bytes of a checkpoint besides its arrays, generously
@@ -27,8 +29,9 @@ FIRST_RECORD: dict[str, Any] = {
     "restores": 0,
 }
 
-# Orbax looks for its parts by patterns, and TensorStore takes a backslash for a slash.
-_MISREAD = set("*?[]\\")
+# Orbax looks for its parts by patterns, and TensorStore takes a backslash for a slash,
+# which it is on Windows.
+_MISREAD = set("*?[]\\") - {os.sep}
 
 
 class Checkpoints:
@@ -48,7 +51,7 @@ class Checkpoints:
         if read_only:
             self._manager = self._open(max_to_keep=None, create=False)
             return
-        devices.by_first(self._prepare)
+        processes.by_first(self._prepare)
         with files.writing(self.directory):
             self._manager = self._open(max_to_keep=KEPT, cleanup_tmp_directories=True)
 
@@ -73,12 +76,13 @@ class Checkpoints:
             if self._read_only or not named:
                 raise ValueError(f"{damaged} cannot be read: {error}") from error
             logging.warning("removing %s, of which one is damaged: %s", damaged, error)
-            devices.by_first(lambda: _remove(named))
+            processes.by_first(lambda: _remove(named))
             return ocp.CheckpointManager(path, options=chosen)
 
     def _readable_path(self) -> pathlib.Path:
         """The folder, or a link to it under a name that is read as it stands."""
-        if not _MISREAD & set(str(self.directory)):
+        name = str(self.directory)
+        if not _MISREAD & set(name) and _is_text(name):
             return self.directory
         self._alias = tempfile.TemporaryDirectory(prefix="svdrnn-")
         link = pathlib.Path(self._alias.name) / "checkpoints"
@@ -94,14 +98,16 @@ class Checkpoints:
         if step in self._manager.all_steps():
             return
         record = {**FIRST_RECORD, **record}
-        devices.by_first(lambda: self._check_space(step, state, best_params))
+        processes.by_first(lambda: self._check_space(step, state, best_params))
         args = ocp.args.Composite(
-            state=ocp.args.StandardSave(state),
-            best_params=ocp.args.StandardSave(best_params),
+            state=ocp.args.StandardSave(_stored(state)),
+            best_params=ocp.args.StandardSave(_stored(best_params)),
             record=ocp.args.JsonSave(_sealed(step, best_params, record)),
         )
         try:
             self._manager.save(step, args=args)
+        except jax.errors.JaxRuntimeError:  # of devices or processes, not of the disk
+            raise
         except Exception as error:  # TensorStore raises ValueError on a full disk
             cause = getattr(error, "strerror", None) or str(error)
             cause = cause.split("\n")[0].split(" [")[0]
@@ -135,8 +141,8 @@ class Checkpoints:
           ValueError: there are checkpoints, but none can be read.
         """
         args = ocp.args.Composite(
-            state=ocp.args.StandardRestore(_abstract(state)),
-            best_params=ocp.args.StandardRestore(_abstract(best_params)),
+            state=ocp.args.StandardRestore(_abstract(_stored(state))),
+            best_params=ocp.args.StandardRestore(_abstract(_stored(best_params))),
             record=ocp.args.JsonRestore(),
         )
         damaged: dict[int, Exception] = {}
@@ -144,7 +150,11 @@ class Checkpoints:
         for step in steps:
             try:
                 found = self._manager.restore(step, args=args)
-                record = _opened(step, found.state, found.best_params, found.record)
+                restored = _like(state, found.state)
+                best = _like(best_params, found.best_params)
+                record = _opened(step, restored, best, found.record)
+            except jax.errors.JaxRuntimeError:  # nothing is wrong with the checkpoint
+                raise
             except Exception as error:  # orbax raises many kinds for a damaged one
                 logging.warning("checkpoint %d cannot be read: %s", step, error)
                 damaged[step] = error
@@ -152,7 +162,7 @@ class Checkpoints:
             surplus = [*damaged, *steps[len(damaged) + KEPT :]]
             for other in [] if self._read_only else surplus:
                 self._manager.delete(other)
-            return found.state, found.best_params, record
+            return restored, best, record
         if damaged:
             step, cause = next(iter(damaged.items()))
             raise ValueError(
@@ -168,6 +178,11 @@ class Checkpoints:
             self._alias.cleanup()
 
 
+def _is_text(name: str) -> bool:
+    """Whether all bytes of a name are text, as TensorStore wants them."""
+    return name.encode(errors="ignore").decode() == name
+
+
 def _remove(paths: list[pathlib.Path]) -> None:
     for path in paths:
         path.unlink(missing_ok=True)
@@ -175,6 +190,20 @@ def _remove(paths: list[pathlib.Path]) -> None:
 
 def _abstract(tree: Any) -> Any:
     return jax.tree.map(ocp.utils.to_shape_dtype_struct, tree)
+
+
+def _stored(tree: Any) -> Any:
+    """The tree with a zero for every array without entries, which orbax refuses."""
+    return jax.tree.map(lambda x: x if x.size else np.zeros((), x.dtype), tree)
+
+
+def _like(tree: Any, stored: Any) -> Any:
+    """What `_stored` was made of, where the tree has its structure and shapes."""
+
+    def whole(x: Any, found: Any) -> Any:
+        return found if x.size else jnp.zeros(x.shape, x.dtype, device=x.sharding)
+
+    return jax.tree.map(whole, tree, stored)
 
 
 def _remove_unfinished(directory: pathlib.Path) -> None:

@@ -1,33 +1,36 @@
-"""The devices of a run: how many, what lies where, and who of many processes writes.
+"""The devices of a run: how many, and what lies where.
 
 Every device holds all parameters and a share of every batch. A step computes the
 gradient of its share alone, and one sum over the devices follows: nothing else crosses
-between them. CPU devices share a pool of as many threads as there are devices, and a
-sum that waits for the others holds one: two of them in flight could wait for ever. So
-there is one in a step, each step needs what the last one made, and an evaluation has
-none. The processes of a run on many hosts do the same things in the same order; the
-first of them writes.
+between them, and an evaluation has no sum.
+
+The rule of CPU devices: no program of a process waits for another program of the same
+process. XLA runs the programs of all CPU devices of a process by as many threads as
+there are devices, and a program that is launched waits in one of these threads while
+too many are in flight. If another waits in a collective for the program of a second
+device, that one may have no thread left, and the run stands still for ever. So the
+devices of a process share a sum without a collective: each has its row of summands, the
+rows are copied to every device, and a second program adds them up there, in the order
+of the devices, and makes the update. Between processes there is a collective, of one
+device each. On accelerators, which have no such threads, it is one collective a step.
 """
 
 import contextlib
 import dataclasses
-import json
-import os
-import sys
-from collections.abc import Callable, Iterator
+import functools
+from collections.abc import Callable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.experimental import multihost_utils
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from experiments import checks
 from experiments.runs import cores
+from experiments.training import exchange
 
 BATCH = "batch"  # the axis of the mesh
-ALONE = 5  # exit code where another process is gone
 WORTHWHILE = 8  # least examples of a batch for a device that is a core
 MOST = 64  # CPU devices on a machine of fewer cores; each takes memory
 
@@ -45,130 +48,6 @@ def start(wanted: int | None = None) -> None:
         if already < asked:
             count = max(cores.count(), asked)
             jax.config.update("jax_num_cpu_devices", count)
-
-
-def join(
-    coordinator: str | None, num_processes: int | None, process_id: int | None
-) -> None:
-    """Joins the other processes of a run; before JAX is used.
-
-    They are those of the arguments or, without any, of the Slurm step or the TPU pod
-    that this is one of.
-
-    Args:
-      coordinator: host:port at which the first process listens.
-      num_processes: of the whole run.
-      process_id: of this one, 0 the first.
-
-    Raises:
-      ValueError: some of the arguments without the others, or a number that is none of
-        the run's.
-    """
-    given = (coordinator, num_processes, process_id)
-    if given == (None, None, None):
-        if _cluster():
-            jax.distributed.initialize()
-        return
-    if coordinator is None or num_processes is None or process_id is None:
-        raise ValueError(
-            "--coordinator, --num_processes and --process_id must be given together,"
-            f" got {coordinator!r}, {num_processes!r} and {process_id!r}"
-        )
-    if process_id >= num_processes:
-        raise ValueError(
-            f"--process_id must be less than --num_processes {num_processes}, got"
-            f" {process_id}"
-        )
-    jax.distributed.initialize(coordinator, num_processes, process_id)
-
-
-@contextlib.contextmanager
-def together() -> Iterator[None]:
-    """Ends the process where one of several fails, without waiting for the others.
-
-    They notice that it is gone: what they wait for fails as well, with exit code
-    `ALONE`.
-    """
-    try:
-        yield
-    except SystemExit as ending:
-        _leave(int(ending.code or 0))
-        raise
-    except jax.errors.JaxRuntimeError as error:
-        if jax.distributed.is_initialized():
-            first_line = str(error).partition("\n")[0]
-            print(
-                f"error: another process of this run has ended ({first_line})",
-                file=sys.stderr,
-            )
-            _leave(ALONE)
-        raise
-
-
-def _leave(code: int) -> None:
-    """Ends a process of several at once; of one, nothing."""
-    if jax.distributed.is_initialized():
-        sys.stdout.flush()
-        sys.stderr.flush()
-        os._exit(code)
-
-
-def _cluster() -> bool:
-    """Whether this is one of several processes of a Slurm step or a TPU pod."""
-    tasks = os.environ.get("SLURM_STEP_NUM_TASKS", "1")
-    hosts = os.environ.get("TPU_WORKER_HOSTNAMES", "")
-    return tasks not in ("", "1") or "," in hosts
-
-
-# ---- Processes.
-
-
-def first() -> bool:
-    """Whether this process is the one that writes."""
-    return jax.process_index() == 0
-
-
-def by_first(make: Callable[[], Any]) -> Any:
-    """What the first process makes, plain JSON values, in all of them.
-
-    Raises:
-      ValueError: in the other processes, where the first raises anything.
-    """
-    if jax.process_count() == 1:
-        return make()
-    answer, error = {}, None
-    if first():
-        try:
-            answer = {"made": make()}
-        except Exception as raised:
-            error = raised
-            answer = {"error": str(raised)}
-    text = np.frombuffer(json.dumps(answer).encode(), np.uint8)
-    share = multihost_utils.broadcast_one_to_all
-    length = int(share(np.int32(len(text))))
-    text = np.asarray(share(np.resize(text, length)))
-    if error is not None:
-        raise error
-    answer = json.loads(text.tobytes())
-    if "error" in answer:
-        raise ValueError(f"the first process refused: {answer['error']}")
-    return answer["made"]
-
-
-def agreed(asked: int | None, waits: bool) -> int | None:
-    """The signal by which any of the processes was asked to end, for all of them.
-
-    Several processes ask each other only where they wait in any case; one alone knows.
-    """
-    if jax.process_count() == 1:
-        return asked
-    if not waits:
-        return None
-    found = multihost_utils.process_allgather(np.int32(asked or 0))
-    return int(np.max(found)) or None
-
-
-# ---- Devices.
 
 
 def choose(wanted: int | None, batch_size: int) -> "Spread":
@@ -199,14 +78,20 @@ def choose(wanted: int | None, batch_size: int) -> "Spread":
             "config.train.batch_size must be a multiple of config.train.devices"
             f" {count}{of}, got {batch_size}"
         )
-    if count * processes == 1:
-        return Spread(None)
+    return _spread(count)
+
+
+def _spread(count: int) -> "Spread":
+    """The first so many devices of each process."""
     chosen = [
         device
-        for process in range(processes)
+        for process in range(jax.process_count())
         for device in jax.local_devices(process_index=process)[:count]
     ]
-    return Spread(Mesh(np.array(chosen), (BATCH,)))
+    if len(chosen) == 1:
+        return ONE
+    collective = jax.default_backend() != "cpu"
+    return Spread(Mesh(np.array(chosen), (BATCH,)), collective)
 
 
 def fitting(batch_size: int) -> list[int]:
@@ -224,20 +109,50 @@ def fitting(batch_size: int) -> list[int]:
 
 @dataclasses.dataclass(frozen=True)
 class Spread:
-    """How arrays lie on the devices of a run.
+    """How the arrays of a run lie on its devices, and how sums cross between them.
 
-    `sum`, `own`, `vary` and `examples` are for use inside what `over` returns; all do
-    the least on one device, where there is no mesh.
+    `examples` and `vary` are for use inside of the functions that `step` and `over`
+    take. Everything does the least on one device, where there is no mesh.
+
+    Attributes:
+      mesh: the devices of all processes, in one axis; None: one device.
+      collective: whether a step is one program that sums over the devices by a
+        collective. CPU devices of one process must not: see the rule of this module.
     """
 
     mesh: Mesh | None = None
+    collective: bool = False
 
     @property
     def count(self) -> int:
         """The number of devices, of all processes."""
         return 1 if self.mesh is None else self.mesh.size
 
-    # ---- Outside.
+    @property
+    def own_devices(self) -> list[jax.Device]:
+        """The devices of this process, in the order of the mesh."""
+        if self.mesh is None:
+            return jax.local_devices()[:1]
+        mine = jax.process_index()
+        return [d for d in self.mesh.devices.flat if d.process_index == mine]
+
+    def narrowed(self, examples: int) -> "Spread":
+        """The first of the devices, so that each has its share of so many examples.
+
+        That is `WORTHWHILE` of them on a CPU; an accelerator takes any share. Of every
+        process one device remains.
+        """
+        if self.mesh is None or self.collective:
+            return self
+        processes, there = jax.process_count(), len(self.own_devices)
+        for count in range(there, 1, -1):
+            if -(-examples // (count * processes)) >= WORTHWHILE:
+                break
+        else:
+            count = 1
+        return self if count == there else _spread(count)
+
+    # ---- Where arrays lie.
 
     def everywhere(self, tree: Any) -> Any:
         """The arrays, whole on every device."""
@@ -263,53 +178,133 @@ class Spread:
 
         return jax.tree.map(place, tree)
 
-    def fetch(self, tree: Any) -> Any:
-        """What lies on the devices of all processes, as numpy arrays."""
+    def held(self, tree: Any) -> Any:
+        """Arrays that lie whole on these devices and others, as those of these alone.
+
+        Nothing is copied.
+        """
+        devices = self.own_devices
+
+        def hold(leaf: jax.Array) -> jax.Array:
+            pieces = {shard.device: shard.data for shard in leaf.addressable_shards}
+            if self.mesh is None:
+                return pieces[devices[0]]
+            return self._whole([pieces[device] for device in devices])
+
+        return jax.tree.map(hold, tree)
+
+    def _whole(self, pieces: list[jax.Array]) -> jax.Array:
+        """One array, whole on every device, of what lies on those of this process."""
+        assert self.mesh is not None
+        return jax.make_array_from_single_device_arrays(
+            pieces[0].shape, NamedSharding(self.mesh, PartitionSpec()), pieces
+        )
+
+    def read(self, tree: Any) -> Any:
+        """What `over` returned of the devices of this process, as numpy arrays."""
         if jax.process_count() == 1:
             return jax.device_get(tree)
-        return multihost_utils.process_allgather(tree, tiled=True)
+        return jax.tree.map(
+            lambda leaf: np.concatenate([s.data for s in leaf.addressable_shards]), tree
+        )
 
-    def over(
-        self, step: Callable, given: tuple, result: Any, *, donate: bool = False
-    ) -> Callable:
-        """The step, jitted, on every device's share of its arguments.
+    # ---- Programs.
+
+    def over(self, function: Callable, given: tuple, result: Any) -> Callable:
+        """The function, jitted, on every device's share of its arguments.
 
         Args:
-          step: takes some trees and a batch.
+          function: takes some trees and a batch; nothing crosses between devices.
           given: specs of those trees, as `jax.shard_map` takes them.
           result: spec of what it returns.
-          donate: whether the buffers of the first tree are given up.
         """
-        donated = (0,) if donate else ()
         if self.mesh is None:
-            return jax.jit(step, donate_argnums=donated)
-        mesh = self.mesh
+            return jax.jit(function)
 
         def spread(*trees: Any) -> Any:
             specs = (*given, jax.tree.map(_share, trees[-1]))
-            return jax.shard_map(step, mesh=mesh, in_specs=specs, out_specs=result)(
-                *trees
+            return self._shared(function, specs, result)(*trees)
+
+        return jax.jit(spread)
+
+    def step(
+        self, share: Callable, update: Callable, state_lies: Any, kept_lie: Any
+    ) -> Callable:
+        """One step of training, jitted: (state, batch) -> (state, numbers).
+
+        The state's buffers are donated.
+
+        Args:
+          share: (state, batch) -> (summands, kept) of a device's share of the batch;
+            `summands` are what is summed over the devices.
+          update: (state, sums, kept) -> (state, numbers), the same on every device.
+          state_lies: specs of the state.
+          kept_lie: specs of `kept`.
+        """
+        whole = PartitionSpec()
+        if self.mesh is None:
+            return jax.jit(
+                lambda state, batch: update(state, *share(state, batch)),
+                donate_argnums=0,
             )
 
-        return jax.jit(spread, donate_argnums=donated)
+        if self.collective:
 
-    # ---- Inside.
+            def step(state: Any, batch: Any) -> Any:
+                summands, kept = share(state, batch)
+                sums = jax.lax.psum(exchange.pack(summands), BATCH)
+                return update(state, exchange.unpack(sums), kept)
 
-    def sum(self, tree: Any) -> Any:
-        """The sums over the devices, of all arrays of a dtype at once."""
-        if self.mesh is None:
-            return tree
-        leaves, structure = jax.tree.flatten(tree)
-        summed = list(leaves)
-        # In one order in every process, as sums have to be.
-        for dtype in dict.fromkeys(leaf.dtype for leaf in leaves):
-            places = [i for i, leaf in enumerate(leaves) if leaf.dtype == dtype]
-            flat = jnp.concatenate([leaves[i].ravel() for i in places])
-            flat = jax.lax.psum(flat, BATCH)
-            ends = np.cumsum([leaves[i].size for i in places])
-            for i, part in zip(places, jnp.split(flat, ends[:-1]), strict=True):
-                summed[i] = part.reshape(leaves[i].shape)
-        return jax.tree.unflatten(structure, summed)
+            def spread(state: Any, batch: Any) -> Any:
+                specs = (state_lies, jax.tree.map(_share, batch))
+                return self._shared(step, specs, (state_lies, whole))(state, batch)
+
+            return jax.jit(spread, donate_argnums=0)
+
+        def packed_share(state: Any, batch: Any) -> tuple[exchange.Packed, Any]:
+            summands, kept = share(state, batch)
+            rows = jax.tree.map(lambda vector: vector[None], exchange.pack(summands))
+            return rows, kept
+
+        def add_and_update(state: Any, rows: list[exchange.Packed], kept: Any) -> Any:
+            row = _added(rows)
+            sums = exchange.unpack(jax.tree.map(lambda vector: vector[0], row))
+            return update(state, sums, kept)
+
+        of_device = PartitionSpec(BATCH)
+        first = self.over(packed_share, (state_lies,), (of_device, kept_lie))
+        specs = (state_lies, whole, kept_lie)
+        second = jax.jit(
+            self._shared(add_and_update, specs, (state_lies, whole)), donate_argnums=0
+        )
+
+        def in_two(state: Any, batch: Any) -> Any:
+            rows, kept = first(state, batch)
+            return second(state, self._exchanged(rows), kept)
+
+        return in_two
+
+    def _shared(self, function: Callable, given: tuple, result: Any) -> Callable:
+        return jax.shard_map(function, mesh=self.mesh, in_specs=given, out_specs=result)
+
+    def _exchanged(self, rows: exchange.Packed) -> list[exchange.Packed]:
+        """The rows of all devices, in their order, each whole on every device.
+
+        Of several processes it is one row: each adds up its own, and one device of each
+        takes part in a sum over the processes.
+        """
+        devices = self.own_devices
+        of_devices = [
+            jax.tree.map(lambda vector, i=i: vector.addressable_data(i), rows)
+            for i in range(len(devices))
+        ]
+        if jax.process_count() > 1:
+            on_first = jax.device_put(of_devices, devices[0])
+            of_devices = [exchange.summed(_added_at_once(on_first))]
+        copies = [jax.device_put(of_devices, device) for device in devices]
+        return jax.tree.map(lambda *pieces: self._whole(list(pieces)), *copies)
+
+    # ---- Inside of them.
 
     def own(self, tree: Any) -> Any:
         """Scalars as what `over` returns of each device, to be added up by the host."""
@@ -336,3 +331,11 @@ ONE = Spread()
 
 def _share(leaf: Any) -> PartitionSpec:
     return PartitionSpec(BATCH) if jnp.ndim(leaf) else PartitionSpec()
+
+
+def _added(trees: list[Any]) -> Any:
+    """The sum of trees of arrays, in their order."""
+    return functools.reduce(lambda a, b: jax.tree.map(jnp.add, a, b), trees)
+
+
+_added_at_once = jax.jit(_added)

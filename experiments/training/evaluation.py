@@ -8,7 +8,7 @@ import numpy as np
 
 from experiments.runs import logs
 from experiments.tasks import base
-from experiments.training import devices, steps
+from experiments.training import devices, exchange, steps
 
 
 def evaluate(
@@ -21,11 +21,18 @@ def evaluate(
     """The task's metrics over a whole split, summed in float64 and divided once.
 
     A stateful task's batches may differ in size from those of training; its state
-    goes from zeros through the split, apart from `state.carry`.
+    goes from zeros through the split, apart from `state.carry`. The parameters may lie
+    on more devices than those of `spread`, see `devices.Spread.narrowed`.
     """
-    parts = (state.params, state.rest, state.carry)
-    going = go_through(eval_step, task, split, *parts, spread)
-    return task.metrics(total(spread.fetch([sums for _, sums in going])))
+    params, rest = spread.held((state.params, state.rest))
+    going = go_through(eval_step, task, split, params, rest, state.carry, spread)
+    own = total(spread.read([sums for _, sums in going]))
+    return task.metrics(exchange.added(own))
+
+
+def batch_size(task: base.Task) -> int:
+    """The examples of a batch of an evaluation."""
+    return len(next(iter(task.eval_batches("valid")))["inputs"])
 
 
 def go_through(
@@ -112,11 +119,18 @@ def final_metrics(
 
 
 def better(task: base.Task, metrics: dict, best: dict | None) -> bool:
-    """Whether metrics beat the best so far; a tie does not."""
-    if best is None:
-        return True
-    new, old = metrics[task.primary], best["valid"][task.primary]
-    return new > old if task.higher_is_better else new < old
+    """Whether metrics are better than the best so far, or as good and later.
+
+    By the task's primary metric, and where that is the same by the loss: a small split
+    has few accuracies, and the earliest of equal ones is the worst trained.
+    """
+    return best is None or _rank(task, metrics) <= _rank(task, best["valid"])
+
+
+def _rank(task: base.Task, metrics: dict) -> tuple[float, float]:
+    """The lower the better."""
+    primary = metrics[task.primary]
+    return -primary if task.higher_is_better else primary, metrics["loss"]
 
 
 def storable(metrics: dict) -> dict:

@@ -5,6 +5,7 @@ from typing import Any, NamedTuple
 
 from flax import nnx
 
+from experiments.runs import config_file as config_files
 from experiments.runs import files, identity
 from experiments.tasks import base
 from experiments.training import assembly, checkpoints, fields, optimizers
@@ -23,7 +24,11 @@ class Loaded(NamedTuple):
 
 
 def load(
-    workdir: str | pathlib.Path, which: str = "best", *, data_dir: str | None = None
+    workdir: str | pathlib.Path,
+    which: str = "best",
+    *,
+    data_dir: str | None = None,
+    config_file: str | None = None,
 ) -> Loaded:
     """See `experiments.load`; nothing is written."""
     checks.check_name("which", which, WHICH)
@@ -31,7 +36,9 @@ def load(
     path = workdir / "config.json"
     if not path.exists():
         raise ValueError(f"workdir must hold a run, got {workdir}: no config.json")
-    config = identity.to_config(files.read_object(path), str(path))
+    stored = files.read_object(path)
+    config_files.register(workdir, stored, config_file)
+    config = identity.to_config(stored, str(path))
     if data_dir is not None:
         config.data_dir = data_dir
     fields.check(config)

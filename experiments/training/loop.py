@@ -15,25 +15,28 @@ from flax import nnx
 
 from experiments.data import stand_in
 from experiments.models import build as models
+from experiments.runs import config_file as config_files
 from experiments.runs import (
     curves,
     files,
     folder,
     identity,
     logs,
+    origin,
     progress,
-    records,
     signals,
     summary,
 )
 from experiments.tasks import base
 from experiments.training import (
+    agreement,
     assembly,
     checkpoints,
     devices,
     evaluation,
     fields,
     optimizers,
+    processes,
     steps,
 )
 
@@ -46,6 +49,8 @@ def train(
     config: Any,
     workdir: str | pathlib.Path,
     on_validation: Callable[[int, dict[str, float]], None] | None = None,
+    *,
+    config_file: str | None = None,
 ) -> dict:
     """Trains what the config says and returns the content of result.json.
 
@@ -55,13 +60,15 @@ def train(
 
     Where JAX has not been used before, it is started with a CPU device a core, over
     which `config.train.devices` splits the batches. In a run of several processes each
-    calls this with the same arguments, after `devices.join`; the first one writes.
+    calls this with the same arguments, after `processes.join`; the first one writes.
 
     Args:
       config: as `configs/common.py` gives it, with a task.
       workdir: folder of the run; made where there is none.
       on_validation: called with the step and the metrics of every validation that
         this session makes; what it raises ends the session.
+      config_file: that the config came from, with `:argument` where it has one; it is
+        imported when a run of a task or a model of one's own is opened.
 
     Returns:
       task, model, backend, devices, seed, steps; num_params (stored numbers) and
@@ -78,8 +85,13 @@ def train(
       files.Unwritable: the workdir is full, read-only or gone.
       signals.Stopped: a signal came; the step that was being made is saved.
     """
-    with contextlib.ExitStack() as held:
-        return _train(config, pathlib.Path(workdir), on_validation, held)
+    with (
+        # The random streams are those of the seed, whatever JAX is set to.
+        jax.default_prng_impl("threefry2x32"),
+        jax.threefry_partitionable(True),
+        contextlib.ExitStack() as held,
+    ):
+        return _train(config, pathlib.Path(workdir), on_validation, held, config_file)
 
 
 def _train(
@@ -87,23 +99,29 @@ def _train(
     workdir: pathlib.Path,
     on_validation: Callable[[int, dict[str, float]], None] | None,
     held: contextlib.ExitStack,
+    config_file: str | None,
 ) -> dict:
     """As `train`; what has to be given back at the end goes to `held`."""
     began = time.monotonic()
 
     # ---- Checks, before anything is written or compiled.
-    fields.check(config)
-    content = identity.to_dict(config)
+    content = agreement.agree(lambda: _checked(config), agreement.of_start)
     devices.start(config.train.devices)
-    if not devices.first():
+    agreement.agree(jax.local_devices, agreement.of_machine)
+    if not processes.first():
         nowhere = held.enter_context(pathlib.Path(os.devnull).open("w"))
         held.enter_context(contextlib.redirect_stdout(nowhere))
-    known, finished = devices.by_first(lambda: _look(workdir, content))
+    known, finished = processes.by_first(lambda: _look(workdir, content))
     if finished:
         return finished
 
     # ---- The data, the model and its state.
-    parts = assembly.assemble(config)
+    parts = agreement.agree(
+        lambda: assembly.assemble(config),
+        lambda parts: agreement.of_parts(
+            parts.task, parts.spread.count // jax.process_count()
+        ),
+    )
     task, count, graph, state = parts.task, parts.steps, parts.graph, parts.state
     learning_rate, spread = parts.learning_rate, parts.spread
     sizes = {
@@ -124,15 +142,25 @@ def _train(
         return learning_rate, make_train_step(optimizer)
 
     train_step = make_train_step(parts.optimizer)
-    eval_step = steps.make_eval_step(graph, task, spread=spread)
+    # Batches of an evaluation may be too small for all devices.
+    reading = spread.narrowed(evaluation.batch_size(task))
+    eval_step = steps.make_eval_step(graph, task, spread=reading)
     observe = optimizers.make_observe(config.train)
     averaged = optimizers.make_averaged(config.train)
-    diagnose = jax.jit(lambda *state: nnx.merge(graph, *state).diagnostics())
+    diagnostics_of = jax.jit(lambda *state: nnx.merge(graph, *state).diagnostics())
+
+    def diagnose(state: steps.TrainState) -> dict:
+        """The model's own numbers, by one device."""
+        parts = devices.ONE.held((state.params, state.rest))
+        return jax.device_get(diagnostics_of(*parts))
 
     # ---- What the workdir holds of this run.
-    known, finished = devices.by_first(lambda: _enter(workdir, content, held))
+    known, finished = processes.by_first(
+        lambda: _enter(workdir, content, held, config_file)
+    )
     if finished:
         return finished
+    agreement.agree(lambda: workdir, agreement.of_folder)
     saved = checkpoints.Checkpoints(workdir / "checkpoints")
     held.enter_context(contextlib.closing(saved))
     best_params = jax.tree.map(jnp.copy, state.params)
@@ -144,16 +172,20 @@ def _train(
         learning_rate, train_step = slowed(record["restores"])
     start = int(state.step)
     seconds_before = record["seconds"]
+    conditions = origin.present() | {"devices": spread.count}
+    earlier = origin.of_last_session(workdir)  # before its lines may be cut off
     log: logs.Log = logs.Log()
-    if devices.first():
+    if processes.first():
         log = logs.MetricLog(workdir, start if known else None)
     lengths = (count, parts.steps_per_epoch)
     print(summary.beginning(config, task, sizes, lengths, spread.count))
     if start == 0:
-        log.event(0, "started", **_description(config, task))
+        log.event(0, "started", **_description(config, task), **conditions)
     if known:
         print(f"resumed from step {start} of {count}")
-        log.event(start, "resumed_from", **_origin())
+        if changed := origin.notice(earlier, conditions):
+            print(changed)
+        log.event(start, "resumed_from", **conditions)
     per_step = task.units(config.train.batch_size)
     shown = progress.Progress(count, per_step, task.unit)
     stopwatch = progress.Stopwatch(start)
@@ -185,7 +217,7 @@ def _train(
         stopwatch = progress.Stopwatch(step)
         log.go_back(step)
         if step == 0:
-            log.event(0, "started", **_description(config, task))
+            log.event(0, "started", **_description(config, task), **conditions)
         log.event(step, "restored", what=what, non_finite_at=bad, restores=restores)
         logging.warning(
             "%s is not finite at step %d: back to step %d, rates halved %d times",
@@ -212,7 +244,7 @@ def _train(
             eval_now = last or step % config.train.eval_every == 0
             save_now = last or step % config.train.checkpoint_every == 0
             waits = log_now or eval_now or save_now
-            asked = devices.agreed(ending.asked, waits)
+            asked = processes.agreed(ending.asked, waits)
             if not (waits or asked):
                 continue
 
@@ -226,7 +258,7 @@ def _train(
                 sums, norms = jax.device_get(numbers)
                 rate = stopwatch.read(step)
                 with stopwatch.paused():
-                    diagnostics = jax.device_get(diagnose(state.params, state.rest))
+                    diagnostics = diagnose(state)
                     values = task.metrics(sums) | norms | diagnostics
                     scale = optimizers.plateau_scale(state.opt_state)
                     values["learning_rate"] = learning_rate(step - 1) * scale
@@ -238,7 +270,7 @@ def _train(
                 if eval_now:
                     evaluated = averaged(state)
                     metrics = evaluation.evaluate(
-                        *(eval_step, task, evaluated, "valid", spread)
+                        *(eval_step, task, evaluated, "valid", reading)
                     )
                     record["last"] = {"step": step, "valid": metrics}
                     log.write(step, "valid", metrics | {"seconds": seconds()})
@@ -266,9 +298,9 @@ def _train(
         until_last_step.close()
         evaluated = averaged(state)
         metrics, best = evaluation.final_metrics(
-            eval_step, task, evaluated, best_params, record, spread
+            eval_step, task, evaluated, best_params, record, reading
         )
-        diagnostics = jax.device_get(diagnose(evaluated.params, state.rest))
+        diagnostics = diagnose(evaluated)
         result = {
             "task": task.name,
             "model": config.model.name,
@@ -286,25 +318,42 @@ def _train(
         }
         if summary.stands_in(config, task):
             result["data"] = stand_in.NAME
-        devices.by_first(lambda: files.write_json(workdir / "result.json", result))
+        processes.by_first(lambda: files.write_json(workdir / "result.json", result))
         log.event(count, "finished")
-    if devices.first():
+    if processes.first():
         _draw(workdir)
     print(summary.text(result, workdir))
     return result
 
 
+def _checked(config: Any) -> dict:
+    """The config as plain values."""
+    fields.check(config)
+    return identity.to_dict(config)
+
+
 def _look(workdir: pathlib.Path, content: dict) -> tuple[bool, dict | None]:
     """Whether the workdir holds a run of this config, and its result if it ended."""
     known = folder.check(workdir, content)
-    found = folder.result(workdir, content) if known else None
+    if not known:
+        return False, None
+    earlier = origin.of_last_session(workdir)
+    origin.check_streams(
+        f"--workdir {workdir}", earlier.get("settings"), origin.settings()
+    )
+    found = folder.result(workdir, content)
     if found is not None:
         print(f"{workdir} holds the finished run of this config: nothing to do")
+        if changed := origin.notice(earlier, origin.present()):
+            print(changed)
     return known, found
 
 
 def _enter(
-    workdir: pathlib.Path, content: dict, held: contextlib.ExitStack
+    workdir: pathlib.Path,
+    content: dict,
+    held: contextlib.ExitStack,
+    config_file: str | None,
 ) -> tuple[bool, dict | None]:
     """Takes the workdir for this process alone; then as `_look`."""
     with files.writing(workdir):
@@ -313,6 +362,8 @@ def _enter(
     known, finished = _look(workdir, content)  # another process may have been faster
     if not known:
         files.write_json(workdir / "config.json", identity.read_part(content))
+    if config_file is not None and not finished:
+        config_files.keep(workdir, config_file, content)
     return known, finished
 
 
@@ -331,13 +382,7 @@ def _description(config: Any, task: base.Task) -> dict[str, Any]:
         "model": config.model.name,
         "primary": task.primary,
         "baseline": task.baseline,
-        **_origin(),
     }
-
-
-def _origin() -> dict[str, Any]:
-    """Which code runs, and on what."""
-    return {"revision": records.revision(), "machine": records.machine()}
 
 
 def _non_finite_message(step: int, what: str, saved: checkpoints.Checkpoints) -> str:

@@ -1,6 +1,7 @@
 """Whether a run fits into memory, told from sizes before anything is made."""
 
 import os
+import sys
 from typing import Any
 
 import jax
@@ -68,7 +69,11 @@ def available() -> int:
     """Bytes of memory: of the devices where they have their own, else of the host."""
     stats = [device.memory_stats() or {} for device in jax.local_devices()]
     of_devices = sum(each.get("bytes_limit", 0) for each in stats)
-    return of_devices or os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    if of_devices:
+        return of_devices
+    if not hasattr(os, "sysconf"):  # Windows: nothing is refused
+        return sys.maxsize
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
 
 
 def _gigabytes(count: int) -> str:

@@ -66,7 +66,8 @@ def make_train_step(
     """One update, jitted: (state, batch) -> (state, (sums, norms)).
 
     The state's buffers are donated. On several devices each computes the gradient of
-    its share of the batch; they are summed once and divided by the whole count.
+    its share of the batch; they are summed once, see `devices.Spread.step`, and divided
+    by the whole count.
 
     `grad_norm` is taken before clipping; `carry_grad_norm` is ||dL/dh_0||, of the mean
     loss with respect to the first hidden state of the batch in every layer (of an LSTM
@@ -90,20 +91,23 @@ def make_train_step(
         carry = carry if task.stateful else None
         return sums["loss"], (sums, carry, rest)
 
-    def train_step(
-        state: TrainState, batch: base.Batch
-    ) -> tuple[TrainState, tuple[base.Sums, dict]]:
+    def share(state: TrainState, batch: base.Batch) -> tuple[Any, Any]:
         model = nnx.merge(graph, state.params, state.rest)
         first = first_carry(model, state.carry, batch, spread)
         gradient = jax.value_and_grad(total_loss, argnums=(0, 1), has_aux=True)
         (_, (sums, carry, rest)), (grads, carry_grads) = gradient(
             spread.vary(state.params), first, state, batch
         )
-        squares = [jnp.sum(jnp.square(each)) for each in jax.tree.leaves(carry_grads)]
-        sums, grads, squares = spread.sum((sums, grads, squares))
+        squares = [jnp.sum(jnp.square(leaf)) for leaf in jax.tree.leaves(carry_grads)]
+        return (sums, grads, squares), (carry, rest)
+
+    def update(
+        state: TrainState, total: Any, kept: Any
+    ) -> tuple[TrainState, tuple[base.Sums, dict]]:
+        (sums, grads, squares), (carry, rest) = total, kept
         loss = sums["loss"] / sums["count"]
         grads = jax.tree.map(
-            lambda each: each / sums["count"].astype(each.dtype), grads
+            lambda leaf: leaf / sums["count"].astype(leaf.dtype), grads
         )
         updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
         norms = {
@@ -125,10 +129,10 @@ def make_train_step(
         old = state._replace(
             first_bad_step=jnp.where(healthy, state.step + 1, state.first_bad_step)
         )
-        kept = jax.tree.map(lambda a, b: jnp.where(healthy & finite, a, b), new, old)
-        return kept, (sums, norms)
+        state = jax.tree.map(lambda a, b: jnp.where(healthy & finite, a, b), new, old)
+        return state, (sums, norms)
 
-    return spread.over(train_step, (LIES,), (LIES, Spec()), donate=True)
+    return spread.step(share, update, LIES, (LIES.carry, LIES.rest))
 
 
 def make_eval_step(

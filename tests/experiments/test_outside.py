@@ -34,10 +34,10 @@ class Parity(synthetic.SyntheticTask):
     def draw(self, generator, count):
         bits = generator.integers(0, 2, size=(count, self.length))
         inputs = bits[..., None].astype(np.float32)
-        return {"inputs": inputs, "labels": bits.sum(1) % 2}
+        return {"inputs": inputs, "targets": bits.sum(1) % 2}
 
     def sums(self, outputs, batch):
-        weights, labels = base.weights(batch), batch["labels"]
+        weights, labels = base.weights(batch), batch["targets"]
         loss = optax.softmax_cross_entropy_with_integer_labels(outputs, labels)
         right = jnp.argmax(outputs, -1) == labels
         return {
@@ -134,6 +134,31 @@ def test_a_task_and_its_metric_need_one_file(tmp_path):
         "sweep", f"--config={config}", f"--space={sweep}", f"--workdir={tmp_path}/s"
     )
     assert done.returncode == 2 and "no field 'task.length'" in done.stderr
+
+
+def test_commands_open_runs_of_ones_own_task(tmp_path):
+    project = tmp_path / "project"
+    project.mkdir()
+    (project / "parity.py").write_text(TASK)
+    (project / "space.py").write_text("def get_space():\n    return {'seed': [0]}\n")
+    done = command(
+        *("sweep", f"--config={project}/parity.py", f"--space={project}/space.py"),
+        f"--workdir={project}/sweep",
+    )
+    assert done.returncode == 0, done.stderr
+    workdir = project.rename(tmp_path / "moved") / "sweep" / "runs" / "0000"
+    output = tmp_path / "o.npz"
+    done = command("predict", f"--workdir={workdir}", f"--output={output}")
+    assert done.returncode == 0 and not done.stderr, done.stderr
+    assert "parity, spectral, step" in done.stdout
+    config = (tmp_path / "moved" / "parity.py").rename(tmp_path / "own.py")
+    gone = command("certify", f"--workdir={workdir}")
+    assert gone.returncode == 2
+    assert gone.stderr.startswith("error: --config (config_file in Python) must be ")
+    assert gone.stderr.count("\n") == 1
+    no_digits = command("certify", f"--workdir={workdir}", f"--config={config}")
+    assert no_digits.returncode == 2
+    assert "must be a task of classes whose inputs have a bound" in no_digits.stderr
 
 
 def test_a_figure_needs_one_file(tmp_path):

@@ -1,14 +1,19 @@
 """Constraints as pure functions: matrices, parameters, layouts, trees."""
 
 import dataclasses
+import functools
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
+import scipy.linalg
+from flax import nnx
 
 import svdrnn
 from svdrnn import constraint, layouts
+from tests import oracles
 from tests.oracles import reflector_product, svd_matrix
 
 
@@ -98,34 +103,159 @@ def test_spectral_matrix_by_hand(x64):
 def test_householder_matrix_by_hand(x64):
     case = svdrnn.Orthogonal()
     p = case.random(jax.random.key(0), (5, 3), jnp.float64)
-    expected = -reflector_product(p["vectors"])[:, :3]
+    expected = -reflector_product(p["vectors"])[:, :3] * np.asarray(p["signs"])
     np.testing.assert_allclose(case.matrix(p, (5, 3)), expected, atol=1e-12)
     np.testing.assert_allclose(case.matrix(p, (3, 5)), expected.T, atol=1e-12)
 
 
+STARTS = {
+    "eye": np.eye(4),
+    "minus": -np.eye(4),
+    "nearly": -np.eye(4) + 1e-9 * random_matrix((4, 4)),
+    "signed permutation": np.diag([1.0, -1, 1, 1])[[1, 0, 2, 3]],
+    "tall": -np.eye(4, 2),
+}
+
+
+@functools.cache
+def started(case):
+    """(parameters of w or, of None, the identity; W; gradient of sum(W g))."""
+
+    def start(w, g):
+        p = case.identity(g.shape, g.dtype) if w is None else case.parameters(w)
+
+        def total(p):
+            built = case.matrix(p, g.shape)
+            return jnp.sum(built * g), built
+
+        gradient, built = jax.grad(total, has_aux=True)(p)
+        return p, built, gradient
+
+    return jax.jit(start)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("case", CASES, ids=str)
-@pytest.mark.parametrize("start", ["eye", "identity"])
-def test_the_identity_can_move(x64, case, start):
+@pytest.mark.parametrize("start", ["identity", *STARTS])
+def test_every_start_can_move(x64, case, start):
     """No reflector is stuck at zero, where it would have no gradient."""
-    n = 4
-    p = (
-        case.parameters(jnp.eye(n))
-        if start == "eye"
-        else case.identity((n, n), jnp.float64)
-    )
-    g = jnp.asarray(random_matrix((n, n)))
-    gradient = jax.grad(lambda p: jnp.sum(case.matrix(p, (n, n)) * g))(p)
-    moving = [k for k in gradient if k not in case.fixed]
-    if case == NEGATIVE and start == "eye":
-        # I = -U V^T with U or V the identity, whatever the signs: the other moves.
-        stuck = [k for k in moving if k != "sigma_raw" and not np.any(p[k])]
-        assert len(stuck) == 1
-        moving.remove(*stuck)
-    for name in moving:
-        assert np.max(np.abs(gradient[name])) > 1e-3, name
-        if name.endswith("vectors"):  # The last row turns nothing.
-            assert np.min(np.linalg.norm(gradient[name], axis=1)[:-1]) > 1e-3, name
+    w = STARTS.get(start)
+    shape = (4, 4) if w is None else w.shape
+    p, built, gradient = started(case)(w, random_matrix(shape))
+    if w is not None:
+        np.testing.assert_allclose(built, moved(case, w), atol=1e-10)
+    for name in set(gradient) - set(case.fixed):
+        assert np.max(np.abs(gradient[name])) > 1e-4, name
+        if name.endswith("vectors"):
+            m, n = p[name].shape
+            turning = m if m < n else m - 1  # The last row of a square turns nothing.
+            sizes = np.linalg.norm(gradient[name], axis=1)[:turning]
+            assert np.min(sizes) > 1e-3, name
+
+
+def rotation(n, plane=None):
+    """By a radian: in one plane of coordinates, or in planes of no special kind."""
+    a = random_matrix((n, n), seed=1)
+    if plane is not None:
+        a = np.zeros((n, n))
+        a[plane] = 1.0
+    a = a - a.T
+    return scipy.linalg.expm(a / np.linalg.norm(a, 2))
+
+
+@functools.cache
+def trained(case):
+    """The squared distance to a target after 300 steps of Adam."""
+
+    def train(w, target):
+        p = case.parameters(w)
+        fixed = {name: p.pop(name) for name in case.fixed}
+        optimizer = optax.adam(0.05)
+
+        def loss(p):
+            return jnp.sum((case.matrix({**p, **fixed}, w.shape) - target) ** 2)
+
+        def step(carry, _):
+            p, state = carry
+            changes, state = optimizer.update(jax.grad(loss)(p), state)
+            return (optax.apply_updates(p, changes), state), None
+
+        (p, _), _ = jax.lax.scan(step, (p, optimizer.init(p)), None, 300)
+        return loss(p)
+
+    return jax.jit(train)
+
+
+@pytest.mark.parametrize("start", STARTS)
+@pytest.mark.parametrize(
+    "case",
+    [
+        svdrnn.Orthogonal(),
+        pytest.param(svdrnn.Spectral(0.2), marks=pytest.mark.slow),
+        pytest.param(NEGATIVE, marks=pytest.mark.slow),
+    ],
+    ids=str,
+)
+def test_every_start_can_be_trained(x64, case, start):
+    w = moved(case, STARTS[start])
+    for plane in (None, (0, 1), (0, 3), (2, 3)):
+        left = trained(case)(w, rotation(4, plane) @ w)
+        assert left < 1e-6, (plane, left)
+
+
+def test_training_from_minus_one():
+    layer = nnx.Linear(4, 4, use_bias=False, rngs=nnx.Rngs(0))
+    svdrnn.constrain(layer, svdrnn.Orthogonal())
+    svdrnn.set_matrix(layer.kernel, -np.eye(4))
+    np.testing.assert_array_equal(layer.kernel[...], -np.eye(4))
+    optimizer = nnx.Optimizer(layer, optax.adam(0.05), wrt=nnx.Param)
+    target = jnp.asarray(-rotation(4), jnp.float32)
+
+    @nnx.jit
+    def step(layer, optimizer):
+        def loss(layer):
+            return jnp.sum((layer.kernel[...] - target) ** 2)
+
+        value, gradient = nnx.value_and_grad(loss)(layer)
+        optimizer.update(layer, gradient)
+        return value
+
+    values = [step(layer, optimizer) for _ in range(150)]
+    assert values[0] > 1 and values[-1] < 1e-4
+
+
+@pytest.mark.parametrize(
+    "map", ["householder", pytest.param("cayley", marks=pytest.mark.slow)]
+)
+@pytest.mark.parametrize("start", ["minus", "nearly", "random"])
+def test_orthogonal_starts_have_a_derivative(x64, map, start):
+    w = STARTS.get(start, random_matrix((4, 3)))
+    weights = random_matrix(w.shape, seed=2)
+
+    @jax.jit
+    def loss(w):
+        raw, dense = svdrnn.constrain_tree({"w": w}, "w", svdrnn.Orthogonal(map))
+        return jnp.sum(dense(raw)["w"] * weights)
+
+    gradient = jax.grad(loss)(w)
+    expected = oracles.finite_difference(loss, w)
+    np.testing.assert_allclose(gradient, expected, atol=1e-7)
+
+
+def test_spectral_starts_refuse_to_be_differentiated():
+    def loss(w):
+        raw, dense = svdrnn.constrain_tree({"w": w}, "w", svdrnn.Spectral(0.1))
+        return jnp.sum(dense(raw)["w"])
+
+    for gradient in (jax.grad(loss), jax.grad(jax.jit(loss)), jax.jit(jax.grad(loss))):
+        with pytest.raises(
+            ValueError, match="must not be differentiated .* outside of the function"
+        ):
+            gradient(jnp.eye(3))
+    assert np.isfinite(loss(jnp.eye(3)))
+    # Nothing is in the way of what does not go through the start.
+    kept = jax.grad(lambda w: loss(jax.lax.stop_gradient(w)) * w[0, 0])(jnp.eye(3))
+    assert np.all(np.isfinite(kept))
 
 
 @pytest.mark.slow

@@ -1,5 +1,7 @@
 """`SpectralRNN` beside `nnx.RNN`: it works wherever that one does."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -7,6 +9,7 @@ import pytest
 from flax import nnx
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
+import svdrnn
 from svdrnn import (
     DenseMatrix,
     DenseRNN,
@@ -14,6 +17,7 @@ from svdrnn import (
     SpectralLinear,
     SpectralMatrix,
     SpectralRNN,
+    SpectralRNNCell,
 )
 from tests import oracles
 
@@ -31,6 +35,19 @@ FORMS = {
     "callable": {"method": "low_rank", "activation": jax.nn.gelu},
     "features": {"method": "low_rank", "in_features": 3},
 }
+EVERY = {
+    "every": {"method": "low_rank", "activation_every": 2},
+    "every in chunks": {"method": "dense", "activation_every": 2, "chunk": 2},
+}
+
+CALLS = {
+    "lengths": {"seq_lengths": np.array([STEPS, 2, 0, 1])},
+    "backwards": {
+        "seq_lengths": np.array([STEPS, 2, 0, 1]),
+        "reverse": True,
+        "keep_order": True,
+    },
+}
 
 
 def spectral(**options):
@@ -43,7 +60,7 @@ def flax_rnn():
 
 
 def make(form):
-    return flax_rnn() if form == "nnx.RNN" else spectral(**FORMS[form])
+    return flax_rnn() if form == "nnx.RNN" else spectral(**(FORMS | EVERY)[form])
 
 
 def inputs_of(model):
@@ -245,6 +262,33 @@ def test_no_step_at_all(form):
     np.testing.assert_array_equal(carry, H)
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("call", ["plain", *CALLS])
+@pytest.mark.parametrize("form", ["nnx.RNN", *FORMS, *EVERY])
+def test_no_item_at_all(form, call):
+    model = make(form)
+    options = {
+        k: v[:0] if k == "seq_lengths" else v for k, v in CALLS.get(call, {}).items()
+    }
+    x, carry = inputs_of(model)[:0], jnp.zeros((0, N))
+    step, params, _ = gradient(model, x, carry, last_only=True, **options)
+    value, grads = jax.eval_shape(step, params, x, carry)
+    assert value.shape == ()
+    assert jax.tree.map(jnp.shape, grads) == jax.tree.map(jnp.shape, params)
+    last, states = model(x, initial_carry=carry, return_carry=True, **options)
+    assert (last.shape, states.shape) == ((0, N), (0, STEPS, N))
+
+
+def test_gradients_of_no_item_are_zero():
+    for form in ("chunk", "every in chunks"):
+        model = make(form)
+        step, params, arrays = gradient(
+            model, inputs_of(model)[:0], last_only=True, wrap=oracles.jit
+        )
+        for leaf in jax.tree.leaves(step(params, *arrays)):
+            np.testing.assert_array_equal(leaf, np.zeros_like(leaf))
+
+
 # ---- Numbers.
 
 
@@ -276,6 +320,21 @@ def test_strict_promotion(form):
         step, params, arrays = gradient(model, inputs_of(model), last_only=True)
         value, grads = oracles.jit(step)(params, *arrays)
     assert all(leaf.dtype == jnp.float32 for leaf in jax.tree.leaves((value, grads)))
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("strict")
+@pytest.mark.parametrize("call", CALLS)
+@pytest.mark.parametrize("form", ["nnx.RNN", *FORMS, "every", "every in chunks"])
+def test_strict_promotion_of_calls(form, call):
+    model = make(form)
+    carry = jnp.zeros((BATCH, N))
+    for last_only in (False, True):
+        options = {"carry": carry, "last_only": last_only, **CALLS[call]}
+        step, params, arrays = gradient(model, inputs_of(model), **options)
+        value, grads = jax.eval_shape(step, params, *arrays)
+        assert jax.tree.structure(grads) == jax.tree.structure(params)
+        assert value.dtype == jnp.float32
 
 
 @pytest.mark.slow
@@ -482,3 +541,35 @@ def test_a_prepared_step_refuses(carry, inputs, message):
     step, _ = spectral().prepare((BATCH,))
     with pytest.raises(ValueError, match=message):
         step(carry, inputs)
+
+
+# ---- What flax shows of a model.
+
+
+LAYERS = {
+    **{name: functools.partial(make, name) for name in ("low_rank", "dense", "wy")},
+    "dense layer": lambda: DenseRNN(FEATURES, N, rngs=nnx.Rngs(0)),
+    "orthogonal layer": lambda: OrthogonalRNN(FEATURES, N, rngs=nnx.Rngs(0)),
+    "linear": lambda: SpectralLinear(FEATURES, N, **SMALL),
+    "in nnx.RNN": lambda: nnx.RNN(SpectralRNNCell(FEATURES, N, **SMALL), rngs=False),
+    "constrained": lambda: constrained(nnx.Linear(FEATURES, N, rngs=nnx.Rngs(0))),
+}
+SMALL = {"reflectors": 2, "radius": 0.1, "rngs": nnx.Rngs(0)}
+
+
+def constrained(layer):
+    svdrnn.constrain(layer, svdrnn.Spectral(0.1))
+    return layer
+
+
+@pytest.mark.parametrize("layer", LAYERS)
+def test_tabulate(layer):
+    model = LAYERS[layer]()
+    table = nnx.tabulate(model, X, console_kwargs={"force_terminal": False})
+    params = sum(leaf.size for leaf in jax.tree.leaves(nnx.state(model, nnx.Param)))
+    assert f"Total Parameters: {params} " in table
+
+
+def test_tabulate_of_a_cell():
+    cell = SpectralRNNCell(FEATURES, N, **SMALL)
+    assert "Total Parameters" in nnx.tabulate(cell, H, X[:, 0])

@@ -14,7 +14,9 @@ from svdrnn import householder
 from svdrnn.householder import (
     apply_reflectors,
     orthogonal_matrix,
+    paired_reflectors,
     reflectors_from_orthogonal,
+    signed_reflectors,
     wy_factors,
 )
 from tests import oracles
@@ -625,6 +627,45 @@ def test_reflectors_near_the_identity_keep_the_small_part():
     np.testing.assert_array_equal(inverse(np.eye(9)), 0)
 
 
+@pytest.mark.parametrize("name", ORTHOGONAL)
+@pytest.mark.parametrize("columns", [9, 4])
+def test_signed_reflectors_turn_well(name, columns):
+    q = ORTHOGONAL[name][:, :columns]
+    vectors, signs = compiled(signed_reflectors)(q)
+    rebuilt = reflector_product(vectors)[:, :columns] * np.asarray(signs)
+    np.testing.assert_allclose(rebuilt, q, rtol=0, atol=1e-14)
+    np.testing.assert_array_equal(np.abs(signs), 1)
+    np.testing.assert_array_equal(vectors, np.triu(vectors))
+    np.testing.assert_allclose(np.linalg.norm(vectors, axis=1), 1, atol=1e-14)
+    assert np.max(np.diagonal(vectors)) <= -np.sqrt(0.5) + 1e-14
+
+
+@pytest.mark.parametrize("name", ORTHOGONAL)
+def test_paired_reflectors_are_not_zero(name):
+    n, sigma = 9, np.arange(1.0, 10.0)
+    for p, others in ((n, ORTHOGONAL.values()), (4, [np.eye(4), -np.eye(4)])):
+        for v in others:
+            u = ORTHOGONAL[name][:, :p]
+            rows = compiled(paired_reflectors)(u, v)
+            expected = (u * sigma[:p]) @ v.T
+            found = oracles.svd_matrix(*rows, sigma[:p])
+            np.testing.assert_allclose(found, expected, rtol=0, atol=1e-12)
+            for vectors in rows:
+                np.testing.assert_array_equal(vectors, np.triu(vectors))
+                # The last row of a square factor is a sign, and zero where it is plus.
+                last = p - 1 if p == vectors.shape[1] else p
+                lengths = np.linalg.norm(vectors[:last], axis=1)
+                np.testing.assert_allclose(lengths, 1, atol=1e-14)
+
+
+def test_paired_reflectors_keep_the_signs_of_most():
+    # As each alone, where no column is in place.
+    u, v = random_orthogonal(6, 1), random_orthogonal(6, -1)
+    inverse = compiled(reflectors_from_orthogonal)
+    for rows, q in zip(compiled(paired_reflectors)(u, v), (u, v), strict=True):
+        np.testing.assert_allclose(rows, inverse(q), rtol=0, atol=1e-14)
+
+
 def test_inverse_at_a_larger_size():
     vectors = random_vectors(60, 60)
     q = compiled(orthogonal_matrix)(vectors)
@@ -697,6 +738,13 @@ def test_bad_vectors(vectors, message):
     ):
         with pytest.raises(ValueError, match=message):
             f(vectors)
+
+
+def test_bad_pairs():
+    with pytest.raises(ValueError, match=r"v must have as many columns as u, 3, got"):
+        paired_reflectors(np.eye(3), np.eye(3)[:, :2])
+    with pytest.raises(ValueError, match="v must have orthonormal columns"):
+        paired_reflectors(np.eye(3), np.ones((3, 3)))
 
 
 @pytest.mark.parametrize(

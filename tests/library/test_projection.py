@@ -1,5 +1,8 @@
 """Reflectors scaled to unit length after an update."""
 
+from typing import Any, NamedTuple
+
+import flax
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -7,6 +10,7 @@ import optax
 import pytest
 from flax import nnx
 
+import svdrnn
 from svdrnn import SpectralMatrix, projection
 from tests import oracles
 
@@ -85,6 +89,61 @@ def test_in_a_chain_with_an_nnx_optimizer():
     free = before - 0.5 * np.asarray(gradient.u_vectors[...])
     expected = free / np.linalg.norm(free, axis=1, keepdims=True)
     np.testing.assert_allclose(weight.u_vectors[...], expected, atol=1e-6)
+
+
+@flax.struct.dataclass
+class Parameters:
+    u_vectors: Any
+    kernel: Any
+
+
+class Named(NamedTuple):
+    vectors: Any
+    kernel: Any
+
+
+def shapes_of_trees():
+    rows, other, matrix = map(np.float32, (draw(3, 5), draw(3, 5, seed=1), draw(5, 5)))
+    model = nnx.Dict(w=nnx.Linear(5, 5, rngs=nnx.Rngs(0)))
+    svdrnn.constrain(model, svdrnn.Orthogonal())
+    raw, _ = svdrnn.constrain_tree({"w": matrix}, "w", svdrnn.Orthogonal())
+    nested = {"cell": {"u_vectors": rows, "kernel": other}}
+    return {
+        "nested": (nested, 1),
+        "tuples": (flax.traverse_util.flatten_dict(nested), 1),
+        "slashes": (flax.traverse_util.flatten_dict(nested, sep="/"), 1),
+        "dots": (flax.traverse_util.flatten_dict(nested, sep="."), 1),
+        "frozen": (flax.core.freeze(nested), 1),
+        "dataclass": (Parameters(rows, other), 1),
+        "named tuple": (Named(rows, other), 1),
+        "list": ({"v_vectors": [rows, other]}, 2),
+        "nnx.State": (nnx.state(model, nnx.Param), 1),
+        "nnx.Module": (model, 1),
+        "constrained tree": (raw, 1),
+        "other rows": ({"vectors": matrix[:, :3], "words": {"vectors": matrix[0]}}, 0),
+        "below": ({"vectors": {"kernel": other}}, 0),
+    }
+
+
+@pytest.mark.parametrize("kind", shapes_of_trees())
+def test_every_reflector_of_any_tree(kind):
+    params, reflectors = shapes_of_trees()[kind]
+    updates = jax.tree.map(lambda leaf: 0.3 * jnp.ones_like(leaf), params)
+    after = optax.apply_updates(params, project(updates, params))
+    unit = [
+        bool(np.all(np.abs(np.linalg.norm(leaf, axis=-1) - 1) < 1e-6))
+        for leaf in jax.tree.leaves(after)
+    ]
+    assert sum(unit) == reflectors
+
+
+def test_names_of_ones_own():
+    rows = draw(3, 5).astype(np.float32)
+    params = {"mirrors": rows, "u_vectors": rows}
+    tx = projection.unit_reflectors(lambda path: path[-1].key == "mirrors")
+    after = optax.apply_updates(params, tx.update(params, tx.init(params), params)[0])
+    np.testing.assert_allclose(np.linalg.norm(after["mirrors"], axis=1), 1, rtol=1e-6)
+    np.testing.assert_array_equal(after["u_vectors"], 2 * rows)
 
 
 def test_parameters_are_needed():

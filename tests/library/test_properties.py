@@ -361,6 +361,25 @@ def _(draw):
     close(oracles.reflector_product(vectors)[:, :p] if p else q, q, draw.dtype, 1)
 
 
+@case("householder.signed_reflectors", plain=True)
+def _(draw):
+    q = draw.orthonormal(*draw.one_of(((4, 4), (4, 2), (1, 1), (3, 0))))
+    vectors, signs = yield householder.signed_reflectors, {"q": q}
+    p = q.shape[1]
+    found = oracles.reflector_product(vectors)[:, :p] * signs if p else q
+    close(found, q, draw.dtype, 1)
+
+
+@case("householder.paired_reflectors", plain=True)
+def _(draw):
+    n_out, n_in, p = draw.one_of(((4, 4, 4), (4, 2, 2), (1, 3, 1)))
+    u, v = draw.orthonormal(n_out, p), draw.orthonormal(n_in, p)
+    rows = yield householder.paired_reflectors, {"u": u, "v": v}
+    found = oracles.svd_matrix(*rows, np.arange(1.0, p + 1))
+    expected = (np.asarray(u, float) * np.arange(1.0, p + 1)) @ np.asarray(v, float).T
+    close(found, expected, draw.dtype, 4 * p)
+
+
 # ---- W = U Sigma V^T.
 
 
@@ -563,9 +582,9 @@ def _(draw):
 
 @case("projection.is_reflectors", plain=True)
 def _(draw):
-    name = draw.one_of(("u_vectors", "v_vectors", "w", ""))
+    name = draw.one_of(("u_vectors", "v_vectors", "vectors", "w", ""))
     arguments = {"path": (jax.tree_util.DictKey(name),)}
-    assert (yield projection.is_reflectors, arguments) == name.endswith("_vectors")
+    assert (yield projection.is_reflectors, arguments) == name.endswith("vectors")
 
 
 def projected(u_vectors, step):

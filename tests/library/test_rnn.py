@@ -16,6 +16,7 @@ from svdrnn import (
     DenseRNNCell,
     OrthogonalMatrix,
     OrthogonalRNN,
+    OrthogonalRNNCell,
     SpectralRNN,
     SpectralRNNCell,
     TransitionCell,
@@ -143,7 +144,7 @@ def test_one_step_of_the_cell(x64):
 def test_a_cell_applies_the_factors_where_nothing_is_prepared(x64):
     cell = spectral_rnn().cell
     prepared, one_step = nnx.eval_shape(
-        lambda cell: (cell.operands()[0], cell.operands(one_step=True)[0]), cell
+        lambda cell: (cell._operands()[0], cell._operands(one_step=True)[0]), cell
     )
     assert isinstance(prepared, transitions.Dense)
     assert isinstance(one_step, transitions.Factored) and one_step.method == "wy"
@@ -629,6 +630,32 @@ def test_dtypes(x64, param_dtype, dtype, input_dtype, expected):
     outputs, grads = nnx.eval_shape(shapes)
     assert all(leaf.dtype == expected for leaf in jax.tree.leaves(outputs))
     assert all(leaf.dtype == param_dtype for leaf in grads)
+
+
+@pytest.mark.parametrize("make", [SpectralRNNCell, DenseRNNCell, OrthogonalRNNCell])
+@pytest.mark.parametrize(
+    ("param_dtype", "input_dtype"),
+    [
+        (jnp.float32, jnp.float64),
+        (jnp.bfloat16, jnp.float32),
+        (jnp.float16, jnp.bfloat16),
+        (jnp.float32, jnp.float16),
+    ],
+)
+def test_a_cell_under_nnx_rnn_with_inputs_of_another_dtype(
+    x64, make, param_dtype, input_dtype
+):
+    own = {"reflectors": 2, "radius": 0.1} if make is SpectralRNNCell else {}
+    cell = make(FEATURES, N, param_dtype=param_dtype, rngs=nnx.Rngs(0), **own)
+    x = jnp.asarray(draw_inputs(), input_dtype)
+    layer, loop = TransitionRNN(cell), nnx.RNN(cell, rngs=False)
+    _, expected = layer(x, return_carry=True)
+    carry, outputs = loop(x, return_carry=True)
+    assert carry.dtype == param_dtype
+    assert outputs.dtype == expected.dtype == jnp.promote_types(param_dtype, x.dtype)
+    wide = np.asarray(expected, np.float64)
+    atol = 20 * float(jnp.finfo(param_dtype).eps)
+    np.testing.assert_allclose(np.asarray(outputs, np.float64), wide, atol=atol)
 
 
 @pytest.mark.slow

@@ -3,9 +3,11 @@
 import json
 import os
 import pathlib
+import re
 import subprocess
 import sys
 
+import matplotlib
 import pytest
 
 from experiments.runs import curves, identity, logs, pictures
@@ -66,6 +68,15 @@ def test_curve_needs_a_start_and_a_validation_line(tmp_path):
     assert not output.exists()
 
 
+def test_names_of_ones_own_are_drawn_as_they_stand(tmp_path):
+    own = {"task": "$t$_{", "model": "_m", "primary": "$p$"}
+    valid = line(20, "valid", loss=0.6, **{"$p$": 0.2})
+    path = write(tmp_path / "metrics.jsonl", [STARTED | own, valid])
+    with matplotlib.rc_context({"text.usetex": True}):
+        curves.learning_curve(path, tmp_path / "curve.png")
+    assert (tmp_path / "curve.png").exists()
+
+
 # ---- Several runs.
 
 
@@ -123,6 +134,17 @@ def test_several_runs_over_one_another(tmp_path):
     text = output.with_suffix(".svg").read_text()
     for word in ("RNN", "LSTM", "training loss", "validation recall", "knows nothing"):
         assert f">{word}</text>" in text
+
+
+def test_every_folder_has_its_label(tmp_path):
+    names = ["_a", "cost_$5$_{", "a" * 200, "b\nb"]
+    runs = [workdir(tmp_path / name) for name in names]
+    output = curves.compare(runs, tmp_path / "all.png")
+    text = output.with_suffix(".svg").read_text()
+    for name in ("_a", "cost_$5$_{", "b\\nb"):
+        assert f">{name}</text>" in text
+    pieces = re.findall(">(a+)</text>", text)
+    assert sum(map(len, pieces)) == 200
 
 
 def test_runs_that_cannot_be_compared(tmp_path):

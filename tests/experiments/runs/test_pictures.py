@@ -1,13 +1,20 @@
 """How pictures look and what their files hold."""
 
+import os
+import pathlib
 import re
+import subprocess
+import sys
 
+import matplotlib
 import pytest
 from matplotlib.figure import Figure
 from PIL import Image
 
 from experiments import models
 from experiments.runs import pictures
+
+ROOT = pathlib.Path(__file__).resolve().parents[3]
 
 
 def test_every_model_has_a_name_and_a_look_of_its_own():
@@ -19,6 +26,7 @@ def test_every_model_has_a_name_and_a_look_of_its_own():
         looks = {tuple(pictures.model_style(name).items()) for name in names}
         assert len(looks) == len(names)
     assert pictures.title("my_own") == "my_own"
+    assert pictures.title("$own$") == r"\$own\$"
 
 
 def test_colours_differ_without_colour_too():
@@ -76,3 +84,67 @@ def test_numbers_that_span_much():
     assert pictures.spans([1, 30]) and pictures.spans(iter([1, 31]))
     assert not pictures.spans([1, 29]) and not pictures.spans([0, 30])
     assert not pictures.spans([])
+
+
+# ---- Whatever the user's settings and names are.
+
+HOSTILE = {
+    **{"text.usetex": True, "font.family": ["serif"], "font.size": 20.0},
+    **{"axes.facecolor": "pink", "lines.linestyle": ":", "xtick.direction": "in"},
+    **{"savefig.bbox": "tight", "savefig.transparent": True, "figure.dpi": 37.0},
+    **{"pdf.compression": 1, "path.sketch": (1, 100, 2), "legend.loc": "best"},
+}
+
+
+def files_of_a_picture(folder):
+    with pictures.picture(3, 2, folder / "a.png") as figure:
+        figure.subplots().plot([1e-3, 1], label="one")
+        figure.axes[0].set(yscale="log", title="a title")
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
+def test_a_matplotlibrc_changes_no_byte(tmp_path):
+    plain = files_of_a_picture(tmp_path / "plain")
+    with matplotlib.rc_context(HOSTILE):
+        assert files_of_a_picture(tmp_path / "hostile") == plain
+        assert matplotlib.rcParams["font.size"] == 20  # still the user's
+
+
+def test_text_of_data_is_drawn_as_it_stands(tmp_path):
+    names = ["_a", "cost_$5$_{", "$x^$ \\$", "new\nline", "\udcff", "日 é", "a" * 300]
+    with pictures.picture(3, 2, tmp_path / "a.png") as figure:
+        panel = figure.subplots()
+        for name in names:
+            panel.plot([1, 2], label=pictures.plain(name))
+        panel.set_title(pictures.plain("$t$_{", 40))
+        panel.set_xlabel(pictures.plain("b" * 99, 20))
+    drawn = [text.get_text() for text in figure.legends[0].get_texts()]
+    drawn = [text.replace("\n", "").replace(r"\$", "$") for text in drawn]
+    assert drawn == [*names[:3], r"new\nline", r"\udcff", *names[5:]]
+    texts = re.findall("<text[^>]*>([^<]*)</text>", (tmp_path / "a.svg").read_text())
+    assert {*names[:3], "$t$_{", "bbbbbbbbbb…bbbbbbbbb"} <= set(texts)
+    assert figure.get_figheight() > 2 + 0.1 * 15  # room for the long one's lines
+
+
+def test_matplotlib_comes_with_a_drawing_and_takes_any_backend(tmp_path):
+    code = (
+        "import os, sys\n"
+        "from experiments.benchmark import drawing\n"
+        "from experiments.reproduce import documents, figures\n"
+        "from experiments.runs import curves, pictures\n"
+        "from experiments.sweep import summary\n"
+        "assert not {'matplotlib', 'PIL'} & set(sys.modules)\n"
+        "with pictures.picture(3, 2, sys.argv[1], 'png') as figure:\n"
+        "    figure.subplots().plot([1, 2])\n"
+        "print(os.environ['MPLBACKEND'])\n"
+    )
+    backend = "module://none_that_is_here.backend"
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(tmp_path / "a.png")],
+        env=os.environ | {"MPLBACKEND": backend},
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+    )
+    assert (done.returncode, done.stdout) == (0, f"{backend}\n"), done.stderr
+    assert (tmp_path / "a.png").exists()

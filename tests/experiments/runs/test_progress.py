@@ -25,6 +25,13 @@ class Stream:
         pass
 
 
+def test_nothing_is_shown_without_an_output(monkeypatch):
+    monkeypatch.setattr(progress.sys, "stdout", None)
+    shown = progress.Progress(1, 1, "examples")
+    shown.show(1, 0.5, None)
+    shown.close()
+
+
 def test_lines_where_none_can_be_rewritten(monkeypatch):
     clock = itertools.count(0.0, 4.0)
     monkeypatch.setattr(progress.time, "monotonic", lambda: next(clock))

@@ -4,6 +4,7 @@ import csv
 import json
 import re
 
+import matplotlib
 import optuna
 import pytest
 
@@ -37,6 +38,23 @@ def test_groups_hold_mean_and_spread_of_the_completed():
     assert (last.mean, last.complete, last.runs) == (None, 0, 1)
     groups = summary.groups(example_runs(), higher_is_better=True)
     assert [g.point["train.learning_rate"] for g in groups] == [0.1, 0.2, 0.4]
+
+
+@pytest.mark.parametrize("higher", [False, True])
+def test_of_equal_metrics_the_lower_loss_goes_first(higher):
+    def run(number, value, loss):
+        point = {"train.learning_rate": number / 10}
+        return summary.Run(
+            number, "complete", value, point, 40, 1.5, 1, 0, None, {}, loss
+        )
+
+    better, worse = (0.9, 0.8) if higher else (0.8, 0.9)
+    found = [run(0, worse, 0.1), run(1, better, 0.4), run(2, better, 0.2)]
+    found += [run(3, better, None), run(4, better, 0.3)]
+    groups = summary.groups(found, higher_is_better=higher)
+    assert [g.point["train.learning_rate"] for g in groups] == [0.2, 0.4, 0.1, 0.3, 0.0]
+    study = optuna.create_study(direction="maximize" if higher else "minimize")
+    assert summary.Progress(study, 5, 0)._best(found).number == 2
 
 
 def test_results_are_those_of_the_runs_folders(tmp_path):
@@ -150,6 +168,17 @@ def test_numbers_on_parallel_axes_stand_in_their_order(tmp_path):
     for names in (("8", "16", "128"), ("0.003", "0.02", "0.1")):
         heights = [_height(text, name) for name in names]  # from the top down
         assert heights == sorted(heights, reverse=True) and len(set(heights)) == 3
+
+
+@pytest.mark.parametrize("fields", [["model.name"], ["model.name", "a", "b"]])
+def test_values_and_metrics_are_drawn_as_they_stand(tmp_path, fields):
+    lines = 'complete,1,"$m$_{",1,2\ncomplete,2,_n,2,1\n'
+    (tmp_path / "sweep.csv").write_text("state,value,model.name,a,b\n" + lines)
+    with matplotlib.rc_context({"text.usetex": True, "font.size": 30}):
+        drawn = drawing.draw(tmp_path / "sweep.csv", tmp_path / "a.png", fields, "$p$")
+    text = drawn.with_suffix(".svg").read_text()
+    for word in ("$m$_{", "_n", "validation $p$"):
+        assert f">{word}</text>" in text.replace("\N{ZERO WIDTH SPACE}", "")
 
 
 def _height(svg, label):

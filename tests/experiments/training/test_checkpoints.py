@@ -5,6 +5,7 @@ import os
 import shutil
 from typing import Any, NamedTuple
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -67,9 +68,22 @@ def test_two_are_kept_and_a_step_that_exists_is_not_saved_again(tmp_path):
     np.testing.assert_array_equal(best_params["weights"], [3, 3, 3])
 
 
+def test_arrays_without_entries(tmp_path):
+    empty = State({"none": jnp.zeros((2, 0), jnp.bfloat16)}, jnp.int32(1))
+    saved = checkpoints.Checkpoints(tmp_path)
+    saved.save(1, empty, empty.weights, record(1))
+    found, best_params, content = saved.restore(empty, empty.weights)
+    saved.close()
+    assert content == record(1)
+    for weights in (found.weights, best_params):
+        assert weights["none"].shape == (2, 0)
+        assert weights["none"].dtype == jnp.bfloat16
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    "name", ["lr[0.1]", "[x]", "a\\b", "a?b", "a*b", "a%41b", "{b}", "a\nb", "ü #"]
+    "name",
+    ["lr[0.1]", "[x]", "a\\b", "a?b", "a*b", "a%41b", "{b}", "a\nb", "ü #", "\udcff"],
 )
 def test_any_name_of_a_folder(tmp_path, name):
     folder = tmp_path / name / "checkpoints"
@@ -194,3 +208,24 @@ def test_a_save_that_fails_is_one_line_and_leaves_the_others(tmp_path, monkeypat
     assert str(raised.value).startswith(f"{tmp_path}/2 cannot be written: RESOURCE_E")
     assert "source" not in str(raised.value) and "\n" not in str(raised.value)
     assert restored(tmp_path)[0] == 1
+
+
+@pytest.mark.parametrize("method", ["save", "restore"])
+def test_a_process_that_is_gone_is_no_fault_of_disk_or_checkpoint(
+    tmp_path, monkeypatch, method
+):
+    save(tmp_path, 1, 2)
+    saved = checkpoints.Checkpoints(tmp_path)
+
+    def fail(*_, **__):
+        raise jax.errors.JaxRuntimeError("UNKNOWN: Gloo all-reduce failed")
+
+    monkeypatch.setattr(saved._manager, method, fail)
+    with pytest.raises(jax.errors.JaxRuntimeError, match="Gloo"):
+        if method == "save":
+            saved.save(3, state(3), best(3), record(3))
+        else:
+            saved.restore(state(0), best(0))
+    saved.close()
+    monkeypatch.undo()
+    assert restored(tmp_path)[0] == 2

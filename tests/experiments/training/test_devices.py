@@ -1,5 +1,6 @@
 """Batches over several devices and several processes: the same run, to rounding."""
 
+import dataclasses
 import json
 import os
 import pathlib
@@ -16,7 +17,14 @@ from flax import nnx
 from configs import deep_mlp, ptb_char
 from experiments.data import stand_in
 from experiments.runs import cores, identity
-from experiments.training import assembly, devices, evaluation, loop, steps
+from experiments.training import (
+    assembly,
+    devices,
+    evaluation,
+    exchange,
+    loop,
+    steps,
+)
 from tests.experiments.small import strict_lines, tiny_config
 
 ROOT = pathlib.Path(__file__).resolve().parents[3]
@@ -153,6 +161,109 @@ def test_a_run_goes_on_with_another_number(tmp_path, before, after):
         )
 
 
+# ---- What crosses between devices.
+
+TINY = {
+    "task.length": 6,
+    "model.hidden": 8,
+    "model.reflectors": 3,
+    "train.batch_size": 32,
+}
+
+
+def test_packed_arrays_are_as_they_were():
+    tree = {"a": jnp.arange(6.0).reshape(2, 3), "b": [jnp.int32(7), jnp.float32(8)]}
+    packed = jax.jit(exchange.pack)(tree)
+    assert [each.shape for each in packed.vectors] == [(7,), (1,)]
+    again = jax.jit(exchange.unpack)(packed)
+    assert jax.tree.structure(again) == jax.tree.structure(tree)
+    for before, after in zip(*map(jax.tree.leaves, (tree, again)), strict=True):
+        np.testing.assert_array_equal(before, after, strict=True)
+
+
+@pytest.mark.parametrize("count", [2, 4])
+def test_a_sum_in_two_programs_is_that_of_a_collective(count):
+    spread = devices.choose(count, 4 * count)
+
+    def share(state, batch):
+        rows = batch["x"] * spread.vary(state)
+        return {"sum": jnp.sum(rows), "all": jnp.sum(rows, 0)}, rows
+
+    def update(state, sums, kept):
+        return state - 0.1 * sums["all"], (sums, jnp.float32(1))
+
+    two, one = (
+        dataclasses.replace(spread, collective=collective).step(
+            share, update, jax.P(), jax.P(devices.BATCH)
+        )
+        for collective in (False, True)
+    )
+    x = np.random.default_rng(0).normal(size=(4 * count, 3)).astype(np.float32)
+    batch = spread.split({"x": x})
+    ended = []
+    for step in (two, one):
+        state = spread.everywhere(jnp.ones(3))
+        for _ in range(3):
+            state, (sums, _) = jax.block_until_ready(step(state, batch))
+        ended.append((np.asarray(state), sums["sum"]))
+    np.testing.assert_allclose(*(state for state, _ in ended), rtol=1e-6)
+    np.testing.assert_allclose(*(total for _, total in ended), rtol=1e-5)
+    expected = np.ones(3)
+    for _ in range(3):
+        expected = expected - 0.1 * (x * expected).sum(0)
+    np.testing.assert_allclose(ended[0][0], expected, rtol=1e-5)
+
+
+COLLECTIVES = "all-reduce all-gather all-to-all collective-permute reduce-scatter"
+
+
+@pytest.mark.slow
+def test_no_program_of_cpu_devices_waits_for_another(tmp_path):
+    """No collective in anything that a run compiles, its evaluations included."""
+    fields = TINY | {
+        "train.devices": 2,
+        "train.ema": 0.9,
+        "train.schedule": "plateau",
+        "train.steps": 4,
+        "train.log_every": 2,
+        "train.eval_every": 2,
+        "train.checkpoint_every": 2,
+    }
+    programs = tmp_path / "programs"
+    run = start(
+        tmp_path / "run",
+        fields,
+        "--config=configs/addition.py",
+        JAX_ENABLE_COMPILATION_CACHE="0",
+        XLA_FLAGS=f"--xla_dump_to={programs} --xla_dump_hlo_as_text",
+    )
+    output, errors = run.communicate(timeout=300)
+    assert run.returncode == 0, errors
+    assert "every batch over 2 devices" in output
+    texts = [each.read_text() for each in programs.glob("*after_optimizations.txt")]
+    assert sum("num_partitions=2" in text for text in texts) >= 3
+    for text in texts:
+        assert not [name for name in COLLECTIVES.split() if name in text], text
+
+
+@pytest.mark.slow
+def test_a_run_far_ahead_of_its_devices_ends(tmp_path):
+    """With as few threads as XLA makes, and nothing that waits for 200 steps."""
+    fields = TINY | {
+        "task.length": 200,
+        "model.hidden": 64,
+        "train.devices": 2,
+        "train.steps": 200,
+        "train.log_every": 1000,
+        "train.eval_every": 1000,
+        "train.checkpoint_every": 1000,
+    }
+    config = "--config=configs/addition.py"
+    run = start(tmp_path / "run", fields, config, PJRT_NPROC="1")
+    _, errors = run.communicate(timeout=300)
+    assert run.returncode == 0, errors
+
+
 # ---- How many devices.
 
 
@@ -187,6 +298,21 @@ def test_accelerators_take_any_share(monkeypatch):
     assert devices.choose(None, 6).count == 3
 
 
+@pytest.mark.parametrize(
+    "examples, expected",
+    [(500, 4), (32, 4), (29, 4), (24, 3), (20, 2), (10, 1), (1, 1)],
+)
+def test_small_batches_of_an_evaluation_take_fewer_cpu_devices(examples, expected):
+    spread = devices.choose(4, 128)
+    narrow = spread.narrowed(examples)
+    assert narrow.count == expected
+    held = narrow.held(spread.everywhere({"w": jnp.arange(3.0)}))["w"]
+    assert held.sharding.device_set == set(jax.local_devices()[:expected])
+    np.testing.assert_array_equal(held, np.arange(3.0))
+    collective = dataclasses.replace(spread, collective=True)
+    assert collective.narrowed(examples) is collective
+
+
 def test_what_does_not_fit_is_named():
     with pytest.raises(
         ValueError,
@@ -217,19 +343,6 @@ def test_a_filled_batch_counts_the_same():
     assert evaluation._filled(batch, 5) is batch
 
 
-@pytest.mark.parametrize(
-    "given, words",
-    [
-        (("host:1", 2, None), "must be given together, got 'host:1', 2 and None"),
-        ((None, None, 0), "must be given together"),
-        (("host:1", 2, 2), "--process_id must be less than --num_processes 2, got 2"),
-    ],
-)
-def test_processes_that_cannot_be(given, words):
-    with pytest.raises(ValueError, match=words):
-        devices.join(*given)
-
-
 # ---- Several processes.
 
 
@@ -239,10 +352,11 @@ def free_port():
         return found.getsockname()[1]
 
 
-def start(workdir, fields, *more):
+def start(workdir, fields, *more, **settings):
     environment = os.environ | {
         "JAX_PLATFORMS": "cpu",
         "JAX_DISABLE_MOST_OPTIMIZATIONS": "1",
+        **settings,
     }
     words = [f"--config.{name}={value}" for name, value in fields.items()]
     return subprocess.Popen(
@@ -277,14 +391,14 @@ def two(workdir, config, fields):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("config", ["ptb_char", "deep_mlp"])
-def test_two_processes_make_one_run(tmp_path, config):
+@pytest.mark.parametrize("config, devices", [("ptb_char", 2), ("deep_mlp", 1)])
+def test_two_processes_make_one_run(tmp_path, config, devices):
     fields = {
         "data_dir": stand_in.NAME,
         "model.hidden": 12,
         "model.reflectors": 3,
         "model.activation": "tanh",
-        "train.devices": 1,
+        "train.devices": devices,
         "train.batch_size": 8,
         "train.steps": 50,
         "train.log_every": 1,
@@ -296,8 +410,9 @@ def test_two_processes_make_one_run(tmp_path, config):
         del fields["model.reflectors"]
     ended = two(tmp_path / "two", config, fields)
     assert [code for code, _, _ in ended] == [0, 0], ended
-    assert "every batch over 2 devices" in ended[0][1]
+    assert f"every batch over {2 * devices} devices" in ended[0][1]
     assert "test" in ended[0][1] and "test" not in ended[1][1]
+    fields["train.devices"] = 1
     alone = start(tmp_path / "one", fields, f"--config=configs/{config}.py")
     assert alone.wait(timeout=300) == 0
 

@@ -180,6 +180,21 @@ def test_a_signal_at_the_start_is_one_line(tmp_path, wait):
     assert "Traceback" not in errors
 
 
+def test_training_ends_as_it_would_without_a_reader(tmp_path):
+    reader, writer = os.pipe()
+    os.close(reader)
+    done = subprocess.run(
+        command(tmp_path, "--config.train.steps=20"),
+        **{"cwd": ROOT, "env": {**os.environ, "JAX_PLATFORMS": "cpu"}},
+        **{"stdout": writer, "stderr": writer},
+    )
+    os.close(writer)
+    assert done.returncode == 0
+    assert steps_saved(tmp_path) == [20]
+    assert (tmp_path / "result.json").exists()
+    assert (tmp_path / "learning_curve.png").exists()
+
+
 # ---- Two processes at one workdir.
 
 

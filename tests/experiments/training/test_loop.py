@@ -10,11 +10,13 @@ import jax
 import numpy as np
 import pytest
 
-from configs import ptb_word
+import experiments
+from configs import deep_mlp, ptb_word
 from experiments import tasks
 from experiments.data import stand_in
+from experiments.models import registry
 from experiments.tasks import addition
-from experiments.training import evaluation, loop
+from experiments.training import assembly, checkpoints, evaluation, loop
 from tests.experiments.small import strict_lines, tiny_config
 
 ROOT = pathlib.Path(__file__).resolve().parents[3]
@@ -114,15 +116,84 @@ def test_bad_config_leaves_no_trace(tmp_path):
     assert not (tmp_path / "run").exists()
 
 
-def test_best_is_by_validation_and_ties_keep_the_earlier():
+@pytest.mark.parametrize("higher", [False, True])
+def test_best_is_by_validation_then_by_loss_then_the_later(higher):
     task = tasks.build(tiny_config())
-    best = {"step": 1, "valid": {"mse": 0.5}}
-    assert evaluation.better(task, {"mse": 0.4}, best)
-    assert not evaluation.better(task, {"mse": 0.5}, best)
-    task.higher_is_better = True
-    assert evaluation.better(task, {"mse": 0.6}, best)
-    assert not evaluation.better(task, {"mse": 0.5}, best)
-    assert evaluation.better(task, {"mse": 0.5}, None)
+    task.higher_is_better = higher
+
+    def better(mse, loss):
+        best = {"step": 1, "valid": {"mse": 0.5, "loss": 0.3}}
+        return evaluation.better(task, {"mse": mse, "loss": loss}, best)
+
+    assert better(0.4, 0.9) is not higher and better(0.6, 0.9) is higher
+    assert better(0.5, 0.2) and not better(0.5, 0.4)
+    assert better(0.5, 0.3)
+    assert evaluation.better(task, {"mse": 0.5, "loss": 0.3}, None)
+
+
+@pytest.mark.slow
+def test_the_best_step_of_a_run_whose_metric_stands_still(tmp_path, monkeypatch):
+    losses = {2: 0.5, 4: 0.2, 6: 0.3, 8: 0.2, 10: 0.4}
+    evaluate = evaluation.evaluate
+
+    def still(eval_step, task, state, split, *others):
+        metrics = evaluate(eval_step, task, state, split, *others)
+        return {**metrics, "mse": 0.5, "loss": losses[int(state.step)]}
+
+    monkeypatch.setattr(evaluation, "evaluate", still)
+    config = tiny_config(steps=10, eval_every=2, checkpoint_every=2)
+
+    def leave(step, metrics):
+        if step == 8:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        loop.train(config, tmp_path / "run", leave)
+    best = loop.train(config, tmp_path / "run")["best"]
+    assert (best["step"], best["valid"]) == (8, {"loss": 0.2, "mse": 0.5})
+
+
+# ---- Models of one unit.
+
+
+def one_unit(name, **train):
+    config = tiny_config()
+    if not registry.MODELS[name].sequential:
+        config = deep_mlp.get_config()
+        config.data_dir = stand_in.NAME
+        config.model.layers = 2
+    config.model.update(name=name, hidden=1, reflectors=None)
+    config.train.update(epochs=None, batch_size=8, **train)
+    return config
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", registry.MODELS)
+def test_every_model_may_have_one_unit(tmp_path, name):
+    state = assembly.assemble(one_unit(name, steps=1, devices=1)).state
+    saved = checkpoints.Checkpoints(tmp_path)
+    saved.save(0, state, state.params, {})
+    found, best_params, _ = saved.restore(state, state.params)
+    saved.close()
+    jax.tree.map(np.testing.assert_array_equal, found, state)
+    jax.tree.map(np.testing.assert_array_equal, best_params, state.params)
+
+
+@pytest.mark.slow
+def test_a_matrix_without_parameters_is_resumed_and_loaded(tmp_path):
+    config = one_unit("exprnn", steps=4, eval_every=2, checkpoint_every=2, devices=2)
+
+    def leave(step, metrics):
+        if step == 4:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        loop.train(config, tmp_path, leave)
+    loop.train(config, tmp_path)
+    events = [each.get("event") for each in strict_lines(tmp_path / "metrics.jsonl")]
+    assert events.count("resumed_from") == 1
+    model, _, _ = experiments.load(tmp_path)
+    assert abs(float(model.layers[0].cell.weight.matrix()[0, 0])) == 1
 
 
 # ---- Losses that are not finite.
