@@ -25,7 +25,7 @@ def trained(monkeypatch):
     """
     calls = []
 
-    def stand_in(config, workdir, on_validation):
+    def stand_in(config, workdir, on_validation, config_file):
         calls.append(config)
         print("training")
         radius = config.model.radius
@@ -216,12 +216,12 @@ def test_a_worker_that_lost_its_run_stops_and_the_run_counts_once(
     sweep = prepare(tmp_path, {"model.radius": [0.1, 0.2]})
     stand_in, lost = loop.train, []
 
-    def stalled(config, workdir, on_validation):
+    def stalled(config, workdir, on_validation, config_file):
         if not lost:  # others have waited for this worker's heartbeat in vain
             lost.append(workdir)
             [running] = sweep.study.get_trials(states=(TrialState.RUNNING,))
             sweep.storage.set_trial_state_values(running._trial_id, TrialState.FAIL)
-        return stand_in(config, workdir, on_validation)
+        return stand_in(config, workdir, on_validation, config_file)
 
     monkeypatch.setattr(loop, "train", stalled)
     worker.work(sweep)
