@@ -10,15 +10,16 @@ colon in --config goes to the file's get_config, as that in
 
 The same command on the same workdir goes on from the last checkpoint. Exit codes:
 0 done, 1 wrong flags, 2 a config, data or workdir that does not fit, 3 a loss that
-is not finite, 4 a workdir that cannot be written, 5 another process of the run gone,
-128 + N stopped by the signal N
-(SIGHUP 129, SIGINT 130, SIGUSR1 138, SIGTERM 143), with the step saved.
+is not finite, 4 a workdir that cannot be written, 5 another process of the run gone or
+not come (134 where XLA is faster), 128 + N stopped by the signal N (SIGHUP 129, SIGINT
+130, SIGUSR1 138, SIGTERM 143), with the step saved.
 --verbosity=1 shows where an error was raised.
 
 Batches are split over the devices of the machine (config.train.devices). A run on
 several machines is this command on each, with one shared folder: under `srun` and on a
 TPU pod the processes find each other, elsewhere by --coordinator=HOST:PORT (of the
-first), --num_processes=N and --process_id=I.
+first), --num_processes=N and --process_id=I. All have to come within --join_timeout
+seconds.
 """
 
 from absl import flags
@@ -46,6 +47,12 @@ _NUM_PROCESSES = flags.DEFINE_integer(
 _PROCESS_ID = flags.DEFINE_integer(
     "process_id", None, "This process, from 0.", lower_bound=0
 )
+_JOIN_TIMEOUT = flags.DEFINE_integer(
+    "join_timeout",
+    300,
+    "Seconds within which all processes of the run have to come.",
+    lower_bound=1,
+)
 flags.mark_flag_as_required("config")
 
 
@@ -63,7 +70,12 @@ def main(words: list[str]) -> None:
             overrides = commandline.overrides()
             commandline.choose_length(config.train, overrides)
             identity.check_overrides(config, overrides)
-            processes.join(_COORDINATOR.value, _NUM_PROCESSES.value, _PROCESS_ID.value)
+            processes.join(
+                _COORDINATOR.value,
+                _NUM_PROCESSES.value,
+                _PROCESS_ID.value,
+                timeout=_JOIN_TIMEOUT.value,
+            )
             workdir = commandline.folder(_WORKDIR.value)
             loop.train(config, workdir, config_file=commandline.config_file())
         except loop.NonFiniteLoss as error:

@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 from experiments.data import stand_in
 from experiments.reproduce import estimates, protocol
-from experiments.runs import identity, records
+from experiments.runs import identity, origin, records
 
 
 class Status(NamedTuple):
@@ -37,6 +37,12 @@ def find(run: protocol.Run, results: pathlib.Path) -> tuple[dict | None, str | N
     if changed:
         return None, (
             f"{path} is the record of another config (there -> asked for):\n  "
+            + "\n  ".join(changed)
+        )
+    changed = origin.changed_streams(record.get("settings"), origin.STREAMS)
+    if changed:
+        return None, (
+            f"{path} was made with other random streams (there -> asked for):\n  "
             + "\n  ".join(changed)
         )
     stands_in = config["data_dir"] == stand_in.NAME

@@ -145,6 +145,11 @@ def read_metrics(path: str | pathlib.Path) -> tuple[Curves, list[dict]]:
     return ordered, events
 
 
+def last_session(events: list[dict]) -> dict | None:
+    """The event by which the last session began, which says how the run is made."""
+    return next((event for event in reversed(events) if "revision" in event), None)
+
+
 # What is text in an event, where it is there.
 _OF_EVENTS = {"started": ("task", "model", "primary"), "non_finite": ("what",)}
 

@@ -1,10 +1,12 @@
 """Records: small JSON files of finished runs, from which tables and figures are made.
 
-A record has config, result, code revision, machine in general terms, the points of the
-curves, and the certificate where `experiments.certify` has made one. That of a run that
-diverged has no result, but the step and what was not finite.
+A record has config, result, code revision, machine in general terms, the settings that
+move numbers, the points of the curves, and the certificate where `experiments.certify`
+has made one. That of a run that diverged has no result, but the step and what was not
+finite.
 """
 
+import importlib.metadata
 import json
 import os
 import pathlib
@@ -16,6 +18,8 @@ from experiments.data import stand_in
 from experiments.runs import files, logs
 
 RESULTS = pathlib.Path(__file__).parents[1] / "results"
+
+PACKAGES = ("jax", "jaxlib", "flax", "optax", "numpy")
 
 # Columns of metrics.jsonl that are no metrics of the model.
 BOOKKEEPING = ("split", "seconds", "examples_per_second", "tokens_per_second")
@@ -35,9 +39,14 @@ def machine() -> dict[str, Any]:
         "device": device.device_kind,
         "cores": os.cpu_count(),
         "architecture": platform.machine(),
-        "jax": jax.__version__,
+        **versions(),
         "python": platform.python_version(),
     }
+
+
+def versions() -> dict[str, str]:
+    """{package: version} of those that compute the numbers of a run."""
+    return {name: importlib.metadata.version(name) for name in PACKAGES}
 
 
 def revision() -> str | None:
@@ -89,14 +98,15 @@ def record(
     config = files.read_object(workdir / "config.json")
     place = config.pop("data_dir", None)  # a place on some machine
     # Of several sessions the last: a run may be resumed under later code.
-    origins = [event for event in events if "revision" in event]
-    origin = origins[-1] if origins else {"revision": None, "machine": None}
+    origin = logs.last_session(events) or {"revision": None, "machine": None}
     content: dict[str, Any] = {
         "config": config,
         "result": files.read_object(result) if result.exists() else None,
         "revision": origin["revision"],
         "machine": origin["machine"],
     }
+    if "settings" in origin:
+        content["settings"] = origin["settings"]
     certificate = workdir / "certificate.json"
     if certificate.exists():
         content["certificate"] = files.read_json(certificate)

@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 
 import optuna
 
-from experiments.runs import files, identity
+from experiments.runs import files, identity, origin
 from experiments.sweep import space as spaces
 from experiments.sweep import storage as storages
 
@@ -67,6 +67,7 @@ def prepare(config: Any, space: Any, workdir: pathlib.Path, options: Options) ->
         )
     names = ("sampler", "seed", "pruner", "pruner_startup", "pruner_warmup")
     asked = {"config": identity.to_dict(config), "space": space}
+    asked["settings"] = origin.settings()
     asked |= {name: getattr(options, name) for name in names}
     place = storages.place(workdir, options.storage, options.study)
     known = storages.read(workdir)
@@ -87,7 +88,10 @@ def prepare(config: Any, space: Any, workdir: pathlib.Path, options: Options) ->
         load_if_exists=True,
     )
     if "sweep" in study.user_attrs:
-        _check_same(f"--study {place['study']}", study.user_attrs["sweep"], asked)
+        earlier = study.user_attrs["sweep"]
+        _check_same(f"--study {place['study']}", earlier, asked)
+        if changed := origin.notice(earlier, asked):
+            print(changed)
     else:
         study.set_user_attr("sweep", asked | judged)
     if known is None:
@@ -113,13 +117,14 @@ def _check_same(where: str, known: dict, asked: dict) -> None:
     changed += [
         f"--{name}: {known.get(name)!r} -> {value!r}"
         for name, value in asked.items()
-        if name != "config" and known.get(name) != value
+        if name not in ("config", "settings") and known.get(name) != value
     ]
     if changed:
         raise ValueError(
             f"{where} holds another sweep; name another or go back to these values"
             " (old -> new):\n  " + "\n  ".join(changed)
         )
+    origin.check_streams(where, known.get("settings"), asked["settings"])
 
 
 def _pruner(options: Options, config: Any) -> optuna.pruners.BasePruner:

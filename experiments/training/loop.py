@@ -22,13 +22,14 @@ from experiments.runs import (
     folder,
     identity,
     logs,
+    origin,
     progress,
-    records,
     signals,
     summary,
 )
 from experiments.tasks import base
 from experiments.training import (
+    agreement,
     assembly,
     checkpoints,
     devices,
@@ -84,7 +85,12 @@ def train(
       files.Unwritable: the workdir is full, read-only or gone.
       signals.Stopped: a signal came; the step that was being made is saved.
     """
-    with contextlib.ExitStack() as held:
+    with (
+        # The random streams are those of the seed, whatever JAX is set to.
+        jax.default_prng_impl("threefry2x32"),
+        jax.threefry_partitionable(True),
+        contextlib.ExitStack() as held,
+    ):
         return _train(config, pathlib.Path(workdir), on_validation, held, config_file)
 
 
@@ -99,9 +105,9 @@ def _train(
     began = time.monotonic()
 
     # ---- Checks, before anything is written or compiled.
-    fields.check(config)
-    content = identity.to_dict(config)
+    content = agreement.agree(lambda: _checked(config), agreement.of_start)
     devices.start(config.train.devices)
+    agreement.agree(jax.local_devices, agreement.of_machine)
     if not processes.first():
         nowhere = held.enter_context(pathlib.Path(os.devnull).open("w"))
         held.enter_context(contextlib.redirect_stdout(nowhere))
@@ -110,7 +116,12 @@ def _train(
         return finished
 
     # ---- The data, the model and its state.
-    parts = assembly.assemble(config)
+    parts = agreement.agree(
+        lambda: assembly.assemble(config),
+        lambda parts: agreement.of_parts(
+            parts.task, parts.spread.count // jax.process_count()
+        ),
+    )
     task, count, graph, state = parts.task, parts.steps, parts.graph, parts.state
     learning_rate, spread = parts.learning_rate, parts.spread
     sizes = {
@@ -149,6 +160,7 @@ def _train(
     )
     if finished:
         return finished
+    agreement.agree(lambda: workdir, agreement.of_folder)
     saved = checkpoints.Checkpoints(workdir / "checkpoints")
     held.enter_context(contextlib.closing(saved))
     best_params = jax.tree.map(jnp.copy, state.params)
@@ -160,16 +172,20 @@ def _train(
         learning_rate, train_step = slowed(record["restores"])
     start = int(state.step)
     seconds_before = record["seconds"]
+    conditions = origin.present() | {"devices": spread.count}
+    earlier = origin.of_last_session(workdir)  # before its lines may be cut off
     log: logs.Log = logs.Log()
     if processes.first():
         log = logs.MetricLog(workdir, start if known else None)
     lengths = (count, parts.steps_per_epoch)
     print(summary.beginning(config, task, sizes, lengths, spread.count))
     if start == 0:
-        log.event(0, "started", **_description(config, task))
+        log.event(0, "started", **_description(config, task), **conditions)
     if known:
         print(f"resumed from step {start} of {count}")
-        log.event(start, "resumed_from", **_origin())
+        if changed := origin.notice(earlier, conditions):
+            print(changed)
+        log.event(start, "resumed_from", **conditions)
     per_step = task.units(config.train.batch_size)
     shown = progress.Progress(count, per_step, task.unit)
     stopwatch = progress.Stopwatch(start)
@@ -201,7 +217,7 @@ def _train(
         stopwatch = progress.Stopwatch(step)
         log.go_back(step)
         if step == 0:
-            log.event(0, "started", **_description(config, task))
+            log.event(0, "started", **_description(config, task), **conditions)
         log.event(step, "restored", what=what, non_finite_at=bad, restores=restores)
         logging.warning(
             "%s is not finite at step %d: back to step %d, rates halved %d times",
@@ -310,12 +326,26 @@ def _train(
     return result
 
 
+def _checked(config: Any) -> dict:
+    """The config as plain values."""
+    fields.check(config)
+    return identity.to_dict(config)
+
+
 def _look(workdir: pathlib.Path, content: dict) -> tuple[bool, dict | None]:
     """Whether the workdir holds a run of this config, and its result if it ended."""
     known = folder.check(workdir, content)
-    found = folder.result(workdir, content) if known else None
+    if not known:
+        return False, None
+    earlier = origin.of_last_session(workdir)
+    origin.check_streams(
+        f"--workdir {workdir}", earlier.get("settings"), origin.settings()
+    )
+    found = folder.result(workdir, content)
     if found is not None:
         print(f"{workdir} holds the finished run of this config: nothing to do")
+        if changed := origin.notice(earlier, origin.present()):
+            print(changed)
     return known, found
 
 
@@ -352,13 +382,7 @@ def _description(config: Any, task: base.Task) -> dict[str, Any]:
         "model": config.model.name,
         "primary": task.primary,
         "baseline": task.baseline,
-        **_origin(),
     }
-
-
-def _origin() -> dict[str, Any]:
-    """Which code runs, and on what."""
-    return {"revision": records.revision(), "machine": records.machine()}
 
 
 def _non_finite_message(step: int, what: str, saved: checkpoints.Checkpoints) -> str:

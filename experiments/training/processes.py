@@ -4,61 +4,164 @@ All do the same things in the same order; the first of them writes.
 """
 
 import contextlib
+import errno
 import json
 import os
+import socket
 import sys
+import threading
+import time
+import traceback
 from collections.abc import Callable, Iterator
+from concurrent import futures
 from typing import Any
 
 import jax
 import numpy as np
+from absl import logging
 
 from experiments.training import exchange
 
-ALONE = 5  # exit code where another process is gone
+ALONE = 5  # exit code where another process is gone, or has not come
+SILENCE = 100  # seconds without a sign of life after which XLA ends the others
+LEAVING = 10  # seconds that a process which fails waits for the others to end as well
+TAKEN = 10  # seconds that a port may be taken, by what has just ended
+STEPS = 16  # of a Slurm job at once that have ports of their own
+
+
+# ---- How they meet.
 
 
 def join(
-    coordinator: str | None, num_processes: int | None, process_id: int | None
+    coordinator: str | None,
+    num_processes: int | None,
+    process_id: int | None,
+    *,
+    timeout: int,
 ) -> None:
     """Joins the other processes of a run; before JAX is used.
 
-    They are those of the arguments or, without any, of the Slurm step or the TPU pod
-    that this is one of.
+    They are those of the arguments or, without any, of the Slurm step that this is one
+    of, or of the TPU pod that JAX finds. Where they have not all come in time, the
+    process ends with the exit code `ALONE`.
 
     Args:
       coordinator: host:port at which the first process listens.
       num_processes: of the whole run.
       process_id: of this one, 0 the first.
+      timeout: seconds within which all have to come.
 
     Raises:
-      ValueError: some of the arguments without the others, or a number that is none of
-        the run's.
+      ValueError: some of the arguments without the others, one that no run has, or a
+        port that is taken.
     """
-    given = (coordinator, num_processes, process_id)
-    if given == (None, None, None):
-        if _cluster():
-            jax.distributed.initialize()
+    arguments = (coordinator, num_processes, process_id)
+    if arguments == (None, None, None):
+        _join_cluster(timeout)
         return
     if coordinator is None or num_processes is None or process_id is None:
         raise ValueError(
             "--coordinator, --num_processes and --process_id must be given together,"
             f" got {coordinator!r}, {num_processes!r} and {process_id!r}"
         )
+    host, _, port = coordinator.rpartition(":")
+    if not host or not port.isdecimal() or not 0 < int(port) < 2**16:
+        raise ValueError(f"--coordinator must be host:port, got {coordinator!r}")
     if process_id >= num_processes:
         raise ValueError(
             f"--process_id must be less than --num_processes {num_processes}, got"
             f" {process_id}"
         )
-    jax.distributed.initialize(coordinator, num_processes, process_id)
+    if process_id == 0:
+        _wait_for_port("--coordinator", int(port))
+    _initialize(timeout, coordinator, num_processes, process_id)
+
+
+def _join_cluster(timeout: int) -> None:
+    """As `join`, of a Slurm step with several tasks or a TPU pod; else nothing."""
+    if os.environ.get("SLURM_STEP_NUM_TASKS", "1") not in ("", "1"):
+        # By itself JAX would take one port for all steps of a job.
+        name = "JAX_COORDINATOR_PORT"
+        port = int(os.environ.setdefault(name, str(_port_of_step())))
+        if os.environ.get("SLURM_PROCID") == "0":
+            _wait_for_port(name, port)
+        _initialize(timeout)
+        return
+    platforms = jax.config.jax_platforms  # type: ignore[attr-defined]
+    if "tpu" in (platforms or ""):  # as JAX has it where there are TPUs
+        try:
+            _initialize(timeout)
+        except Exception as error:
+            if jax.distributed.is_initialized():
+                raise
+            logging.warning(
+                "this host trains alone: JAX finds no TPU pod around it (%s)", error
+            )
+
+
+def _port_of_step() -> int:
+    """A port for each step of a Slurm job, above those that systems give out.
+
+    `STEPS` of a job, and so many of each of 256 jobs in a row, have different ones.
+    """
+    job, step = (int(os.environ[f"SLURM_{name}_ID"]) for name in ("JOB", "STEP"))
+    return 2**16 - 2**12 + (STEPS * job + step % STEPS) % 2**12
+
+
+def _wait_for_port(name: str, port: int) -> None:
+    """Raises ValueError where the port stays taken.
+
+    JAX itself would share it: the processes of two runs would meet, and end each other.
+    """
+    deadline = time.monotonic() + TAKEN
+    while True:
+        try:
+            socket.create_server(("", port)).close()
+            return
+        except OSError as error:
+            if error.errno != errno.EADDRINUSE or time.monotonic() > deadline:
+                raise ValueError(
+                    f"{name} must have a port that is free here, got {port}:"
+                    f" {os.strerror(error.errno or 0)}"
+                ) from error
+        time.sleep(0.5)
+
+
+def _initialize(
+    timeout: int,
+    coordinator: str | None = None,
+    num_processes: int | None = None,
+    process_id: int | None = None,
+) -> None:
+    """JAX's own joining, which by itself aborts with a stack when the time is over."""
+    executor = futures.ThreadPoolExecutor(1)  # signals are handled meanwhile
+    joining = executor.submit(
+        jax.distributed.initialize,
+        coordinator,
+        num_processes,
+        process_id,
+        initialization_timeout=timeout + 60,
+        heartbeat_timeout_seconds=SILENCE,
+    )
+    try:
+        joining.result(timeout)
+    except TimeoutError:
+        line = f"the processes of this run did not all come within {timeout} s"
+        print(f"error: {line} (--join_timeout)", file=sys.stderr, flush=True)
+        os._exit(ALONE)
+    finally:
+        executor.shutdown(wait=False)
+
+
+# ---- How they end.
 
 
 @contextlib.contextmanager
 def together() -> Iterator[None]:
-    """Ends the process where one of several fails, without waiting for the others.
+    """Ends the process where one of several fails.
 
-    They notice that it is gone: what they wait for fails as well, with exit code
-    `ALONE`.
+    The others notice that it is gone: what they wait for fails as well, with the exit
+    code `ALONE`. Where the first is gone XLA is faster, and aborts them.
     """
     try:
         yield
@@ -74,21 +177,26 @@ def together() -> Iterator[None]:
             )
             _leave(ALONE)
         raise
+    except Exception:
+        if jax.distributed.is_initialized():
+            traceback.print_exc()
+            _leave(1)
+        raise
 
 
 def _leave(code: int) -> None:
-    """Ends a process of several at once; of one, nothing."""
+    """Ends a process of several, of which none may wait for it; of one, nothing.
+
+    Those that fail at one time meet once more: XLA aborts what is still at work when
+    the first has gone.
+    """
     if jax.distributed.is_initialized():
         sys.stdout.flush()
         sys.stderr.flush()
+        meeting = threading.Thread(target=jax.distributed.shutdown, daemon=True)
+        meeting.start()
+        meeting.join(LEAVING)
         os._exit(code)
-
-
-def _cluster() -> bool:
-    """Whether this is one of several processes of a Slurm step or a TPU pod."""
-    tasks = os.environ.get("SLURM_STEP_NUM_TASKS", "1")
-    hosts = os.environ.get("TPU_WORKER_HOSTNAMES", "")
-    return tasks not in ("", "1") or "," in hosts
 
 
 # ---- What they do together.

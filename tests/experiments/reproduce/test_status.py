@@ -56,6 +56,20 @@ def test_stand_in_data_count_for_nothing_else(tmp_path):
     assert "is not of stand-in data" in status.find(run, tmp_path)[1]
 
 
+def test_a_record_of_other_random_streams_counts_for_nothing(tmp_path):
+    run = registry.FIGURES["F1"].runs("cpu")[0]
+    path = invent(run, tmp_path)
+    content = json.loads(path.read_text())
+    for wide, problem in [
+        (False, None),
+        (True, "jax_enable_x64: True -> False"),
+    ]:
+        settings = {"jax_enable_x64": wide, "XLA_FLAGS": "--any"}
+        path.write_text(json.dumps(content | {"settings": settings}))
+        found = status.find(run, tmp_path)[1]
+        assert found is None if problem is None else problem in found
+
+
 def test_a_certificate_that_is_asked_for_must_be_there(tmp_path):
     run = registry.FIGURES["F5"].runs("cpu")[0]
     path = invent(run, tmp_path)

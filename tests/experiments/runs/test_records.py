@@ -3,6 +3,7 @@
 import itertools
 import json
 
+import jax
 import pytest
 
 from experiments.runs import records
@@ -16,7 +17,7 @@ def workdir(path, finished=True):
     lines = [
         event(0, "started", revision="a", machine=1),
         {"step": 5, "split": "valid", "loss": 2.0, "mse": 2.0, "seconds": 1.0},
-        event(5, "resumed_from", revision="b", machine=2),
+        event(5, "resumed_from", revision="b", machine=2, settings={"a": 1}),
         {
             "step": 9,
             "split": "train",
@@ -45,6 +46,7 @@ def test_a_record_holds_the_run_and_no_place(tmp_path, monkeypatch):
         "result": {"steps": 9},
         "revision": "b",
         "machine": 2,
+        "settings": {"a": 1},
         "valid": [
             {"step": 5, "loss": 2.0, "mse": 2.0},
             {"step": 9, "loss": 1.0, "mse": 1.0},
@@ -53,6 +55,15 @@ def test_a_record_holds_the_run_and_no_place(tmp_path, monkeypatch):
     }
     assert records.read("group/run") == json.loads(written.read_text())
     assert records.read("group/none") is None
+
+
+def test_a_record_of_a_run_of_before_has_no_settings(tmp_path):
+    path = workdir(tmp_path)
+    log = path / "metrics.jsonl"
+    log.write_text(log.read_text().replace('"settings"', '"other"'))
+    assert "settings" not in json.loads(
+        records.record(path, "run", tmp_path).read_text()
+    )
 
 
 def test_an_unfinished_run_is_refused(tmp_path):
@@ -99,6 +110,6 @@ def test_the_machine_is_named_in_general_terms():
         "device",
         "cores",
         "architecture",
-        "jax",
-        "python",
+        *("jax", "jaxlib", "flax", "optax", "numpy", "python"),
     }
+    assert found["jax"] == jax.__version__

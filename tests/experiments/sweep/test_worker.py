@@ -1,7 +1,9 @@
 """Workers in this process, with a stand-in for training: no run is lost or doubled."""
 
+import json
 import warnings
 
+import jax
 import pytest
 from optuna.trial import TrialState
 
@@ -249,6 +251,28 @@ def test_another_sweep_is_refused_and_what_differs_is_shown(tmp_path, trained):
         setup.prepare(changed, space, tmp_path / "elsewhere", options)
     (tmp_path / "notes.txt").touch()
     with pytest.raises(ValueError, match="no sweep but other files"):
+        prepare(tmp_path, space)
+
+
+def test_workers_of_a_sweep_have_the_same_random_streams(tmp_path, trained, capsys):
+    space = {"model.radius": [0.1]}
+    prepare(tmp_path, space)
+    with (
+        jax.enable_x64(True),
+        pytest.raises(ValueError, match="jax_enable_x64: False -> True"),
+    ):
+        prepare(tmp_path, space)
+    with jax.default_matmul_precision("highest"):
+        prepare(tmp_path, space)
+    said = capsys.readouterr().out.splitlines()
+    assert len(said) == 1 and "precision: None -> 'highest'" in said[0]
+    # One of before, which does not tell.
+    content = json.loads((tmp_path / "sweep.json").read_text())
+    del content["settings"]
+    (tmp_path / "sweep.json").write_text(json.dumps(content))
+    study = prepare(tmp_path, space).study
+    study.set_user_attr("sweep", content)
+    with jax.enable_x64(True):
         prepare(tmp_path, space)
 
 
