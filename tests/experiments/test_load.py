@@ -184,7 +184,8 @@ def test_predictions_of_digits(tmp_path):
     result = loop.train(config, tmp_path)
     model, task, _ = experiments.load(tmp_path, "last")
     arrays, metrics = prediction.predict(model, task, "valid")
-    assert metrics == result["metrics"]["valid"]
+    # The run may have evaluated on several devices: equal to rounding.
+    assert metrics == pytest.approx(result["metrics"]["valid"], rel=1e-6)
     right = np.mean(arrays["predictions"] == arrays["targets"])
     assert right == pytest.approx(metrics["accuracy"])
     expected = stand_in.digits()["valid"][1]
