@@ -32,6 +32,17 @@ def _varying(x: Any) -> frozenset[str]:
     return jax.typeof(x).manual_axis_type.varying
 
 
+def replicated(array: jax.Array) -> jax.Array:
+    """The array whole on every device of its mesh, if that has explicit axes.
+
+    With automatic axes the partitioner sees to it where a function wants that.
+    """
+    sharding = jax.typeof(array).sharding
+    if AxisType.Explicit not in sharding.mesh.axis_types or not any(sharding.spec):
+        return array
+    return jax.sharding.reshard(array, PartitionSpec())
+
+
 def over_batch(run: Callable, states: bool, inputs: Any, carry: Any):
     """A recurrence as a function that also takes arrays of a mesh with explicit axes.
 

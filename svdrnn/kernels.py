@@ -19,7 +19,10 @@ from flax.nnx import reprlib
 from jax.typing import ArrayLike
 
 from svdrnn._copies import empty_copy, fill
+from svdrnn._sharding import replicated
+from svdrnn._types import is_abstract
 from svdrnn.cells import TransitionCell
+from svdrnn.checks import is_traced
 from svdrnn.constraint import Constraint, largest_violation
 from svdrnn.layouts import Layout, Rule, layout, start
 from svdrnn.matrices import DenseMatrix, OrthogonalMatrix, SpectralMatrix
@@ -33,10 +36,11 @@ class Fixed(nnx.Variable):
 class Kernel(nnx.Module):
     """A kernel built from the parameters of a constraint whenever it is read.
 
-    It answers `[...]`, `shape`, `dtype`, `ndim`, `__jax_array__` and arithmetic as the
-    array would. Made by `constrain`; its parameters are of the variable type of what it
-    replaces, under the names that the constraint gives them; what the constraint keeps
-    fixed is a `Fixed` variable.
+    It answers what the variable in whose place it is and the array of that would:
+    `[...]`, iteration, arithmetic, `get_value()`, `get_metadata()`, `dtype`, `sum()`
+    and all others. What would write to it raises an error. Made by `constrain`; its
+    parameters are of the variable type of what it replaces, under the names that the
+    constraint gives them; what the constraint keeps fixed is a `Fixed` variable.
     """
 
     def __init__(self, rule: Rule, parameters: dict, replaced: nnx.Variable):
@@ -44,7 +48,7 @@ class Kernel(nnx.Module):
         self.variable_type = type(replaced)
         self.metadata = tuple(sorted(replaced.get_metadata().items()))
         for name, value in parameters.items():
-            if hasattr(self, name):
+            if name in vars(self) or hasattr(type(self), name):
                 raise ValueError(
                     f"parameters of {rule.constraint} must not have a name of Kernel, "
                     f"got {name!r}"
@@ -52,13 +56,40 @@ class Kernel(nnx.Module):
             fixed = name in rule.constraint.fixed
             setattr(self, name, Fixed(value) if fixed else self.variable_type(value))
 
+    def __setattr__(self, name: str, value: Any) -> None:
+        rule = vars(self).get("rule")
+        own = ("rule", "variable_type", "metadata")
+        if rule and name not in (*own, *dict(rule.ranks)) and name[:1] != "_":
+            raise AttributeError(_unwritable(f"{name} must not be set"))
+        super().__setattr__(name, value)
+
+    def __getattr__(self, name: str) -> Any:
+        """What the variable replaced, or its array, has under a name."""
+        if (
+            name.startswith("_")
+            or hasattr(type(self), name)
+            or "rule" not in vars(self)
+        ):
+            raise AttributeError(f"{type(self).__name__} has no attribute {name!r}")
+        metadata = dict(self.metadata)
+        # Only what is there is worth building a kernel for, which is an array of the
+        # kind of its parameters.
+        array = next(iter(self._parameters().values()))
+        kinds = self.variable_type, type(array)
+        if name not in metadata and not any(hasattr(kind, name) for kind in kinds):
+            raise AttributeError(f"{type(self).__name__} has no attribute {name!r}")
+        return getattr(self.variable_type.from_metadata(self.value, metadata), name)
+
     def _parameters(self) -> dict[str, jax.Array]:
-        return {name: getattr(self, name)[...] for name, _ in self.rule.ranks}
+        return {name: getattr(self, name).get_value() for name, _ in self.rule.ranks}
 
     @property
     def value(self) -> jax.Array:
-        """The kernel as the layer reads it, built anew."""
-        return self.rule.kernel(self._parameters())
+        """The kernel as the layer reads it, built anew; its shape if it is abstract."""
+        parameters = self._parameters()
+        if is_abstract(parameters):
+            return jax.eval_shape(self.rule.kernel, parameters)  # type: ignore
+        return self.rule.kernel(parameters)
 
     def matrix(self) -> jax.Array:
         """W as the constraint sees it, (..., n_out, n_in)."""
@@ -67,8 +98,7 @@ class Kernel(nnx.Module):
     @property
     def shape(self) -> tuple[int, ...]:
         """Of the kernel, known without building it."""
-        variables = {name: getattr(self, name) for name, _ in self.rule.ranks}
-        return self.rule.lead(variables) + self.rule.layout.shape
+        return self.rule.lead(self._parameters()) + self.rule.layout.shape
 
     @property
     def ndim(self) -> int:
@@ -83,12 +113,20 @@ class Kernel(nnx.Module):
     @property
     def dtype(self):
         """What the dtypes of the parameters promote to."""
-        return jnp.result_type(*(getattr(self, n).dtype for n, _ in self.rule.ranks))
+        return jnp.result_type(*(p.dtype for p in self._parameters().values()))
 
-    @property
-    def T(self) -> jax.Array:
-        """The kernel transposed."""
-        return self.value.T
+    def get_value(self, *, index: Any = ...) -> Any:
+        """The kernel or a part of it, an array; its shape if it is abstract."""
+        return self.value if index is ... else self.value[index]
+
+    def __getitem__(self, index) -> jax.Array:
+        return self.get_value(index=index)
+
+    def __iter__(self) -> Iterator[jax.Array]:
+        return iter(self.value)
+
+    def __len__(self) -> int:
+        return self.shape[0]
 
     def __jax_array__(self) -> jax.Array:
         return self.value
@@ -97,24 +135,23 @@ class Kernel(nnx.Module):
         del copy
         return np.asarray(self.value, dtype)
 
-    def __getitem__(self, index) -> jax.Array:
-        return self.value[index]
+    # As jax.Array has it: numpy then leaves arithmetic to the kernel.
+    __array_priority__ = 100
 
-    def __len__(self) -> int:
-        return self.shape[0]
+    # Of a module, although it compares as an array does.
+    __hash__ = nnx.Module.__hash__
 
     def plain(self) -> nnx.Variable:
         """A variable like the one replaced, with the value of now."""
         return self.variable_type(self.value, **dict(self.metadata))
 
+    def _known(self) -> bool:
+        """Whether the parameters have values, to be measured."""
+        return not is_traced(self._parameters())
+
     def violation(self) -> float | None:
         """The largest violation, measured; None where values are not known."""
-        known = all(
-            isinstance(v, (jax.Array, np.ndarray))
-            and not isinstance(v, jax.core.Tracer)
-            for v in jax.tree.leaves(nnx.state(self))
-        )
-        if not known:
+        if not self._known():
             return None
         return largest_violation(self.rule.constraint, self.matrix())
 
@@ -124,26 +161,62 @@ class Kernel(nnx.Module):
         yield head
         if head.empty_repr == "...":
             return
-        for name, value in report("", self)._asdict().items():
+        # Measuring takes seconds where matrices are large, and printing should not.
+        violation = "measured by svdrnn.constraints" if self._known() else None
+        shown = _report("", self, None)._asdict() | {"violation": violation}
+        for name, value in shown.items():
             if name != "path":
                 yield reprlib.Attr(name, value)
         hidden = ("rule", "variable_type", "metadata")
         yield from (part for part in parts if part.key not in hidden)
 
 
-def _operator(name: str) -> Callable:
-    def operate(self, *others):
+def _unwritable(what: str) -> str:
+    return (
+        f"{what} on a constrained kernel, which is built from its parameters: assign "
+        "by svdrnn.set_matrix, or take the constraint away by svdrnn.unconstrain first"
+    )
+
+
+def _reading(name: str) -> Callable:
+    def read(self, *others):
         others = [o.value if isinstance(o, Kernel) else o for o in others]
         return getattr(self.value, name)(*others)
 
-    operate.__name__ = name
-    return operate
+    read.__name__ = name
+    return read
 
 
-for _name in ("add", "sub", "mul", "truediv", "pow", "matmul"):
-    setattr(Kernel, f"__{_name}__", _operator(f"__{_name}__"))
-    setattr(Kernel, f"__r{_name}__", _operator(f"__r{_name}__"))
-setattr(Kernel, "__neg__", _operator("__neg__"))  # noqa: B010
+def _refusing(name: str) -> Callable:
+    def refuse(self, *arguments, **named):
+        raise TypeError(_unwritable(f"{name} must not be called"))
+
+    refuse.__name__ = name
+    return refuse
+
+
+_BINARY = (
+    *("add", "sub", "mul", "matmul", "truediv", "floordiv", "mod", "divmod", "pow"),
+    *("lshift", "rshift", "and", "xor", "or"),
+)
+_READING = (
+    *_BINARY,
+    *(f"r{name}" for name in _BINARY),
+    *("eq", "ne", "lt", "le", "gt", "ge", "contains"),
+    *("neg", "pos", "abs", "invert", "round", "trunc", "floor", "ceil"),
+    *("complex", "int", "float", "index"),
+    *("dlpack", "dlpack_device", "array_namespace"),
+)
+_REFUSING = (
+    *(f"__i{name}__" for name in _BINARY if name != "divmod"),
+    *("__setitem__", "__delitem__", "set_value", "set_raw_value", "copy_from"),
+    *("update_from_state", "set_metadata", "del_metadata", "add_axis", "remove_axis"),
+    "delete",
+)
+for _name in _READING:
+    setattr(Kernel, f"__{_name}__", _reading(f"__{_name}__"))
+for _name in _REFUSING:
+    setattr(Kernel, _name, _refusing(_name))
 
 
 # --- how layers are read ------------------------------------------------------------
@@ -267,7 +340,7 @@ def _read(reference: _Reference, axes: Any, blocks: int | None) -> Layout | str:
       ValueError: where there may be a reading but not one only.
     """
     variable, owner = reference.child, reference.owners[-1]
-    shape, name = np.shape(variable[...]), reference.parts[-1]
+    shape, name = np.shape(variable.get_value()), reference.parts[-1]
     if len(shape) < 2:
         return "a scalar" if not shape else "a vector"
     if not jnp.issubdtype(variable.dtype, jnp.floating):
@@ -382,7 +455,8 @@ def constrain(
 ) -> Paths:
     """Puts kernels of a model under a constraint, in place.
 
-    To be called before an optimizer is made. A kernel W (n_out, n_in) is read with its
+    To be called before an optimizer is made, whose update would else end with a "pytree
+    structure error" of optax. A kernel W (n_out, n_in) is read with its
     input axes flattened against its output axes: `nnx.Linear`, `LinearGeneral`,
     `Einsum`, `MultiHeadAttention` as they multiply; `Conv` from a patch to a pixel, and
     each group by itself; `ConvTranspose` from a pixel to a patch; `Embed` from one-hot
@@ -421,7 +495,7 @@ def constrain(
     for variable, path, read in layouts.values():
         key = None if rngs is None else rngs.params()
         try:
-            matrices = read.matrices(variable[...])
+            matrices = read.matrices(variable.get_value())
             rule, named = start(constraint, read, matrices, init=init, key=key)
         except ValueError as error:
             raise ValueError(f"{error} ({path})") from None
@@ -498,10 +572,7 @@ def bake(model: nnx.Module) -> nnx.Module:
 
     Cost: each kernel once.
     """
-    traced = any(
-        isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves(nnx.state(model))
-    )
-    if traced:
+    if is_traced(nnx.state(model)):
         return _baked(model)
 
     def plain(path, node):
@@ -551,11 +622,12 @@ def set_matrix(kernel: Kernel, w: ArrayLike, *, init: str = "strict") -> None:
         raise ValueError(f"kernel must be a constrained kernel, got {type(kernel)}")
     if init not in ("strict", "project"):
         raise ValueError(f"init must be one of strict, project, got {init!r}")
-    shape = jax.eval_shape(kernel.matrix).shape
+    rule = kernel.rule
+    lead = rule.lead(kernel._parameters())
+    shape = (*lead, *rule.layout.stack_shape, *rule.layout.matrix_shape)
     if jnp.shape(w) != shape:
         raise ValueError(f"w must have shape {shape}, got {jnp.shape(w)}")
-    rule = kernel.rule
-    w = jnp.asarray(w, kernel.dtype)
+    w = replicated(jnp.asarray(w, kernel.dtype))
     _, named = start(rule.constraint, rule.layout, w, init=init)
     for name, value in named.items():
         getattr(kernel, name)[...] = value
@@ -584,10 +656,14 @@ class Report(NamedTuple):
 
 def report(path: str, kernel: Kernel) -> Report:
     """The report of one kernel."""
-    asked = kernel.rule.constraint
-    reflectors = asked.reflectors_of(kernel.rule.layout.matrix_shape)
+    return _report(path, kernel, kernel.violation())
+
+
+def _report(path: str, kernel: Kernel, violation: float | None) -> Report:
+    constraint = kernel.rule.constraint
+    reflectors = constraint.reflectors_of(kernel.rule.layout.matrix_shape)
     return Report(
-        path, kernel.shape, asked, asked.interval, reflectors, kernel.violation()
+        *(path, kernel.shape, constraint, constraint.interval, reflectors, violation)
     )
 
 

@@ -16,6 +16,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
+from svdrnn._sharding import replicated
+from svdrnn._types import is_abstract
 from svdrnn.checks import check_floating, check_integer, check_name
 from svdrnn.constraint import INITS, Constraint, largest_violation
 
@@ -57,9 +59,16 @@ class Layout:
         return n_out // self.blocks, math.prod(self.shape[i] for i in self.inputs)
 
     def matrices(
-        self, kernel: Float[Array, "*kernel"]
-    ) -> Float[Array, "*stack n_out n_in"]:
-        """(*lead, *shape) -> (*lead, *stack_shape, n_out, n_in)."""
+        self, kernel: Float[Array, "*kernel"] | jax.ShapeDtypeStruct
+    ) -> Float[Array, "*stack n_out n_in"] | jax.ShapeDtypeStruct:
+        """(*lead, *shape) -> (*lead, *stack_shape, n_out, n_in).
+
+        Of a kernel that a mesh with explicit axes splits they are whole on every
+        device; of the shape of a kernel they are a shape.
+        """
+        if isinstance(kernel, jax.ShapeDtypeStruct):
+            return jax.eval_shape(self.matrices, kernel)  # type: ignore[arg-type]
+        kernel = replicated(kernel)
         lead = kernel.ndim - len(self.shape)
         order = self.stack + self.outputs + self.inputs
         moved = jnp.transpose(kernel, (*range(lead), *(lead + i for i in order)))
@@ -182,26 +191,28 @@ def _find(constraint, matrices):
 def start(
     constraint: Constraint,
     layout: Layout,
-    matrices: Float[Array, "*stack n_out n_in"],
+    matrices: Float[Array, "*stack n_out n_in"] | jax.ShapeDtypeStruct,
     *,
     init: str,
     key: jax.Array | None = None,
-) -> tuple[Rule, dict[str, Array]]:
+) -> tuple[Rule, dict[str, Any]]:
     """The rule of a kernel and its first parameters.
 
     Args:
       constraint: what is to hold.
       layout: of the kernel.
       matrices: (*lead, *stack_shape, n_out, n_in), the kernel read by the layout;
-        with `random` and `identity` only its shape and dtype matter.
+        with `random` and `identity` only its shape and dtype matter, and where it has
+        nothing else the parameters have neither.
       init: `"project"` starts near the matrices, at them where they are allowed;
         `"strict"` at them; `"random"` and `"identity"` leave them.
       key: for `random`.
 
     Raises:
-      ValueError: for an unknown init, `random` without a key, matrices that are not
-        floating and, where their values are known (outside of `jit`), not finite or,
-        with `strict`, changed by the constraint; as the constraint does.
+      ValueError: for an unknown init, `random` without a key, `project` and `strict`
+        where there are no values, matrices that are not floating and, where their
+        values are known (outside of `jit`), not finite or, with `strict`, changed by
+        the constraint; as the constraint does.
     """
     check_name("init", init, INITS)
     check_floating("kernel", matrices)
@@ -213,30 +224,46 @@ def start(
         ) from None
     shape, dtype = layout.matrix_shape, matrices.dtype
     stack = matrices.shape[:-2]
-    if init == "random":
-        if key is None:
-            raise ValueError(
-                "init must be project, strict or identity without a source of random "
-                "numbers (rngs or key), got 'random'"
-            )
-        keys = jax.random.split(key, stack)
-        named = _over(lambda k: constraint.random(k, shape, dtype), len(stack))(keys)
-    elif init == "identity":
-        one = constraint.identity(shape, dtype)
-        named = {
-            k: jnp.array(jnp.broadcast_to(v, stack + v.shape)) for k, v in one.items()
-        }
+    named: dict[str, Any]
+    if init == "random" and key is None:
+        raise ValueError(
+            "init must be project, strict or identity without a source of random "
+            "numbers (rngs or key), got 'random'"
+        )
+    if init in ("random", "identity"):
+
+        def make(key):
+            if init == "random":
+                random = _over(lambda k: constraint.random(k, shape, dtype), len(stack))
+                return random(jax.random.split(key, stack))
+            one = constraint.identity(shape, dtype)
+            return {
+                k: jnp.array(jnp.broadcast_to(v, stack + v.shape))
+                for k, v in one.items()
+            }
+
+        named = jax.eval_shape(make, key) if is_abstract(matrices) else make(key)
+    elif isinstance(matrices, jax.ShapeDtypeStruct):
+        raise ValueError(
+            "init must be random or identity where kernels have no values, as those of "
+            f"eval_shape, got {init!r}: constrain inside of the function given to it"
+        )
     else:
         known = not isinstance(matrices, jax.core.Tracer)
         if known and not bool(jnp.all(jnp.isfinite(matrices))):
             raise ValueError("kernel must be finite, got NaN or infinite entries")
         named = dict(_find(constraint, matrices))
+        if init == "strict" and known:
+            rule = _rule(constraint, layout, stack, named)
+            _check_unchanged(rule, matrices, named)
+    return _rule(constraint, layout, stack, named), named
+
+
+def _rule(constraint, layout, stack, named) -> Rule:
     lead = len(stack) - len(layout.stack_shape)
-    ranks = tuple((name, value.ndim - lead) for name, value in named.items())
-    rule = Rule(constraint, layout, ranks)
-    if init == "strict" and known:
-        _check_unchanged(rule, matrices, named)
-    return rule, named
+    # Sorted, so that all starts of a kernel have one rule.
+    ranks = tuple((name, value.ndim - lead) for name, value in sorted(named.items()))
+    return Rule(constraint, layout, ranks)
 
 
 def _check_unchanged(rule: Rule, matrices: Array, named: dict[str, Array]) -> None:

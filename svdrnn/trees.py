@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array
 
+from svdrnn._types import is_abstract
 from svdrnn.constraint import Constraint
 from svdrnn.layouts import Rule, layout, start
 
@@ -130,7 +131,7 @@ def constrain_tree(
             )
         read = layout(leaf.shape, ((0,), (1,)) if axes is None else axes, blocks)
         own = None if key is None else jax.random.fold_in(key, len(raw))
-        matrices = read.matrices(jnp.asarray(leaf))
+        matrices = read.matrices(leaf if is_abstract(leaf) else jnp.asarray(leaf))
         rule, named = start(constraint, read, matrices, init=init, key=own)
         fixed.append({name: named.pop(name) for name in constraint.fixed})
         raw.append(named)

@@ -1,5 +1,6 @@
 """Kernels of flax layers under constraints, each read by hand in numpy."""
 
+import dataclasses
 import functools
 import re
 
@@ -509,7 +510,7 @@ def test_repr_and_reports():
     text = str(net)
     assert "constraint=Spectral(radius=0.2, center=1.0, reflectors=None)" in text
     assert re.search(
-        r"interval=\(0.8, 1.2\),\s+reflectors=\(2, 2\),\s+violation=", text
+        r"interval=\(0.8, 1.2\),\s+reflectors=\(2, 2\),\s+violation='measured by", text
     )
     head, stem = svdrnn.constraints(net)
     assert (head.path, head.shape, head.reflectors) == ("head/kernel", (4, 2), (2, 2))
@@ -521,6 +522,264 @@ def test_repr_and_reports():
     net.head.kernel.sigma_raw[...] = jnp.array([jnp.nan, 0.0])
     assert svdrnn.constraints(net)[0].violation == np.inf
     assert "violation=None" in str(nnx.eval_shape(lambda: net).head)
+
+
+def test_printing_measures_nothing(monkeypatch):
+    layer = nnx.Linear(3, 4, rngs=nnx.Rngs(0))
+    svdrnn.constrain(layer, SPECTRAL)
+    monkeypatch.setattr(Kernel, "value", property(lambda self: pytest.fail("built")))
+    for name in ("matrix", "violation"):
+        monkeypatch.setattr(Kernel, name, lambda self: pytest.fail("measured"))
+    assert "shape=(3, 4)" in repr(layer) and "Kernel" in str(nnx.Dict(a=layer))
+
+
+# --- in the place of a variable and its array ---------------------------------------
+
+
+def a_kernel(n_in=3, n_out=4):
+    """A constrained kernel, and a dense parameter that is like it."""
+    layer = nnx.Linear(n_in, n_out, rngs=nnx.Rngs(0), kernel_metadata={"note": "kept"})
+    dense = layer.kernel.copy()
+    svdrnn.constrain(layer, SPECTRAL)
+    dense[...] = layer.kernel[...]
+    return layer.kernel, dense
+
+
+# What is asked of a name, where that is not the attribute or a call without arguments.
+ASKED = {
+    "addressable_data": lambda x: x.addressable_data(0),
+    "add_axis": lambda x: x.add_axis(0, "a"),
+    "argpartition": lambda x: x.argpartition(1),
+    "astype": lambda x: x.astype(jnp.bfloat16),
+    "at": lambda x: x.at[0].add(1),
+    "choose": lambda x: x.astype(int).choose([x, x]),
+    "clip": lambda x: x.clip(-0.1, 0.1),
+    "compress": lambda x: x.compress(np.array([True, False, True])),
+    "copy_from": lambda x: x.copy_from(nnx.Param(jnp.ones((3, 4)))),
+    "create_value": lambda x: x.create_value(3),
+    "del_metadata": lambda x: x.del_metadata("note"),
+    "dot": lambda x: x.dot(np.ones(4, np.float32)),
+    "from_metadata": lambda x: x.from_metadata(x[0], x.get_metadata()),
+    "get_metadata": lambda x: (x.get_metadata(), x.get_metadata("note")),
+    "get_value": lambda x: (x.get_value(), x.get_value(index=(0, slice(1, 3)))),
+    "has_metadata": lambda x: (x.has_metadata("note"), x.has_metadata("other")),
+    "item": lambda x: x.item(3),
+    "remove_axis": lambda x: x.remove_axis(0, "a"),
+    "repeat": lambda x: x.repeat(2),
+    "reshape": lambda x: x.reshape(2, 6),
+    "searchsorted": lambda x: x[0].sort().searchsorted(0.1),
+    "set_metadata": lambda x: x.set_metadata("note", "lost"),
+    "set_raw_value": lambda x: x.set_raw_value(jnp.ones((3, 4))),
+    "set_value": lambda x: x.set_value(jnp.ones((3, 4))),
+    "swapaxes": lambda x: x.swapaxes(0, 1),
+    "take": lambda x: x.take(np.array([0, 5])),
+    "to_device": lambda x: x.to_device(jax.devices()[0]),
+    "update_from_state": lambda x: x.update_from_state(nnx.Param(jnp.ones((3, 4)))),
+    "view": lambda x: x.view(jnp.int32),
+}
+# What writes: a dense parameter takes it, a kernel must not seem to.
+WRITING = (
+    *("add_axis", "copy_from", "del_metadata", "remove_axis", "set_metadata"),
+    *("set_raw_value", "set_value", "update_from_state", "delete"),
+)
+# Not to be called.
+TYPES = ("type", "var_type")
+# Addresses and the like, of which two arrays have two.
+OWN = (
+    *("addressable_shards", "global_shards", "traceback", "unsafe_buffer_pointer"),
+    *("device_buffer", "device_buffers", "format", "is_ready"),
+)
+
+
+def public(x):
+    return {name for name in dir(x) if not name.startswith("_")}
+
+
+def outcome(ask, x):
+    """What comes of asking: a result, or the type of an error."""
+    try:
+        return ask(x)
+    except (TypeError, ValueError, AttributeError, NotImplementedError) as error:
+        return type(error)
+
+
+def assert_like(found, expected):
+    if isinstance(expected, nnx.Variable):
+        assert type(found) is type(expected)
+        assert found.get_metadata() == expected.get_metadata()
+        found, expected = found.get_value(), expected.get_value()
+    if isinstance(expected, (tuple, list)):
+        assert type(found) is type(expected) and len(found) == len(expected)
+        for pair in zip(found, expected, strict=True):
+            assert_like(*pair)
+    elif isinstance(expected, (jax.Array, np.ndarray)):
+        assert type(found) is type(expected) and found.dtype == expected.dtype
+        np.testing.assert_array_equal(found, expected)
+    else:
+        assert found == expected
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_every_public_name_of_a_parameter_and_its_array():
+    kernel, dense = a_kernel()
+    names = public(dense) | public(dense.get_value())
+    assert {"get_value", "sharding", "mean", "mT", "at"} <= names
+    for name in sorted(names):
+        if name in OWN:
+            assert hasattr(kernel, name) == hasattr(dense, name), name
+            continue
+
+        def ask(x, name=name):
+            if name in ASKED:
+                return ASKED[name](x)
+            value = getattr(x, name)
+            return value() if callable(value) and name not in TYPES else value
+
+        if name in WRITING:
+            with pytest.raises(TypeError, match=f"{name} must not be called on a con"):
+                ask(kernel)
+            continue
+        try:
+            assert_like(outcome(ask, kernel), outcome(ask, dense))
+        except AssertionError as error:
+            raise AssertionError(f"{name}: {error}") from error
+    assert kernel.note == dense.note == "kept"
+    assert not hasattr(kernel, "other")
+
+
+# Of Python's own protocols for objects, not of arrays; and `bool`, of which a parameter
+# knows its length.
+OBJECT = (
+    *dir(nnx.Module),
+    *("__orig_bases__", "__parameters__", "__class_getitem__", "__call__", "__del__"),
+    *("__copy__", "__bool__", "__annotations__", "__slots__", "__array_module__"),
+    *("__numpy_dtype__", "__hex__", "__oct__", "__cuda_array_interface__"),
+)
+COMPARISONS = ("__eq__", "__ne__", "__lt__", "__le__", "__gt__", "__ge__")
+IN_PLACE = re.compile(
+    "__i(add|sub|(true|floor)div|(mat)?mul|mod|pow|[lr]shift|and|x?or)__"
+)
+EXAMPLES = {
+    "__len__": len,
+    "__iter__": lambda x: list(iter(x)),
+    "__contains__": lambda x: 7.0 in x[0],
+    "__getitem__": lambda x: (x[0], x[..., 1:], x[:, None], x[x[:, 0] > 0]),
+    "__array__": np.asarray,
+    "__array_priority__": lambda x: np.ones((2, 3), np.float32) @ x,
+    "__jax_array__": jnp.asarray,
+    "__dlpack__": np.from_dlpack,
+    "__getattr__": lambda x: x.sharding,
+}
+
+
+def test_every_operator_of_a_parameter_and_its_array():
+    kernel, dense = a_kernel()
+    array = dense.get_value()
+    names = {n for n in (*dir(dense), *dir(array)) if n.startswith("__")}
+    names = (names | set(COMPARISONS)) - set(OBJECT)
+    assert {"__add__", "__rfloordiv__", "__imul__", "__abs__", "__iter__"} <= names
+    other = jnp.full((3, 4), 2.0)
+    for name in sorted(names):
+        assert hasattr(type(kernel), name), name
+        if name in ("__setitem__", "__delitem__") or IN_PLACE.fullmatch(name):
+            with pytest.raises(TypeError, match=f"{name} must not be called on a con"):
+                getattr(kernel, name)(0, other)
+            continue
+        asked = [
+            lambda x, n=name, others=others: getattr(x, n)(*others)
+            for others in ((), (2.0,), (other,), (other.T,))
+        ]
+        for ask in [EXAMPLES[name]] if name in EXAMPLES else asked:
+            try:
+                assert_like(outcome(ask, kernel), outcome(ask, array))
+            except AssertionError as error:
+                raise AssertionError(f"{name}: {error}") from error
+
+
+def test_iteration_ends():
+    kernel, dense = a_kernel()
+    rows = list(dense.get_value())
+    for found in (
+        list(kernel),
+        [*kernel],
+        [row for row in kernel],
+        list(map(abs, rows)),
+    ):
+        assert len(found) == 3
+    assert_like([row for row, _ in zip(kernel, range(9), strict=False)], rows)
+    assert_like(list(reversed(kernel)), rows[::-1])
+    first, *rest = kernel
+    assert_like([first, *rest], rows)
+    assert_like(dict(enumerate(kernel))[2], rows[2])
+    with pytest.raises(IndexError):
+        a_kernel(1, 1)[0][1:][0]
+
+
+def test_arithmetic_among_kernels_and_parameters():
+    kernel, dense = a_kernel()
+    w = np.asarray(dense.get_value())
+    for found, expected in [
+        (kernel + kernel, w + w),
+        (dense - kernel, 0 * w),
+        (kernel * dense, w * w),
+        (w @ kernel.T, w @ w.T),
+        (jnp.sin(kernel), np.sin(w)),
+        (abs(kernel) // 0.1, abs(w) // np.float32(0.1)),
+        (kernel == dense, w == w),
+    ]:
+        assert isinstance(found, jax.Array)
+        np.testing.assert_allclose(found, expected, rtol=1e-5)
+
+    @nnx.jit
+    def inside(kernel):
+        assert kernel.sum().shape == () and len(list(kernel)) == 3
+        return np.ones((1, 3), np.float32) @ kernel, kernel.mean(), divmod(kernel, 2)
+
+    assert_like(inside(kernel), inside(dense.get_value()))
+
+
+def test_a_kernel_is_not_overwritten():
+    layer = nnx.Linear(3, 4, rngs=nnx.Rngs(0))
+    svdrnn.constrain(layer, SPECTRAL)
+    kernel, before = layer.kernel, np.asarray(layer.kernel)
+    with pytest.raises(TypeError, match="__iadd__ must not be called .*set_matrix"):
+        layer.kernel += 1
+    with pytest.raises(TypeError, match="__setitem__ must not be called .*unconstr"):
+        kernel[...] = 0.0
+    for name in ("value", "raw_value", "T", "sharding", "note"):
+        with pytest.raises(AttributeError, match=f"{name} must not be set on a cons"):
+            setattr(kernel, name, 1.0)
+    assert layer.kernel is kernel
+    np.testing.assert_array_equal(kernel, before)
+    # Not so its parameters.
+    kernel.sigma_raw = nnx.Param(jnp.zeros(3))
+    kernel.u_vectors[...] = jnp.eye(3, 4)
+    assert float(jnp.max(jnp.abs(kernel.value - before))) > 0.1
+
+
+def test_a_parameter_named_as_something_of_arrays():
+    @dataclasses.dataclass(frozen=True)
+    class Diagonal(svdrnn.Constraint):
+        def matrix(self, parameters, shape):
+            return jnp.diag(parameters["diagonal"])
+
+        def parameters(self, w):
+            return {"diagonal": jnp.diagonal(w)}
+
+    layer = nnx.Linear(3, 3, rngs=nnx.Rngs(0))
+    svdrnn.constrain(layer, Diagonal())
+    assert type(layer.kernel.diagonal) is nnx.Param
+    layer.kernel.diagonal[...] = jnp.arange(3.0)
+    np.testing.assert_array_equal(layer.kernel, np.diag([0.0, 1, 2]))
+    assert layer.kernel.trace() == 3
+
+
+def test_looking_for_what_is_not_there_builds_nothing(monkeypatch):
+    kernel, _ = a_kernel()
+    monkeypatch.setattr(Kernel, "value", property(lambda self: pytest.fail("built")))
+    assert not hasattr(kernel, "deterministic") and not hasattr(kernel, "_private")
+    assert (kernel.shape, kernel.ndim, kernel.size, len(kernel)) == ((3, 4), 2, 12, 3)
+    nnx.Sequential(kernel).eval()
 
 
 # --- bake ---------------------------------------------------------------------------
@@ -616,6 +875,146 @@ def test_created_under_transformations():
     np.testing.assert_allclose(
         nnx.merge(*nnx.split(eager)).head.kernel[...], eager.head.kernel[...]
     )
+
+
+@pytest.mark.parametrize("init", ["random", "identity"])
+@pytest.mark.parametrize(
+    "constraint",
+    [
+        svdrnn.Spectral(0.2, reflectors=2),
+        svdrnn.Orthogonal(),
+        svdrnn.Orthogonal("cayley"),
+    ],
+    ids=str,
+)
+def test_models_without_values(constraint, init):
+    def create():
+        return nnx.Sequential(
+            nnx.Linear(3, 4, rngs=nnx.Rngs(0)), nnx.GRUCell(4, 4, rngs=nnx.Rngs(0))
+        )
+
+    def constrained(model):
+        where = ["layers/0", "layers/1/dense_h"]
+        svdrnn.constrain(model, constraint, where, init=init, rngs=nnx.Rngs(1))
+        return model
+
+    abstract = constrained(nnx.eval_shape(create))
+    inside = nnx.eval_shape(lambda: constrained(create()))
+    assert nnx.graphdef(abstract) == nnx.graphdef(inside)
+    assert nnx.to_pure_dict(nnx.state(abstract)) == nnx.to_pure_dict(nnx.state(inside))
+    if constraint != svdrnn.Spectral(0.2, reflectors=2):
+        other = create()
+        svdrnn.constrain(other, constraint, ["layers/0", "layers/1/dense_h"])
+        assert nnx.graphdef(abstract) == nnx.graphdef(other)
+    kernel = abstract.layers[0].kernel
+    assert (
+        kernel.get_value() == kernel[...] == jax.ShapeDtypeStruct((3, 4), jnp.float32)
+    )
+    assert svdrnn.constraints(abstract)[0].violation is None
+    assert "violation=None" in str(abstract)
+    for plain in (svdrnn.bake(abstract), abstract):
+        if plain is abstract:
+            svdrnn.unconstrain(abstract)
+        assert type(plain.layers[0].kernel) is nnx.Param
+        assert plain.layers[0].kernel.shape == (3, 4)
+
+
+def test_trees_without_values():
+    tree = {"w": jax.ShapeDtypeStruct((2, 3, 4), jnp.float32), "b": jnp.ones(4)}
+    raw, dense = svdrnn.constrain_tree(
+        tree, "w", svdrnn.Orthogonal(), axes=(1, 2), init="identity"
+    )
+    assert raw["w"]["vectors"] == jax.ShapeDtypeStruct((2, 3, 4), jnp.float32)
+    built = jax.eval_shape(lambda dense, raw: dense(raw), dense, raw)
+    assert built["w"] == tree["w"]
+
+
+@pytest.mark.parametrize("init", ["project", "strict"])
+def test_starts_that_need_values(init):
+    model = nnx.eval_shape(lambda: nnx.Linear(3, 4, rngs=nnx.Rngs(0)))
+    message = f"init must be random or identity .* got '{init}'.*inside"
+    with pytest.raises(ValueError, match=message):
+        svdrnn.constrain(model, SPECTRAL, init=init)
+    assert type(model.kernel) is nnx.Param
+    with pytest.raises(ValueError, match=message):
+        svdrnn.constrain_tree(
+            {"w": jax.ShapeDtypeStruct((3, 4), float)}, "w", SPECTRAL, init=init
+        )
+
+
+class Parallel(nnx.Module):
+    """Two layers whose kernels are split over the mesh, one of each way."""
+
+    def __init__(self, rngs, split=True):
+        def init(*names):
+            normal = nnx.initializers.lecun_normal()
+            return nnx.with_partitioning(normal, names) if split else normal
+
+        kw = dict(use_bias=False, rngs=rngs)
+        self.up = nnx.Linear(4, 8, kernel_init=init(None, "model"), **kw)
+        self.conv = nnx.Conv(8, 4, 1, kernel_init=init(None, "model", None), **kw)
+        self.down = nnx.Linear(8, 4, kernel_init=init("model", None), **kw)
+
+    def __call__(self, x, **sharding):
+        return self.down(jnp.tanh(self.up(x)), **sharding)
+
+
+@pytest.mark.parametrize(
+    "constraint",
+    [svdrnn.Orthogonal(), pytest.param(SPECTRAL, marks=pytest.mark.slow)],
+    ids=str,
+)
+@pytest.mark.parametrize(
+    "axis_type", ["Explicit", pytest.param("Auto", marks=pytest.mark.slow)]
+)
+def test_partitioned_kernels(axis_type, constraint):
+    axis_type = jax.sharding.AxisType[axis_type]
+    mesh = jax.make_mesh((2, 2), ("data", "model"), axis_types=(axis_type,) * 2)
+    spec = jax.P("data", None)
+    x = jax.random.normal(jax.random.key(0), (4, 4))
+
+    def losses(model, x, baked, **sharding):
+        optimizer = nnx.Optimizer(model, optax.adam(0.1), wrt=nnx.Param)
+
+        def loss(model):
+            model = svdrnn.bake(model) if baked else model
+            return jnp.mean(model(x, **sharding) ** 2)
+
+        @nnx.jit
+        def step(model, optimizer):
+            value, gradient = nnx.value_and_grad(loss)(model)
+            optimizer.update(model, gradient)
+            return value
+
+        return [float(step(model, optimizer)) for _ in range(2)]
+
+    whole = Parallel(nnx.Rngs(0), split=False)
+    svdrnn.constrain(whole, constraint)
+    expected = losses(whole, x, baked=False)
+    with jax.set_mesh(mesh):
+        explicit = axis_type == jax.sharding.AxisType.Explicit
+        sharding = {"out_sharding": spec} if explicit else {}
+        x = jax.device_put(x, jax.NamedSharding(mesh, spec))
+        for baked in (False, True):
+            model = Parallel(nnx.Rngs(0))
+            assert model.up.kernel.sharding.spec == jax.P(None, "model")
+            assert len(svdrnn.constrain(model, constraint)) == 3
+            kernel = model.up.kernel
+            assert all(
+                not any(variable.sharding.spec)
+                for variable in jax.tree.leaves(nnx.state(kernel))
+            )
+            assert not any(kernel.sharding.spec)
+            found = losses(model, x, baked, **sharding)
+            np.testing.assert_allclose(found, expected, rtol=1e-4)
+        w = jax.device_put(kernel.matrix(), jax.NamedSharding(mesh, spec))
+        svdrnn.set_matrix(kernel, w)
+        np.testing.assert_allclose(kernel.matrix(), w, atol=1e-5)
+        assert kernel.get_metadata("out_sharding") == (None, "model")
+        plain = svdrnn.bake(model)
+        svdrnn.unconstrain(model)
+        for each in (plain, model):
+            assert each.up.kernel.sharding.spec == jax.P(None, "model")
 
 
 @pytest.mark.slow
