@@ -455,13 +455,14 @@ def constrain(
 ) -> Paths:
     """Puts kernels of a model under a constraint, in place.
 
-    To be called before an optimizer is made, whose update would else end with a "pytree
-    structure error" of optax. A kernel W (n_out, n_in) is read with its
+    To be called before an optimizer is made; optax ends the update of one that was made
+    before with a "pytree structure error". A kernel W (n_out, n_in) is read with its
     input axes flattened against its output axes: `nnx.Linear`, `LinearGeneral`,
     `Einsum`, `MultiHeadAttention` as they multiply; `Conv` from a patch to a pixel, and
     each group by itself; `ConvTranspose` from a pixel to a patch; `Embed` from one-hot
     to features; the kernels of `nnx.OptimizedLSTMCell` and `nnx.GRUCell` gate by gate.
-    Axes ahead of those that a layer needs (`nnx.vmap`) count kernels.
+    Axes ahead of those that a layer needs (`nnx.vmap`) count kernels. A kernel that is
+    split over a mesh becomes parameters that are whole on every device.
 
     Args:
       model: any NNX model.
@@ -476,6 +477,7 @@ def constrain(
         what the layer has.
       init: first value: `"project"` (the weight that is there, moved where it is not
         allowed), `"strict"` (an error where it would be), `"random"`, `"identity"`.
+        A model of `nnx.eval_shape`, without values, takes the last two.
       rngs: its `params` stream, for `"random"`.
 
     Returns:
