@@ -96,6 +96,8 @@ def test_there_are_blocks_to_run():
 def commands(page):
     """(module, arguments) of every `python -m experiments.X ...` of the page.
 
+    `sbatch examples/slurm/X.sh ...` passes its own on to that.
+
     Of blocks and of spans of code. Words in capitals stand for something of the
     reader's, `...` for anything.
     """
@@ -105,7 +107,9 @@ def commands(page):
         lines += block.replace("\\\n", " ").splitlines()
     for line in lines:
         for part in line.split("&&"):
-            found = re.search(r"python -m experiments\.(\w+)(.*)", part)
+            found = re.search(
+                r"(?:python -m experiments\.|slurm/)(\w+)(?:\.sh)?(?=\s|$)(.*)", part
+            )
             if found:
                 words = shlex.split(found[2], comments=True)
                 yield found[1], [word for word in words if "..." not in word]
