@@ -17,7 +17,6 @@ import jax
 import numpy as np
 from jax._src import distributed  # the store has no public name
 
-import experiments
 import svdrnn
 from experiments.runs import folder, identity, origin, records
 from experiments.tasks import base
@@ -167,8 +166,7 @@ def of_folder(workdir: pathlib.Path) -> dict[str, Any]:
 def _code() -> str:
     """A digest of the files of this code, changed or not since its revision."""
     found = hashlib.sha256()
-    for package in (experiments, svdrnn):
-        root = pathlib.Path(package.__path__[0])
+    for root in (pathlib.Path(__file__).parents[1], pathlib.Path(svdrnn.__path__[0])):
         for path in sorted(root.rglob("*.py")):
             found.update(f"{path.relative_to(root)}\n".encode() + path.read_bytes())
     return found.hexdigest()[:12]
