@@ -50,8 +50,9 @@ _PROCESS_ID = flags.DEFINE_integer(
 _JOIN_TIMEOUT = flags.DEFINE_integer(
     "join_timeout",
     300,
-    "Seconds within which all processes of the run have to come.",
+    "Seconds within which all processes of the run have to come; a day at most.",
     lower_bound=1,
+    upper_bound=86_400,
 )
 flags.mark_flag_as_required("config")
 
