@@ -105,14 +105,14 @@ def step(name: str, constraint=None, *, bake: bool = False) -> Callable:
     graph, params, rest = nnx.split(model, nnx.Param, ...)  # type: ignore[misc]
     x = MODELS[name].inputs()
 
-    def loss(params, x):
+    def loss(params, rest, x):
         model = nnx.merge(graph, params, rest)
         if bake:
             model = svdrnn.bake(model)
         return jnp.mean(jnp.square(model(x)))
 
     taken = jax.jit(jax.value_and_grad(loss))
-    return lambda: taken(params, x)
+    return lambda: taken(params, rest, x)
 
 
 def calls(name: str) -> dict[str, Callable]:
