@@ -105,14 +105,15 @@ def step(name: str, constraint=None, *, bake: bool = False) -> Callable:
     graph, params, rest = nnx.split(model, nnx.Param, ...)  # type: ignore[misc]
     x = MODELS[name].inputs()
 
-    def loss(params, rest, x):
-        model = nnx.merge(graph, params, rest)
+    def loss(params, x):
+        # A copy, since what a kernel keeps fixed is of the trace around this one else.
+        model = nnx.merge(graph, params, rest, copy=True)
         if bake:
             model = svdrnn.bake(model)
         return jnp.mean(jnp.square(model(x)))
 
     taken = jax.jit(jax.value_and_grad(loss))
-    return lambda: taken(params, rest, x)
+    return lambda: taken(params, x)
 
 
 def calls(name: str) -> dict[str, Callable]:
