@@ -275,8 +275,8 @@ def _held(intervals: dict[str, int]) -> dict[int, int]:
 # ---- Several devices, which share the threads of the process.
 
 AHEAD = {
-    **{"task.length": 200, "model.hidden": 16, "model.reflectors": 4},
-    **{"train.batch_size": 16, "train.steps": 3000, "train.log_every": 1000},
+    **{"task.length": 200, "model.hidden": 64, "model.reflectors": 3},
+    **{"train.batch_size": 32, "train.steps": 3000, "train.log_every": 1000},
     **{"train.eval_every": 3000, "train.checkpoint_every": 3000},
 }
 AT_ONCE = 5  # runs: each beside four others that keep the cores busy
