@@ -258,11 +258,14 @@ def test_another_result_is_refused_by_name(tmp_path, whole, text):
 
 @pytest.mark.parametrize(
     ("field", "value"),
-    [("seed", 1), ("steps", 61), ("model", "rnn"), ("best", {}), ("metrics", None)],
+    [
+        *(("seed", 1), ("steps", 61), ("model", "rnn")),
+        *(("the result.best", {}), ("the result.metrics", None)),
+    ],
 )
 def test_a_result_of_another_run_is_refused(tmp_path, whole, field, value):
     workdir = shutil.copytree(whole[0], tmp_path / "run")
-    other = json.dumps(whole[1] | {field: value})
+    other = json.dumps(whole[1] | {field.rpartition(".")[2]: value})
     (workdir / "result.json").write_text(other)
     with pytest.raises(ValueError, match=f"result of this config: {field} must"):
         loop.train(tiny_config(), workdir)
