@@ -174,6 +174,7 @@ def test_commands_are_found_and_refused():
     assert [arguments[-1] for _, arguments in found] == [
         "--workers=2",
         "--workdir=runs/addition_sweep",
+        "--storage=postgresql://USER@HOST/DATABASE",
     ]
     with pytest.raises(AttributeError, match="lenght"):
         parse_config(["--config=configs/addition.py", "--config.task.lenght=3"])
