@@ -99,23 +99,24 @@ FIELDS = {"task.length": 6, "model.hidden": 8, "model.reflectors": 3, "train.ste
 
 # What cannot be told by flags or variables: another checkout, another installation.
 OTHER_CODE = """
-import runpy
+import runpy, sys
 from experiments.runs import records
-records.revision = lambda: "other"
-versions = records.versions()
-records.versions = lambda: versions | {"numpy": "other"}
+number = next(flag for flag in sys.argv if flag.startswith("--process_id="))
+records.revision = lambda: number  # outside of a checkout there is none
+versions = records.versions() | {"numpy": number}
+records.versions = lambda: versions
 runpy.run_module("experiments.run", run_name="__main__", alter_sys=True)
 """
 
 
 def two(workdir, fields, other, *, config="addition", code=None, elsewhere=None, **env):
-    """Two processes; the second with other fields, code, folder or variables."""
+    """Two processes; the second with other fields, folder or variables."""
     with socket.socket() as found:
         found.bind(("localhost", 0))
         address = f"--coordinator=localhost:{found.getsockname()[1]}"
     processes = []
     for i in range(2):
-        run = ["-c", code] if i and code else ["-m", "experiments.run"]
+        run = ["-c", code] if code else ["-m", "experiments.run"]
         values = fields | other if i else fields
         processes.append(
             subprocess.Popen(
