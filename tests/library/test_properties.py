@@ -957,7 +957,6 @@ def spectral_options(draw):
 
 @case(
     "matrices.SpectralMatrix",
-    "matrices.SpectralArguments",
     plain=True,
     odd=("n_in", "n_out", "reflectors", "radius"),
     slow=True,
@@ -975,8 +974,8 @@ def _(draw):
 
 
 @case(
-    *("matrices.DenseMatrix", "matrices.DenseArguments", "matrices.Matrix"),
-    *("matrices.ParameterArguments",),
+    "matrices.DenseMatrix",
+    "matrices.Matrix",
     odd=("n", "init"),
     plain=True,
     slow=True,
@@ -990,7 +989,6 @@ def _(draw):
 
 @case(
     "matrices.OrthogonalMatrix",
-    "matrices.OrthogonalArguments",
     plain=True,
     odd=("n", "map", "init", "negative_fraction"),
     slow=True,
@@ -1054,8 +1052,7 @@ def cell_outputs(inputs, carry, kind, dtype):
 
 @case(
     *("cells.SpectralRNNCell", "cells.DenseRNNCell", "cells.OrthogonalRNNCell"),
-    *("cells.TransitionCell", "cells.SizeArguments", "cells.CellArguments"),
-    *("cells.MethodArguments",),
+    "cells.TransitionCell",
     slow=True,
 )
 def _(draw):
