@@ -3,106 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import InitVar, field
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
-from jax.typing import DTypeLike
+from jax.typing import ArrayLike, DTypeLike
 from jaxtyping import Array, Float, Shaped
 
 from svdrnn import checks, householder, recurrence, transitions
-from svdrnn._arguments import argument, arguments, make, module
-from svdrnn._flax import canonicalize_dtype
+from svdrnn._flax import canonicalize_dtype, signature_of_init
 from svdrnn._types import AnyArray, Number
 from svdrnn.activations import Activation
-from svdrnn.matrices import (
-    DenseArguments,
-    DenseMatrix,
-    Matrix,
-    OrthogonalArguments,
-    OrthogonalMatrix,
-    ParameterArguments,
-    SpectralArguments,
-    SpectralMatrix,
-)
-
-_IN_FEATURES = "n_in, features of x_t."
-_HIDDEN_FEATURES = "n, size of the state."
+from svdrnn.matrices import DenseMatrix, Matrix, OrthogonalMatrix, SpectralMatrix
+from svdrnn.spectral import Reflectors
 
 
-@module
-class SizeArguments:
-    """The sizes of a layer that makes its own cell."""
-
-    in_features: InitVar[int] = argument(_IN_FEATURES, kw_only=False)
-    hidden_features: InitVar[int] = argument(_HIDDEN_FEATURES, kw_only=False)
-
-
-@module
-class CellArguments(ParameterArguments):
-    """What every cell is made with, whatever its W."""
-
-    activation: InitVar[str | Callable[[Array], Array]] = argument(
-        """phi: one of `svdrnn.activations.NAMES`, or a function that acts on every
-        entry alone, as `jax.nn.gelu`.""",
-        default="leaky_relu",
-    )
-    leak: InitVar[Number | None] = argument(
-        "slope of the leaky ReLU left of zero, in [0, 1]; None is 0.01. An error with"
-        " another activation.",
-        default=None,
-    )
-    use_bias: InitVar[bool] = argument(
-        "whether there is a b, started at zero.", default=True
-    )
-    input_scale: InitVar[Number] = argument(
-        """factor on the initial M. A transition near the identity sums its inputs; over
-        hundreds of steps a small M keeps the first states moderate.""",
-        default=1.0,
-    )
-    dtype: InitVar[DTypeLike | None] = argument(
-        "of the computation; None takes what inputs and parameters promote to.",
-        default=None,
-    )
-    precision: InitVar[jax.lax.PrecisionLike] = argument(
-        "of the products in the recurrence; None is JAX's default.", default=None
-    )
-    custom_backward: InitVar[bool] = argument(
-        """False leaves differentiation to JAX, which forward mode (`jax.jvp`,
-        `jax.jacfwd`) needs; `jax.hessian` works with both.""",
-        default=True,
-    )
-
-
-@module
-class MethodArguments:
-    """How a W with several forms is applied."""
-
-    method: InitVar[str] = argument(
-        """how W is applied: as `low_rank` (diagonal plus low rank) or `dense`, built
-        once a sequence; by its factors at every step, one after another (`scan`, the
-        paper's algorithm) or in compact WY form (`wy`); or `auto`: in a layer the
-        cheaper of the first two, in a cell, which cannot prepare W for the steps to
-        come, `wy`. A W without factors has `dense` alone.""",
-        default="auto",
-    )
-
-
-class _Kept:
-    """What a cell has of its arguments: attributes, not fields."""
-
-    activation: Activation
-    method: str
-    dtype: DTypeLike | None
-    param_dtype: DTypeLike
-    precision: jax.lax.PrecisionLike
-    custom_backward: bool
-
-
-@module
-class TransitionCell(_Kept, nnx.RNNCellBase, MethodArguments, CellArguments):
+@signature_of_init
+class TransitionCell(nnx.RNNCellBase):
     """h_t = phi(W h_{t-1} + M x_t + b) with any parameterization of W.
 
     Drops into `nnx.RNN` and `nnx.Bidirectional`. What the cell computes from its
@@ -111,52 +29,79 @@ class TransitionCell(_Kept, nnx.RNNCellBase, MethodArguments, CellArguments):
     Parameters: those of `weight`; `input_weights` M (n, n_in), LeCun normal times
     `input_scale`; `bias` b (n,), zeros; with modReLU `offset` (n,), zeros.
 
+    Args:
+      weight: the square parameterization of W, a module of `svdrnn.matrices`.
+      in_features: n_in, the number of features of x_t.
+      hidden_features: n, the size of the state. None takes that of the weight, and any
+        other is an error.
+      param_dtype: the dtype of the parameters.
+      rngs: its `params` stream draws the initial values.
+      activation: the phi, one of `svdrnn.activations.NAMES` or a function that acts on
+        every entry alone, such as `jax.nn.gelu`.
+      leak: the slope of the leaky ReLU left of zero, in [0, 1]; None is 0.01. It must
+        be None with another activation.
+      use_bias: whether there is a b, which starts at zero.
+      input_scale: factor on the initial M. A transition near the identity sums its
+        inputs; over hundreds of steps a small M keeps the first states moderate.
+      dtype: the dtype of the computation; None takes what inputs and parameters promote
+        to.
+      precision: the precision of the products in the recurrence; None is JAX's default.
+      custom_backward: False leaves differentiation to JAX, which forward mode
+        (`jax.jvp`, `jax.jacfwd`) needs; `jax.hessian` works with both.
+      method: how W is applied. `low_rank` (diagonal plus low rank) and `dense` are
+        built once a sequence. `scan` (one reflector after another, the paper's
+        algorithm) and `wy` (in compact WY form) apply the factors at every step. `auto`
+        takes the cheaper of the first two in a layer, and `wy` in a cell, which cannot
+        prepare W for the steps to come. A W without factors has `dense` alone.
+
     Raises:
       ValueError: for sizes below 1 and unknown names, at construction; for inputs or
         carries whose last axis does not fit, at the call.
     """
 
-    weight: Matrix = argument(
-        "the square parameterization of W, a module of `svdrnn.matrices`.",
-        kw_only=False,
-    )
-    in_features: int = argument(_IN_FEATURES, kw_only=False)
-    hidden_features: int = argument(
-        "n; None takes that of the weight, and another is an error.",
-        default=None,
-        kw_only=False,
-    )
-
     # What `method="auto"` means for a single step, where nothing can be prepared.
     one_step_method: ClassVar[str] = "auto"
 
-    def __post_init__(self, *values):
-        self._set_up(arguments(self, values))
-
-    def _set_up(self, given: Any) -> None:
-        """Everything but W."""
-        n_out, n_in = self.weight.matrix_shape
-        n = n_out if self.hidden_features is None else self.hidden_features
+    def __init__(
+        self,
+        weight: Matrix,
+        in_features: int,
+        hidden_features: int | None = None,
+        *,
+        param_dtype: DTypeLike = jnp.float32,
+        rngs: nnx.Rngs,
+        activation: str | Callable[[Array], Array] = "leaky_relu",
+        leak: Number | None = None,
+        use_bias: bool = True,
+        input_scale: Number = 1.0,
+        dtype: DTypeLike | None = None,
+        precision: jax.lax.PrecisionLike = None,
+        custom_backward: bool = True,
+        method: str = "auto",
+    ):
+        self.weight = weight
+        n_out, n_in = weight.matrix_shape
+        n = n_out if hidden_features is None else hidden_features
         if (n_out, n_in) != (n, n):
             raise ValueError(
                 f"weight must be square of size hidden_features = {n}, got shape"
                 f" ({n_out}, {n_in})"
             )
-        self.in_features = checks.check_integer("in_features", self.in_features)
+        self.in_features = checks.check_integer("in_features", in_features)
         self.hidden_features = n
-        self.method = checks.check_name("method", given.method, transitions.METHODS)
-        self.activation = Activation(given.activation, given.leak)
-        scale = checks.check_finite("input_scale", given.input_scale, above=0)
+        self.method = checks.check_name("method", method, transitions.METHODS)
+        self.activation = Activation(activation, leak)
+        scale = checks.check_finite("input_scale", input_scale, above=0)
         draw = jax.nn.initializers.lecun_normal(in_axis=1, out_axis=0)
-        dtype = given.param_dtype
-        m = draw(given.rngs.params(), (n, self.in_features), dtype)
+        m = draw(rngs.params(), (n, self.in_features), param_dtype)
         self.input_weights = nnx.Param(scale * m)
-        self.bias = nnx.Param(jnp.zeros((n,), dtype)) if given.use_bias else None
+        self.bias = nnx.Param(jnp.zeros((n,), param_dtype)) if use_bias else None
         needs_offset = self.activation.needs_offset
-        self.offset = nnx.Param(jnp.zeros((n,), dtype)) if needs_offset else None
-        self.dtype, self.param_dtype = given.dtype, dtype
-        self.precision = given.precision
-        self.custom_backward = given.custom_backward
+        self.offset = nnx.Param(jnp.zeros((n,), param_dtype)) if needs_offset else None
+        self.dtype = dtype
+        self.param_dtype = param_dtype
+        self.precision = precision
+        self.custom_backward = custom_backward
 
     @property
     def num_feature_axes(self) -> int:
@@ -260,8 +205,8 @@ class TransitionCell(_Kept, nnx.RNNCellBase, MethodArguments, CellArguments):
         return recurrence.Step(form, m, b, offset, self.activation, self.precision)
 
 
-@module
-class SpectralRNNCell(TransitionCell, SpectralArguments):
+@signature_of_init
+class SpectralRNNCell(TransitionCell):
     """The Spectral-RNN cell: h_t = phi(U Sigma V^T h_{t-1} + M x_t + b).
 
     The singular values of the transition stay in [center - radius, center + radius].
@@ -273,49 +218,187 @@ class SpectralRNNCell(TransitionCell, SpectralArguments):
     `sigma_raw` (n,)); `input_weights` M (n, n_in), LeCun normal times `input_scale`;
     `bias` b (n,), zeros; with modReLU `offset` (n,), zeros.
 
+    Args:
+      in_features: n_in, the number of features of x_t.
+      hidden_features: n, the size of the state.
+      reflectors: the number of reflectors, m1 of U and m2 of V. One number counts for
+        both and is capped at min(n_out, n_in), which already reaches every matrix. A
+        pair (m1, m2) is taken literally. None means that cap.
+      radius: r >= 0, how far a singular value may be from the center; 0 freezes all of
+        them (oRNN).
+      center: sigma*, the middle of the interval. With 0, which is meant for residual
+        branches, sigma_raw starts at N(0, 1) instead of 0.
+      init: the first W. `"random"`: rows N(0, 1/n), independent for U and V.
+        `"identity"`: equal rows, so that W = center * I; W must be square with m1 = m2.
+        `"henaff"` or `"cayley"`: W = center * R with R a rotation of planes of two
+        coordinates by random angles, see `initializers.rotation_angles`; W must be
+        square with n reflectors on each side. Or a matrix (n_out, n_in), which needs
+        min(n_out, n_in) reflectors on each side.
+      init_sigma: the first singular values, strictly inside the interval: one number,
+        or several that are taken in turn, so that (0.3, 1) lets every second direction
+        forget. None puts all of them at the center (see there). It must be None where
+        `init` is a matrix, which brings its own.
+      param_dtype: the dtype of the parameters.
+      rngs: its `params` stream draws the initial values.
+      activation: the phi, one of `svdrnn.activations.NAMES` or a function that acts on
+        every entry alone, such as `jax.nn.gelu`.
+      leak: the slope of the leaky ReLU left of zero, in [0, 1]; None is 0.01. It must
+        be None with another activation.
+      use_bias: whether there is a b, which starts at zero.
+      input_scale: factor on the initial M. A transition near the identity sums its
+        inputs; over hundreds of steps a small M keeps the first states moderate.
+      dtype: the dtype of the computation; None takes what inputs and parameters promote
+        to.
+      precision: the precision of the products in the recurrence; None is JAX's default.
+      custom_backward: False leaves differentiation to JAX, which forward mode
+        (`jax.jvp`, `jax.jacfwd`) needs; `jax.hessian` works with both.
+      method: how W is applied. `low_rank` (diagonal plus low rank) and `dense` are
+        built once a sequence. `scan` (one reflector after another, the paper's
+        algorithm) and `wy` (in compact WY form) apply the factors at every step. `auto`
+        takes the cheaper of the first two in a layer, and `wy` in a cell, which cannot
+        prepare W for the steps to come. A W without factors has `dense` alone.
+
     Raises:
       ValueError: for sizes below 1, unknown names and numbers out of range, at
         construction; for inputs or carries whose last axis does not fit, at the call.
     """
 
-    weight: SpectralMatrix = field(init=False)
-    hidden_features: int = argument(_HIDDEN_FEATURES, kw_only=False)
+    weight: SpectralMatrix
 
     one_step_method = "wy"
 
-    def __post_init__(self, *values):
-        given = arguments(self, values)
-        n = checks.check_integer("hidden_features", self.hidden_features)
-        self.hidden_features = n
-        self.weight = make(SpectralMatrix, given, n_in=n, n_out=n)
-        self._set_up(given)
+    def __init__(
+        self,
+        in_features: int,
+        hidden_features: int,
+        *,
+        reflectors: Reflectors,
+        radius: Number,
+        center: Number = 1.0,
+        init: str | ArrayLike = "random",
+        init_sigma: ArrayLike | None = None,
+        param_dtype: DTypeLike = jnp.float32,
+        rngs: nnx.Rngs,
+        activation: str | Callable[[Array], Array] = "leaky_relu",
+        leak: Number | None = None,
+        use_bias: bool = True,
+        input_scale: Number = 1.0,
+        dtype: DTypeLike | None = None,
+        precision: jax.lax.PrecisionLike = None,
+        custom_backward: bool = True,
+        method: str = "auto",
+    ):
+        n = checks.check_integer("hidden_features", hidden_features)
+        weight = SpectralMatrix(
+            n,
+            n,
+            reflectors=reflectors,
+            radius=radius,
+            center=center,
+            init=init,
+            init_sigma=init_sigma,
+            param_dtype=param_dtype,
+            rngs=rngs,
+        )
+        super().__init__(
+            weight,
+            in_features,
+            n,
+            param_dtype=param_dtype,
+            rngs=rngs,
+            activation=activation,
+            leak=leak,
+            use_bias=use_bias,
+            input_scale=input_scale,
+            dtype=dtype,
+            precision=precision,
+            custom_backward=custom_backward,
+            method=method,
+        )
 
 
-@module
-class DenseRNNCell(TransitionCell, DenseArguments):
+@signature_of_init
+class DenseRNNCell(TransitionCell):
     """The unconstrained RNN cell: h_t = phi(W h_{t-1} + M x_t + b) with a free W.
 
     Parameters: `weight`, a `DenseMatrix` (`w` (n, n)); `input_weights` M (n, n_in),
     LeCun normal times `input_scale`; `bias` b (n,), zeros; with modReLU `offset` (n,).
 
+    Args:
+      in_features: n_in, the number of features of x_t.
+      hidden_features: n, the size of the state.
+      init: the first W: `"lecun_normal"`, `"orthogonal"`, `"identity"` or an (n, n)
+        matrix. An orthogonal or identity start makes the model the IRNN.
+      param_dtype: the dtype of the parameters.
+      rngs: its `params` stream draws the initial values.
+      activation: the phi, one of `svdrnn.activations.NAMES` or a function that acts on
+        every entry alone, such as `jax.nn.gelu`.
+      leak: the slope of the leaky ReLU left of zero, in [0, 1]; None is 0.01. It must
+        be None with another activation.
+      use_bias: whether there is a b, which starts at zero.
+      input_scale: factor on the initial M. A transition near the identity sums its
+        inputs; over hundreds of steps a small M keeps the first states moderate.
+      dtype: the dtype of the computation; None takes what inputs and parameters promote
+        to.
+      precision: the precision of the products in the recurrence; None is JAX's default.
+      custom_backward: False leaves differentiation to JAX, which forward mode
+        (`jax.jvp`, `jax.jacfwd`) needs; `jax.hessian` works with both.
+      method: how W is applied. `low_rank` (diagonal plus low rank) and `dense` are
+        built once a sequence. `scan` (one reflector after another, the paper's
+        algorithm) and `wy` (in compact WY form) apply the factors at every step. `auto`
+        takes the cheaper of the first two in a layer, and `wy` in a cell, which cannot
+        prepare W for the steps to come. A W without factors has `dense` alone.
+
     Raises:
       ValueError: for sizes below 1, unknown names and numbers out of range, at
         construction; for inputs or carries whose last axis does not fit, at the call.
     """
 
-    weight: DenseMatrix = field(init=False)
-    hidden_features: int = argument(_HIDDEN_FEATURES, kw_only=False)
+    weight: DenseMatrix
 
-    def __post_init__(self, *values):
-        given = arguments(self, values)
-        n = checks.check_integer("hidden_features", self.hidden_features)
-        self.hidden_features = n
-        self.weight = make(DenseMatrix, given, n=n)
-        self._set_up(given)
+    def __init__(
+        self,
+        in_features: int,
+        hidden_features: int,
+        *,
+        init: str | ArrayLike = "lecun_normal",
+        param_dtype: DTypeLike = jnp.float32,
+        rngs: nnx.Rngs,
+        activation: str | Callable[[Array], Array] = "leaky_relu",
+        leak: Number | None = None,
+        use_bias: bool = True,
+        input_scale: Number = 1.0,
+        dtype: DTypeLike | None = None,
+        precision: jax.lax.PrecisionLike = None,
+        custom_backward: bool = True,
+        method: str = "auto",
+    ):
+        n = checks.check_integer("hidden_features", hidden_features)
+        weight = DenseMatrix(
+            n,
+            init=init,
+            param_dtype=param_dtype,
+            rngs=rngs,
+        )
+        super().__init__(
+            weight,
+            in_features,
+            n,
+            param_dtype=param_dtype,
+            rngs=rngs,
+            activation=activation,
+            leak=leak,
+            use_bias=use_bias,
+            input_scale=input_scale,
+            dtype=dtype,
+            precision=precision,
+            custom_backward=custom_backward,
+            method=method,
+        )
 
 
-@module
-class OrthogonalRNNCell(TransitionCell, OrthogonalArguments):
+@signature_of_init
+class OrthogonalRNNCell(TransitionCell):
     """The expRNN or scoRNN cell: h_t = phi(f(A) D h_{t-1} + M x_t + b), W orthogonal.
 
     `map="exponential"` is expRNN, `map="cayley"` with some `negative_fraction` scoRNN;
@@ -326,17 +409,82 @@ class OrthogonalRNNCell(TransitionCell, OrthogonalArguments):
     `input_weights` M (n, n_in), LeCun normal times `input_scale`; `bias` b (n,), zeros;
     with modReLU `offset` (n,).
 
+    Args:
+      in_features: n_in, the number of features of x_t.
+      hidden_features: n, the size of the state.
+      map: `"exponential"` (expRNN) or `"cayley"` (scoRNN).
+      negative_fraction: the share of -1 in D, in [0, 1]; their number is rounded.
+      init: W D at the start. `"henaff"` or `"cayley"`: a rotation of planes of two
+        coordinates by random angles, see `initializers.rotation_angles`. `"identity"`:
+        A = 0. Under the Cayley map an angle t needs an entry -tan(t / 2): Henaff's
+        angles near pi give large ones, which move slowly.
+      param_dtype: the dtype of the parameters.
+      rngs: its `params` stream draws the initial values.
+      activation: the phi, one of `svdrnn.activations.NAMES` or a function that acts on
+        every entry alone, such as `jax.nn.gelu`.
+      leak: the slope of the leaky ReLU left of zero, in [0, 1]; None is 0.01. It must
+        be None with another activation.
+      use_bias: whether there is a b, which starts at zero.
+      input_scale: factor on the initial M. A transition near the identity sums its
+        inputs; over hundreds of steps a small M keeps the first states moderate.
+      dtype: the dtype of the computation; None takes what inputs and parameters promote
+        to.
+      precision: the precision of the products in the recurrence; None is JAX's default.
+      custom_backward: False leaves differentiation to JAX, which forward mode
+        (`jax.jvp`, `jax.jacfwd`) needs; `jax.hessian` works with both.
+      method: how W is applied. `low_rank` (diagonal plus low rank) and `dense` are
+        built once a sequence. `scan` (one reflector after another, the paper's
+        algorithm) and `wy` (in compact WY form) apply the factors at every step. `auto`
+        takes the cheaper of the first two in a layer, and `wy` in a cell, which cannot
+        prepare W for the steps to come. A W without factors has `dense` alone.
+
     Raises:
       ValueError: for sizes below 1, unknown names and numbers out of range, at
         construction; for inputs or carries whose last axis does not fit, at the call.
     """
 
-    weight: OrthogonalMatrix = field(init=False)
-    hidden_features: int = argument(_HIDDEN_FEATURES, kw_only=False)
+    weight: OrthogonalMatrix
 
-    def __post_init__(self, *values):
-        given = arguments(self, values)
-        n = checks.check_integer("hidden_features", self.hidden_features)
-        self.hidden_features = n
-        self.weight = make(OrthogonalMatrix, given, n=n)
-        self._set_up(given)
+    def __init__(
+        self,
+        in_features: int,
+        hidden_features: int,
+        *,
+        map: str = "exponential",
+        negative_fraction: Number = 0.0,
+        init: str = "henaff",
+        param_dtype: DTypeLike = jnp.float32,
+        rngs: nnx.Rngs,
+        activation: str | Callable[[Array], Array] = "leaky_relu",
+        leak: Number | None = None,
+        use_bias: bool = True,
+        input_scale: Number = 1.0,
+        dtype: DTypeLike | None = None,
+        precision: jax.lax.PrecisionLike = None,
+        custom_backward: bool = True,
+        method: str = "auto",
+    ):
+        n = checks.check_integer("hidden_features", hidden_features)
+        weight = OrthogonalMatrix(
+            n,
+            map=map,
+            negative_fraction=negative_fraction,
+            init=init,
+            param_dtype=param_dtype,
+            rngs=rngs,
+        )
+        super().__init__(
+            weight,
+            in_features,
+            n,
+            param_dtype=param_dtype,
+            rngs=rngs,
+            activation=activation,
+            leak=leak,
+            use_bias=use_bias,
+            input_scale=input_scale,
+            dtype=dtype,
+            precision=precision,
+            custom_backward=custom_backward,
+            method=method,
+        )

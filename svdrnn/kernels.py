@@ -19,6 +19,7 @@ from flax.nnx import reprlib
 from jax.typing import ArrayLike
 
 from svdrnn._copies import empty_copy, fill
+from svdrnn._operators import Operators, unwritable
 from svdrnn._sharding import replicated
 from svdrnn._types import is_abstract
 from svdrnn.cells import TransitionCell
@@ -33,7 +34,7 @@ class Fixed(nnx.Variable):
     """An array that a constrained kernel keeps beside its parameters, untrained."""
 
 
-class Kernel(nnx.Module):
+class Kernel(Operators, nnx.Module):
     """A kernel built from the parameters of a constraint whenever it is read.
 
     It answers what the variable in whose place it is and the array of that would:
@@ -60,7 +61,7 @@ class Kernel(nnx.Module):
         rule = vars(self).get("rule")
         own = ("rule", "variable_type", "metadata")
         if rule and name not in (*own, *dict(rule.ranks)) and name[:1] != "_":
-            raise AttributeError(_unwritable(f"{name} must not be set"))
+            raise AttributeError(unwritable(f"{name} must not be set"))
         super().__setattr__(name, value)
 
     def __getattr__(self, name: str) -> Any:
@@ -169,54 +170,6 @@ class Kernel(nnx.Module):
                 yield reprlib.Attr(name, value)
         hidden = ("rule", "variable_type", "metadata")
         yield from (part for part in parts if part.key not in hidden)
-
-
-def _unwritable(what: str) -> str:
-    return (
-        f"{what} on a constrained kernel, which is built from its parameters: assign "
-        "by svdrnn.set_matrix, or take the constraint away by svdrnn.unconstrain first"
-    )
-
-
-def _reading(name: str) -> Callable:
-    def read(self, *others):
-        others = [o.value if isinstance(o, Kernel) else o for o in others]
-        return getattr(self.value, name)(*others)
-
-    read.__name__ = name
-    return read
-
-
-def _refusing(name: str) -> Callable:
-    def refuse(self, *arguments, **named):
-        raise TypeError(_unwritable(f"{name} must not be called"))
-
-    refuse.__name__ = name
-    return refuse
-
-
-_BINARY = (
-    *("add", "sub", "mul", "matmul", "truediv", "floordiv", "mod", "divmod", "pow"),
-    *("lshift", "rshift", "and", "xor", "or"),
-)
-_READING = (
-    *_BINARY,
-    *(f"r{name}" for name in _BINARY),
-    *("eq", "ne", "lt", "le", "gt", "ge", "contains"),
-    *("neg", "pos", "abs", "invert", "round", "trunc", "floor", "ceil"),
-    *("complex", "int", "float", "index"),
-    *("dlpack", "dlpack_device", "array_namespace"),
-)
-_REFUSING = (
-    *(f"__i{name}__" for name in _BINARY if name != "divmod"),
-    *("__setitem__", "__delitem__", "set_value", "set_raw_value", "copy_from"),
-    *("update_from_state", "set_metadata", "del_metadata", "add_axis", "remove_axis"),
-    "delete",
-)
-for _name in _READING:
-    setattr(Kernel, f"__{_name}__", _reading(f"__{_name}__"))
-for _name in _REFUSING:
-    setattr(Kernel, _name, _refusing(_name))
 
 
 # --- how layers are read ------------------------------------------------------------

@@ -9,8 +9,7 @@ from __future__ import annotations
 
 import abc
 import math
-from dataclasses import InitVar
-from typing import Any, ClassVar
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -20,7 +19,7 @@ from jax.typing import ArrayLike, DTypeLike
 from jaxtyping import Array, Float
 
 from svdrnn import checks, householder, initializers, skew, spectral, transitions
-from svdrnn._arguments import argument, arguments, module
+from svdrnn._flax import signature_of_init
 from svdrnn._types import Number
 from svdrnn.spectral import Reflectors, reflector_counts
 
@@ -87,59 +86,8 @@ class Matrix(nnx.Module, abc.ABC):
         return 0
 
 
-@module
-class SpectralArguments:
-    """What U Sigma V^T is made with."""
-
-    reflectors: InitVar[Reflectors] = argument(
-        """m1 of U and m2 of V: one number for both, capped at min(n_out, n_in), which
-        already reaches every matrix; a pair (m1, m2), taken literally; None for that
-        cap."""
-    )
-    radius: InitVar[Number] = argument(
-        "r >= 0, how far a singular value may be from the center; 0 freezes it (oRNN)."
-    )
-    center: InitVar[Number] = argument(
-        """sigma*; 0 is meant for residual branches, and then sigma_raw starts at
-        N(0, 1) instead of 0.""",
-        default=1.0,
-    )
-    init: InitVar[str | ArrayLike] = argument(
-        """`"random"` (rows N(0, 1/n), independent for U and V); `"identity"` (equal
-        rows, so that W = center * I; square with m1 = m2 only); `"henaff"` or
-        `"cayley"` (W = center * R with R a rotation of planes of two coordinates by
-        random angles, see `initializers.rotation_angles`; square with n reflectors on
-        each side only); or a matrix (n_out, n_in), which needs min(n_out, n_in)
-        reflectors on each side.""",
-        default="random",
-    )
-    init_sigma: InitVar[ArrayLike | None] = argument(
-        """the first singular values, strictly inside the interval: a number, or several
-        that are taken in turn, so that (0.3, 1) lets every second direction forget.
-        None: all at the center (see there). A matrix as `init` brings its own.""",
-        default=None,
-    )
-
-
-@module
-class ParameterArguments:
-    """How parameters are stored and drawn."""
-
-    param_dtype: InitVar[DTypeLike] = argument(
-        "dtype of the parameters.", default=jnp.float32
-    )
-    rngs: InitVar[nnx.Rngs] = argument("its `params` stream draws the initial values.")
-
-
-class _Interval:
-    """The interval of a matrix's singular values: attributes, not fields."""
-
-    radius: float
-    center: float
-
-
-@module
-class SpectralMatrix(_Interval, Matrix, ParameterArguments, SpectralArguments):
+@signature_of_init
+class SpectralMatrix(Matrix):
     """W = U Sigma V^T (n_out, n_in) with singular values held in an interval.
 
     U and V are products of m1 and m2 Householder reflectors, and
@@ -151,35 +99,65 @@ class SpectralMatrix(_Interval, Matrix, ParameterArguments, SpectralArguments):
     (min(n_out, n_in),). Entries of the vectors below the upper trapezoid are stored as
     zeros, never matter and get zero gradients.
 
+    Args:
+      n_in: the number of columns of W.
+      n_out: the number of rows of W.
+      reflectors: the number of reflectors, m1 of U and m2 of V. One number counts for
+        both and is capped at min(n_out, n_in), which already reaches every matrix. A
+        pair (m1, m2) is taken literally. None means that cap.
+      radius: r >= 0, how far a singular value may be from the center; 0 freezes all of
+        them (oRNN).
+      center: sigma*, the middle of the interval. With 0, which is meant for residual
+        branches, sigma_raw starts at N(0, 1) instead of 0.
+      init: the first W. `"random"`: rows N(0, 1/n), independent for U and V.
+        `"identity"`: equal rows, so that W = center * I; W must be square with m1 = m2.
+        `"henaff"` or `"cayley"`: W = center * R with R a rotation of planes of two
+        coordinates by random angles, see `initializers.rotation_angles`; W must be
+        square with n reflectors on each side. Or a matrix (n_out, n_in), which needs
+        min(n_out, n_in) reflectors on each side.
+      init_sigma: the first singular values, strictly inside the interval: one number,
+        or several that are taken in turn, so that (0.3, 1) lets every second direction
+        forget. None puts all of them at the center (see there). It must be None where
+        `init` is a matrix, which brings its own.
+      param_dtype: the dtype of the parameters.
+      rngs: its `params` stream draws the initial values.
+
     Raises:
       ValueError: for sizes, counts, radius, center, init or init_sigma out of range,
         and for a given matrix with a singular value not strictly inside the interval
         (where its values are known, outside of `jit`).
     """
 
-    n_in: int = argument("columns of W.", kw_only=False)
-    n_out: int = argument("rows of W.", kw_only=False)
-
     INITS = ("random", "identity", *initializers.BLOCK_ROTATIONS)
 
-    def __post_init__(self, *values):
-        given = arguments(self, values)
-        self.n_in = checks.check_integer("n_in", self.n_in)
-        self.n_out = checks.check_integer("n_out", self.n_out)
-        m1, m2 = reflector_counts(given.reflectors, self.n_out, self.n_in)
-        self.radius, self.center = check_interval(given.radius, given.center)
-        dtype = given.param_dtype
-        sigma = self._given_sigma(given.init_sigma)
-        if isinstance(given.init, str):
-            u, v, raw = self._named_init(given.init, m1, m2, dtype, given.rngs)
+    def __init__(
+        self,
+        n_in: int,
+        n_out: int,
+        *,
+        reflectors: Reflectors,
+        radius: Number,
+        center: Number = 1.0,
+        init: str | ArrayLike = "random",
+        init_sigma: ArrayLike | None = None,
+        param_dtype: DTypeLike = jnp.float32,
+        rngs: nnx.Rngs,
+    ):
+        self.n_in = checks.check_integer("n_in", n_in)
+        self.n_out = checks.check_integer("n_out", n_out)
+        m1, m2 = reflector_counts(reflectors, self.n_out, self.n_in)
+        self.radius, self.center = check_interval(radius, center)
+        sigma = self._given_sigma(init_sigma)
+        if isinstance(init, str):
+            u, v, raw = self._named_init(init, m1, m2, param_dtype, rngs)
             if sigma is not None:
                 raw = initializers.raw_from_singular_values(
                     sigma, radius=self.radius, center=self.center
-                ).astype(dtype)
+                ).astype(param_dtype)
         elif sigma is not None:
             raise ValueError("init_sigma must be None where init is a matrix")
         else:
-            u, v, raw = self._matrix_init(given.init, m1, m2, dtype)
+            u, v, raw = self._matrix_init(init, m1, m2, param_dtype)
         self.u_vectors = nnx.Param(u)
         self.v_vectors = nnx.Param(v)
         self.sigma_raw = nnx.Param(raw) if self.radius > 0 else None
@@ -348,42 +326,41 @@ def check_interval(
     return radius, center
 
 
-@module
-class DenseArguments:
-    """What a free square matrix is made with."""
-
-    init: InitVar[str | ArrayLike] = argument(
-        """`"lecun_normal"`, `"orthogonal"`, `"identity"` or an (n, n) matrix; an
-        orthogonal or identity start is the IRNN.""",
-        default="lecun_normal",
-    )
-
-
-@module
-class DenseMatrix(Matrix, ParameterArguments, DenseArguments):
+@signature_of_init
+class DenseMatrix(Matrix):
     """An unconstrained square W: the parameter is the matrix.
 
     Parameters: `w` (n, n).
+
+    Args:
+      n: the size of W.
+      init: the first W: `"lecun_normal"`, `"orthogonal"`, `"identity"` or an (n, n)
+        matrix. An orthogonal or identity start makes the model the IRNN.
+      param_dtype: the dtype of the parameters.
+      rngs: its `params` stream draws the initial values.
 
     Raises:
       ValueError: for a size below 1, an unknown name or a matrix of another shape.
     """
 
-    n: int = argument("size of W.", kw_only=False)
-
     INITS = ("lecun_normal", "orthogonal", "identity")
 
-    def __post_init__(self, *values):
-        given = arguments(self, values)
-        self.n = n = checks.check_integer("n", self.n)
-        init, dtype = given.init, given.param_dtype
+    def __init__(
+        self,
+        n: int,
+        *,
+        init: str | ArrayLike = "lecun_normal",
+        param_dtype: DTypeLike = jnp.float32,
+        rngs: nnx.Rngs,
+    ):
+        self.n = n = checks.check_integer("n", n)
         if not isinstance(init, str):
-            w = given_matrix(init, (n, n), dtype)
+            w = given_matrix(init, (n, n), param_dtype)
         elif _check_init(init, self.INITS, "or a matrix") == "identity":
-            w = jnp.eye(n, dtype=dtype)
+            w = jnp.eye(n, dtype=param_dtype)
         else:
             draw = getattr(jax.nn.initializers, init)()
-            w = draw(given.rngs.params(), (n, n), dtype)
+            w = draw(rngs.params(), (n, n), param_dtype)
         self.w = nnx.Param(w)
 
     @property
@@ -396,33 +373,8 @@ class DenseMatrix(Matrix, ParameterArguments, DenseArguments):
         return self.w[...]
 
 
-@module
-class OrthogonalArguments:
-    """What an orthogonal matrix is made with from a skew-symmetric one."""
-
-    map: InitVar[str] = argument(
-        '`"exponential"` (expRNN) or `"cayley"` (scoRNN).', default="exponential"
-    )
-    negative_fraction: InitVar[Number] = argument(
-        "share of -1 in D, in [0, 1]; n of them are rounded.", default=0.0
-    )
-    init: InitVar[str] = argument(
-        """W D at the start: `"henaff"` or `"cayley"`, a rotation of planes of two
-        coordinates by random angles, see `initializers.rotation_angles`; or
-        `"identity"`, A = 0. Under the Cayley map an angle t needs an entry
-        -tan(t / 2): Henaff's angles near pi give large ones, which move slowly.""",
-        default="henaff",
-    )
-
-
-class _Map:
-    """The map of an orthogonal matrix: an attribute, not a field."""
-
-    map: str
-
-
-@module
-class OrthogonalMatrix(_Map, Matrix, ParameterArguments, OrthogonalArguments):
+@signature_of_init
+class OrthogonalMatrix(Matrix):
     """W = f(A) D, orthogonal: f the exponential (expRNN) or the Cayley map (scoRNN).
 
     A is skew-symmetric and D a fixed diagonal of signs, +1 and then -1. With the
@@ -434,33 +386,47 @@ class OrthogonalMatrix(_Map, Matrix, ParameterArguments, OrthogonalArguments):
 
     Source: Lezcano-Casado and Martinez-Rubio (2019); Helfrich, Willmott and Ye (2018).
 
+    Args:
+      n: the size of W.
+      map: `"exponential"` (expRNN) or `"cayley"` (scoRNN).
+      negative_fraction: the share of -1 in D, in [0, 1]; their number is rounded.
+      init: W D at the start. `"henaff"` or `"cayley"`: a rotation of planes of two
+        coordinates by random angles, see `initializers.rotation_angles`. `"identity"`:
+        A = 0. Under the Cayley map an angle t needs an entry -tan(t / 2): Henaff's
+        angles near pi give large ones, which move slowly.
+      param_dtype: the dtype of the parameters.
+      rngs: its `params` stream draws the initial values.
+
     Raises:
       ValueError: for a size below 1, an unknown name or a fraction out of range.
     """
 
-    n: int = argument("size of W.", kw_only=False)
+    INITS = (*initializers.BLOCK_ROTATIONS, "identity")
 
-    INITS: ClassVar[tuple[str, ...]] = (*initializers.BLOCK_ROTATIONS, "identity")
-
-    def __post_init__(self, *values):
-        given = arguments(self, values)
-        self.n = n = checks.check_integer("n", self.n)
-        self.map = checks.check_name("map", given.map, skew.MAPS)
+    def __init__(
+        self,
+        n: int,
+        *,
+        map: str = "exponential",
+        negative_fraction: Number = 0.0,
+        init: str = "henaff",
+        param_dtype: DTypeLike = jnp.float32,
+        rngs: nnx.Rngs,
+    ):
+        self.n = n = checks.check_integer("n", n)
+        self.map = checks.check_name("map", map, skew.MAPS)
         fraction = checks.check_finite(
-            "negative_fraction", given.negative_fraction, least=0, most=1
+            "negative_fraction", negative_fraction, least=0, most=1
         )
-        _check_init(given.init, self.INITS)
+        _check_init(init, self.INITS)
         self.num_negative = round(fraction * n)
-        dtype = given.param_dtype
-        if given.init == "identity":
-            entries = jnp.zeros((n * (n - 1) // 2,), dtype)
+        if init == "identity":
+            entries = jnp.zeros((n * (n - 1) // 2,), param_dtype)
         else:
-            wide = householder.factor_dtype(dtype)
-            angles = initializers.rotation_angles(
-                given.rngs.params(), n, given.init, wide
-            )
+            wide = householder.factor_dtype(param_dtype)
+            angles = initializers.rotation_angles(rngs.params(), n, init, wide)
             entries = skew.skew_entries(skew.block_skew(angles, n, self.map))
-        self.skew_entries = nnx.Param(entries.astype(dtype))
+        self.skew_entries = nnx.Param(entries.astype(param_dtype))
 
     @property
     def matrix_shape(self) -> tuple[int, int]:

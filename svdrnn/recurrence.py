@@ -10,6 +10,7 @@ Shapes here are time-major with one batch axis: (time, batch, features).
 """
 
 import dataclasses
+import enum
 import functools
 from typing import Any
 
@@ -200,28 +201,36 @@ def recurrence(
         checks.check_integer("chunk", chunk)
     every = checks.check_integer("activation_every", activation_every)
     steps = inputs.shape[0]
-    if activation.linear:
-        every, by_step = steps + 1, chunk is not None or unroll > 1
-    else:
-        by_step = every == 1
-    by_hand = transition.has_backward and custom_backward and perturbations is None
-    by_step = by_step or not (by_hand and last_only and lengths is None)
-    by_step = by_step or not _cheaper_at_once(transition, inputs, every)
-    loop = steps if by_step else steps // every
-    if chunk is not None and (not last_only or chunk >= loop):
+    # An identity phi never acts.
+    period = steps + 1 if activation.linear else every
+    way = _choose_way(
+        transition,
+        inputs,
+        activation=activation,
+        period=period,
+        lengths=lengths,
+        last_only=last_only,
+        chunk=chunk,
+        unroll=unroll,
+        custom_backward=custom_backward,
+        perturbations=perturbations,
+    )
+    iterations = steps // period if way is _Way.AT_ONCE else steps
+    if chunk is not None and (not last_only or chunk >= iterations):
         chunk = None
     static = _Static(activation, last_only, chunk, unroll, precision)
-    acts = None if activation.linear or every == 1 else _acts(steps, every)
 
     def run(transition, input_weights, bias, offset, inputs, carry, lengths, added):
-        if not by_step:
+        if way is _Way.AT_ONCE:
             weights = (transition, input_weights, bias, offset)
-            return None, _at_once(static, every, weights, inputs, carry)
+            return None, _at_once(static, period, weights, inputs, carry)
         drive, in_loop = _project(inputs, input_weights, bias, precision)
         operands = ((transition, in_loop, offset), drive, carry)
         weights, drive, carry = vary_alike(operands, lengths, added)
-        if not by_hand or acts is not None:
+        if way is _Way.BY_JAX:
             weights = _narrowed(weights, carry.dtype)
+            every_step = activation.linear or period == 1
+            acts = None if every_step else _acts(steps, period)
             return _plain(static, weights, drive, carry, lengths, added, acts)
         with forward_mode_explained():
             return _recurrence(static, weights, drive, carry, lengths)
@@ -230,6 +239,59 @@ def recurrence(
         *(transition, input_weights, bias, offset),
         *(inputs, carry, lengths, perturbations),
     )
+
+
+class _Way(enum.Enum):
+    """How the steps are taken; `_choose_way` says when."""
+
+    AT_ONCE = "linear steps at once, by powers of W"
+    BY_HAND = "one step after another, with the backward pass by hand"
+    BY_JAX = "one step after another, differentiated by JAX"
+
+
+def _choose_way(
+    transition: Transition,
+    inputs: AnyArray,
+    *,
+    activation: Activation,
+    period: int,
+    lengths: AnyArray | None,
+    last_only: bool,
+    chunk: int | None,
+    unroll: int,
+    custom_backward: bool,
+    perturbations: AnyArray | None,
+) -> _Way:
+    """The way in which a recurrence is run.
+
+    * `AT_ONCE` where all of this holds: only the last state is wanted, of items that
+      all have T steps; steps between two phi are linear, or all are, and then neither
+      `chunk` nor `unroll` asks for a loop; the backward pass may be by hand; it is
+      cheaper (`powers.cheaper`).
+    * `BY_HAND` else, where the backward pass may be by hand and phi acts at every step
+      or never.
+    * `BY_JAX` else.
+
+    The backward pass may be by hand where the form has one, `custom_backward` is not
+    False and no perturbations ask for the gradient of every state.
+
+    Args:
+      transition, inputs, activation, lengths, last_only, chunk, unroll,
+        custom_backward, perturbations: those of `recurrence`.
+      period: phi acts after every so many steps; more than there are if it is linear.
+    """
+    by_hand = transition.has_backward and custom_backward and perturbations is None
+    if not by_hand:
+        return _Way.BY_JAX
+    if activation.linear:
+        may_skip_steps = chunk is None and unroll == 1
+    else:
+        may_skip_steps = period > 1
+    only_ends = last_only and lengths is None
+    if only_ends and may_skip_steps and _cheaper_at_once(transition, inputs, period):
+        return _Way.AT_ONCE
+    phi_at_some_steps = not activation.linear and period > 1
+    return _Way.BY_JAX if phi_at_some_steps else _Way.BY_HAND
 
 
 def _check(n, inputs, lengths, **arrays):
@@ -271,10 +333,10 @@ def _narrowed(weights, dtype):
     return jax.tree.map(lambda leaf: leaf.astype(dtype), weights)
 
 
-def _cheaper_at_once(transition, inputs, every):
+def _cheaper_at_once(transition, inputs, period):
     """Whether so many steps are cheaper at once than one after another."""
     steps, batch, features = inputs.shape
-    size = min(every, steps)
+    size = min(period, steps)
     return size > 0 and powers.cheaper(
         *(transition.size, features + 1),
         steps=size,
@@ -283,16 +345,16 @@ def _cheaper_at_once(transition, inputs, every):
     )
 
 
-def _at_once(static, every, weights, inputs, carry):
+def _at_once(static, period, weights, inputs, carry):
     """The last state, by a loop over every so many steps and none over the rest."""
     transition, input_weights, bias, offset = weights
     w = transition.matrix()
     inputs, m = _augmented(inputs, input_weights, bias)
-    steps = inputs.shape[0] // every * every
+    steps = inputs.shape[0] // period * period
     if steps:
-        power, columns = powers.block(w, m, every)
+        power, columns = powers.block(w, m, period)
         drive = jnp.matmul(
-            powers.lagged(inputs[:steps], every),
+            powers.lagged(inputs[:steps], period),
             columns.T.astype(inputs.dtype),
             precision=static.precision,
         )
@@ -304,9 +366,9 @@ def _at_once(static, every, weights, inputs, carry):
     return carry
 
 
-def _acts(steps, every):
+def _acts(steps, period):
     """(time,) flags of the steps after which phi acts."""
-    return np.arange(1, steps + 1) % every == 0
+    return np.arange(1, steps + 1) % period == 0
 
 
 def _augmented(inputs, input_weights, bias):

@@ -4,29 +4,25 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import field
 from typing import Literal, TypedDict, Unpack, overload
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
-from jax.typing import ArrayLike
+from jax.typing import ArrayLike, DTypeLike
 from jaxtyping import Array, Float, Integer
 
 from svdrnn import checks, recurrence
-from svdrnn._arguments import argument, arguments, make, module
-from svdrnn._flax import flip_sequences
-from svdrnn._types import AnyArray
+from svdrnn._flax import flip_sequences, signature_of_init
+from svdrnn._types import AnyArray, Number
 from svdrnn.cells import (
-    CellArguments,
     DenseRNNCell,
-    MethodArguments,
     OrthogonalRNNCell,
-    SizeArguments,
     SpectralRNNCell,
     TransitionCell,
 )
-from svdrnn.matrices import DenseArguments, OrthogonalArguments, SpectralArguments
+from svdrnn.spectral import Reflectors
 
 
 class _CallOptions(TypedDict, total=False):
@@ -41,7 +37,7 @@ class _CallOptions(TypedDict, total=False):
     perturbations: Array | None
 
 
-@module
+@signature_of_init
 class TransitionRNN(nnx.Module):
     """A `TransitionCell` over whole sequences: `nnx.RNN` with W prepared once.
 
@@ -53,53 +49,52 @@ class TransitionRNN(nnx.Module):
     log2(T) products of matrices instead of T steps where that is cheaper
     (`svdrnn.powers`).
 
+    Args:
+      cell: the cell, whose parameters are all that there are.
+      time_major: default of the call: whether time is the first axis.
+      return_carry: default of the call: whether the state that each item ended in is
+        returned too.
+      reverse: default of the call: whether to run from the last step to the first.
+      keep_order: default of the call: whether, with `reverse`, outputs have the order
+        of the inputs.
+      unroll: time steps in one iteration of the compiled loop. Above 1 there is a loop
+        also where linear steps could be taken at once.
+      chunk: with `last_only`, keep one state in `chunk` for the backward pass and
+        compute the others again: memory O(chunk + T / chunk), for one more forward
+        pass. None keeps all.
+      activation_every: k, where phi acts after every k-th step of a call and the steps
+        between are linear. It must be 1 with an identity phi.
+
     Raises:
       ValueError: for an `unroll` or a `chunk` below 1.
     """
 
-    cell: TransitionCell = argument(
-        "the cell, whose parameters are all there are.", kw_only=False
-    )
-    time_major: bool = argument(
-        "default of the call: whether time is the first axis.", default=False
-    )
-    return_carry: bool = argument(
-        "default of the call: also return the state each item ended in.", default=False
-    )
-    reverse: bool = argument(
-        "default of the call: run from the last step to the first.", default=False
-    )
-    keep_order: bool = argument(
-        "default of the call: with `reverse`, outputs in the order of the inputs.",
-        default=False,
-    )
-    unroll: int = argument(
-        "time steps in one iteration of the compiled loop; above 1 there is a loop.",
-        default=1,
-    )
-    chunk: int | None = argument(
-        """with `last_only`, keep one state in `chunk` for the backward pass and compute
-        the others again: memory O(chunk + T / chunk), one more forward pass.""",
-        default=None,
-    )
-
-    activation_every: int = argument(
-        """k: phi acts after every k-th step of a call, and steps between are linear.
-        Above 1 it is an error with an identity phi.""",
-        default=1,
-    )
-
-    def __post_init__(self, *values):
-        del values
-        self.unroll = checks.check_integer("unroll", self.unroll)
-        every = checks.check_integer("activation_every", self.activation_every)
-        if every > 1 and self.cell.activation.linear:
+    def __init__(
+        self,
+        cell: TransitionCell,
+        *,
+        time_major: bool = False,
+        return_carry: bool = False,
+        reverse: bool = False,
+        keep_order: bool = False,
+        unroll: int = 1,
+        chunk: int | None = None,
+        activation_every: int = 1,
+    ):
+        self.cell = cell
+        self.time_major = time_major
+        self.return_carry = return_carry
+        self.reverse = reverse
+        self.keep_order = keep_order
+        self.unroll = checks.check_integer("unroll", unroll)
+        every = checks.check_integer("activation_every", activation_every)
+        if every > 1 and cell.activation.linear:
             raise ValueError(
                 "activation_every must be 1 with an identity activation, which is"
                 f" linear at every step, got {every}"
             )
-        if self.chunk is not None:
-            self.chunk = checks.check_integer("chunk", self.chunk)
+        self.activation_every = every
+        self.chunk = None if chunk is None else checks.check_integer("chunk", chunk)
 
     def initialize_carry(
         self,
@@ -329,10 +324,8 @@ def _lengths(
     return jnp.clip(lengths.reshape(-1).astype(jnp.int32), 0, steps)
 
 
-@module
-class SpectralRNN(
-    TransitionRNN, MethodArguments, CellArguments, SpectralArguments, SizeArguments
-):
+@signature_of_init
+class SpectralRNN(TransitionRNN):
     """Spectral-RNN: h_t = phi(U Sigma V^T h_{t-1} + M x_t + b) over whole sequences.
 
     The singular values of the transition stay in [center - radius, center + radius],
@@ -348,20 +341,127 @@ class SpectralRNN(
     dense matrix, whichever `method="auto"` expects to be faster; building it costs
     O(n^2 (m1 + m2)) once a sequence. Source: Zhang, Lei and Dhillon (2018).
 
+    Args:
+      in_features: n_in, the number of features of x_t.
+      hidden_features: n, the size of the state.
+      reflectors: the number of reflectors, m1 of U and m2 of V. One number counts for
+        both and is capped at min(n_out, n_in), which already reaches every matrix. A
+        pair (m1, m2) is taken literally. None means that cap.
+      radius: r >= 0, how far a singular value may be from the center; 0 freezes all of
+        them (oRNN).
+      center: sigma*, the middle of the interval. With 0, which is meant for residual
+        branches, sigma_raw starts at N(0, 1) instead of 0.
+      init: the first W. `"random"`: rows N(0, 1/n), independent for U and V.
+        `"identity"`: equal rows, so that W = center * I; W must be square with m1 = m2.
+        `"henaff"` or `"cayley"`: W = center * R with R a rotation of planes of two
+        coordinates by random angles, see `initializers.rotation_angles`; W must be
+        square with n reflectors on each side. Or a matrix (n_out, n_in), which needs
+        min(n_out, n_in) reflectors on each side.
+      init_sigma: the first singular values, strictly inside the interval: one number,
+        or several that are taken in turn, so that (0.3, 1) lets every second direction
+        forget. None puts all of them at the center (see there). It must be None where
+        `init` is a matrix, which brings its own.
+      param_dtype: the dtype of the parameters.
+      rngs: its `params` stream draws the initial values.
+      activation: the phi, one of `svdrnn.activations.NAMES` or a function that acts on
+        every entry alone, such as `jax.nn.gelu`.
+      leak: the slope of the leaky ReLU left of zero, in [0, 1]; None is 0.01. It must
+        be None with another activation.
+      use_bias: whether there is a b, which starts at zero.
+      input_scale: factor on the initial M. A transition near the identity sums its
+        inputs; over hundreds of steps a small M keeps the first states moderate.
+      dtype: the dtype of the computation; None takes what inputs and parameters promote
+        to.
+      precision: the precision of the products in the recurrence; None is JAX's default.
+      custom_backward: False leaves differentiation to JAX, which forward mode
+        (`jax.jvp`, `jax.jacfwd`) needs; `jax.hessian` works with both.
+      method: how W is applied. `low_rank` (diagonal plus low rank) and `dense` are
+        built once a sequence. `scan` (one reflector after another, the paper's
+        algorithm) and `wy` (in compact WY form) apply the factors at every step. `auto`
+        takes the cheaper of the first two in a layer, and `wy` in a cell, which cannot
+        prepare W for the steps to come. A W without factors has `dense` alone.
+      time_major: default of the call: whether time is the first axis.
+      return_carry: default of the call: whether the state that each item ended in is
+        returned too.
+      reverse: default of the call: whether to run from the last step to the first.
+      keep_order: default of the call: whether, with `reverse`, outputs have the order
+        of the inputs.
+      unroll: time steps in one iteration of the compiled loop. Above 1 there is a loop
+        also where linear steps could be taken at once.
+      chunk: with `last_only`, keep one state in `chunk` for the backward pass and
+        compute the others again: memory O(chunk + T / chunk), for one more forward
+        pass. None keeps all.
+      activation_every: k, where phi acts after every k-th step of a call and the steps
+        between are linear. It must be 1 with an identity phi.
+
     Raises:
       ValueError: for sizes below 1, unknown names and numbers out of range, at
         construction; for what does not fit, at the call.
     """
 
-    cell: SpectralRNNCell = field(init=False)
+    cell: SpectralRNNCell
 
-    def __post_init__(self, *values):
-        self.cell = make(SpectralRNNCell, arguments(self, values))
-        super().__post_init__()
+    def __init__(
+        self,
+        in_features: int,
+        hidden_features: int,
+        *,
+        reflectors: Reflectors,
+        radius: Number,
+        center: Number = 1.0,
+        init: str | ArrayLike = "random",
+        init_sigma: ArrayLike | None = None,
+        param_dtype: DTypeLike = jnp.float32,
+        rngs: nnx.Rngs,
+        activation: str | Callable[[Array], Array] = "leaky_relu",
+        leak: Number | None = None,
+        use_bias: bool = True,
+        input_scale: Number = 1.0,
+        dtype: DTypeLike | None = None,
+        precision: jax.lax.PrecisionLike = None,
+        custom_backward: bool = True,
+        method: str = "auto",
+        time_major: bool = False,
+        return_carry: bool = False,
+        reverse: bool = False,
+        keep_order: bool = False,
+        unroll: int = 1,
+        chunk: int | None = None,
+        activation_every: int = 1,
+    ):
+        cell = SpectralRNNCell(
+            in_features,
+            hidden_features,
+            reflectors=reflectors,
+            radius=radius,
+            center=center,
+            init=init,
+            init_sigma=init_sigma,
+            param_dtype=param_dtype,
+            rngs=rngs,
+            activation=activation,
+            leak=leak,
+            use_bias=use_bias,
+            input_scale=input_scale,
+            dtype=dtype,
+            precision=precision,
+            custom_backward=custom_backward,
+            method=method,
+        )
+        super().__init__(
+            cell,
+            time_major=time_major,
+            return_carry=return_carry,
+            reverse=reverse,
+            keep_order=keep_order,
+            unroll=unroll,
+            chunk=chunk,
+            activation_every=activation_every,
+        )
 
 
-@module
-class DenseRNN(TransitionRNN, CellArguments, DenseArguments, SizeArguments):
+@signature_of_init
+class DenseRNN(TransitionRNN):
     """The unconstrained RNN with the same loop, as the baseline of `SpectralRNN`.
 
     h_t = phi(W h_{t-1} + M x_t + b) with a free W; an orthogonal or identity `init`
@@ -371,20 +471,97 @@ class DenseRNN(TransitionRNN, CellArguments, DenseArguments, SizeArguments):
     Parameters, those of `cell`: `weight`, a `DenseMatrix` (`w` (n, n));
     `input_weights` M (n, n_in), `bias` b (n,), with modReLU `offset` (n,).
 
+    Args:
+      in_features: n_in, the number of features of x_t.
+      hidden_features: n, the size of the state.
+      init: the first W: `"lecun_normal"`, `"orthogonal"`, `"identity"` or an (n, n)
+        matrix. An orthogonal or identity start makes the model the IRNN.
+      param_dtype: the dtype of the parameters.
+      rngs: its `params` stream draws the initial values.
+      activation: the phi, one of `svdrnn.activations.NAMES` or a function that acts on
+        every entry alone, such as `jax.nn.gelu`.
+      leak: the slope of the leaky ReLU left of zero, in [0, 1]; None is 0.01. It must
+        be None with another activation.
+      use_bias: whether there is a b, which starts at zero.
+      input_scale: factor on the initial M. A transition near the identity sums its
+        inputs; over hundreds of steps a small M keeps the first states moderate.
+      dtype: the dtype of the computation; None takes what inputs and parameters promote
+        to.
+      precision: the precision of the products in the recurrence; None is JAX's default.
+      custom_backward: False leaves differentiation to JAX, which forward mode
+        (`jax.jvp`, `jax.jacfwd`) needs; `jax.hessian` works with both.
+      time_major: default of the call: whether time is the first axis.
+      return_carry: default of the call: whether the state that each item ended in is
+        returned too.
+      reverse: default of the call: whether to run from the last step to the first.
+      keep_order: default of the call: whether, with `reverse`, outputs have the order
+        of the inputs.
+      unroll: time steps in one iteration of the compiled loop. Above 1 there is a loop
+        also where linear steps could be taken at once.
+      chunk: with `last_only`, keep one state in `chunk` for the backward pass and
+        compute the others again: memory O(chunk + T / chunk), for one more forward
+        pass. None keeps all.
+      activation_every: k, where phi acts after every k-th step of a call and the steps
+        between are linear. It must be 1 with an identity phi.
+
     Raises:
       ValueError: for sizes below 1, unknown names and numbers out of range, at
         construction; for what does not fit, at the call.
     """
 
-    cell: DenseRNNCell = field(init=False)
+    cell: DenseRNNCell
 
-    def __post_init__(self, *values):
-        self.cell = make(DenseRNNCell, arguments(self, values))
-        super().__post_init__()
+    def __init__(
+        self,
+        in_features: int,
+        hidden_features: int,
+        *,
+        init: str | ArrayLike = "lecun_normal",
+        param_dtype: DTypeLike = jnp.float32,
+        rngs: nnx.Rngs,
+        activation: str | Callable[[Array], Array] = "leaky_relu",
+        leak: Number | None = None,
+        use_bias: bool = True,
+        input_scale: Number = 1.0,
+        dtype: DTypeLike | None = None,
+        precision: jax.lax.PrecisionLike = None,
+        custom_backward: bool = True,
+        time_major: bool = False,
+        return_carry: bool = False,
+        reverse: bool = False,
+        keep_order: bool = False,
+        unroll: int = 1,
+        chunk: int | None = None,
+        activation_every: int = 1,
+    ):
+        cell = DenseRNNCell(
+            in_features,
+            hidden_features,
+            init=init,
+            param_dtype=param_dtype,
+            rngs=rngs,
+            activation=activation,
+            leak=leak,
+            use_bias=use_bias,
+            input_scale=input_scale,
+            dtype=dtype,
+            precision=precision,
+            custom_backward=custom_backward,
+        )
+        super().__init__(
+            cell,
+            time_major=time_major,
+            return_carry=return_carry,
+            reverse=reverse,
+            keep_order=keep_order,
+            unroll=unroll,
+            chunk=chunk,
+            activation_every=activation_every,
+        )
 
 
-@module
-class OrthogonalRNN(TransitionRNN, CellArguments, OrthogonalArguments, SizeArguments):
+@signature_of_init
+class OrthogonalRNN(TransitionRNN):
     """expRNN or scoRNN over whole sequences: an orthogonal W from a skew-symmetric A.
 
     h_t = phi(f(A) D h_{t-1} + M x_t + b); `map="exponential"` is expRNN,
@@ -397,13 +574,98 @@ class OrthogonalRNN(TransitionRNN, CellArguments, OrthogonalArguments, SizeArgum
     (n (n - 1) / 2,)); `input_weights` M (n, n_in), `bias` b (n,), with modReLU
     `offset` (n,).
 
+    Args:
+      in_features: n_in, the number of features of x_t.
+      hidden_features: n, the size of the state.
+      map: `"exponential"` (expRNN) or `"cayley"` (scoRNN).
+      negative_fraction: the share of -1 in D, in [0, 1]; their number is rounded.
+      init: W D at the start. `"henaff"` or `"cayley"`: a rotation of planes of two
+        coordinates by random angles, see `initializers.rotation_angles`. `"identity"`:
+        A = 0. Under the Cayley map an angle t needs an entry -tan(t / 2): Henaff's
+        angles near pi give large ones, which move slowly.
+      param_dtype: the dtype of the parameters.
+      rngs: its `params` stream draws the initial values.
+      activation: the phi, one of `svdrnn.activations.NAMES` or a function that acts on
+        every entry alone, such as `jax.nn.gelu`.
+      leak: the slope of the leaky ReLU left of zero, in [0, 1]; None is 0.01. It must
+        be None with another activation.
+      use_bias: whether there is a b, which starts at zero.
+      input_scale: factor on the initial M. A transition near the identity sums its
+        inputs; over hundreds of steps a small M keeps the first states moderate.
+      dtype: the dtype of the computation; None takes what inputs and parameters promote
+        to.
+      precision: the precision of the products in the recurrence; None is JAX's default.
+      custom_backward: False leaves differentiation to JAX, which forward mode
+        (`jax.jvp`, `jax.jacfwd`) needs; `jax.hessian` works with both.
+      time_major: default of the call: whether time is the first axis.
+      return_carry: default of the call: whether the state that each item ended in is
+        returned too.
+      reverse: default of the call: whether to run from the last step to the first.
+      keep_order: default of the call: whether, with `reverse`, outputs have the order
+        of the inputs.
+      unroll: time steps in one iteration of the compiled loop. Above 1 there is a loop
+        also where linear steps could be taken at once.
+      chunk: with `last_only`, keep one state in `chunk` for the backward pass and
+        compute the others again: memory O(chunk + T / chunk), for one more forward
+        pass. None keeps all.
+      activation_every: k, where phi acts after every k-th step of a call and the steps
+        between are linear. It must be 1 with an identity phi.
+
     Raises:
       ValueError: for sizes below 1, unknown names and numbers out of range, at
         construction; for what does not fit, at the call.
     """
 
-    cell: OrthogonalRNNCell = field(init=False)
+    cell: OrthogonalRNNCell
 
-    def __post_init__(self, *values):
-        self.cell = make(OrthogonalRNNCell, arguments(self, values))
-        super().__post_init__()
+    def __init__(
+        self,
+        in_features: int,
+        hidden_features: int,
+        *,
+        map: str = "exponential",
+        negative_fraction: Number = 0.0,
+        init: str = "henaff",
+        param_dtype: DTypeLike = jnp.float32,
+        rngs: nnx.Rngs,
+        activation: str | Callable[[Array], Array] = "leaky_relu",
+        leak: Number | None = None,
+        use_bias: bool = True,
+        input_scale: Number = 1.0,
+        dtype: DTypeLike | None = None,
+        precision: jax.lax.PrecisionLike = None,
+        custom_backward: bool = True,
+        time_major: bool = False,
+        return_carry: bool = False,
+        reverse: bool = False,
+        keep_order: bool = False,
+        unroll: int = 1,
+        chunk: int | None = None,
+        activation_every: int = 1,
+    ):
+        cell = OrthogonalRNNCell(
+            in_features,
+            hidden_features,
+            map=map,
+            negative_fraction=negative_fraction,
+            init=init,
+            param_dtype=param_dtype,
+            rngs=rngs,
+            activation=activation,
+            leak=leak,
+            use_bias=use_bias,
+            input_scale=input_scale,
+            dtype=dtype,
+            precision=precision,
+            custom_backward=custom_backward,
+        )
+        super().__init__(
+            cell,
+            time_major=time_major,
+            return_carry=return_carry,
+            reverse=reverse,
+            keep_order=keep_order,
+            unroll=unroll,
+            chunk=chunk,
+            activation_every=activation_every,
+        )

@@ -6,7 +6,9 @@ annotation.
 """
 
 import functools
+import importlib
 import inspect
+import pkgutil
 import types
 
 import jaxtyping
@@ -32,6 +34,15 @@ def checked(function):
             ) from error
 
     return call
+
+
+def public_modules(package: types.ModuleType) -> list[types.ModuleType]:
+    """The modules of a package and of those in it, without those that are private."""
+    return [
+        importlib.import_module(info.name)
+        for info in pkgutil.walk_packages(package.__path__, f"{package.__name__}.")
+        if "._" not in info.name
+    ]
 
 
 def check_module(module: types.ModuleType) -> list[str]:

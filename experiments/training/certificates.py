@@ -8,7 +8,7 @@ from experiments.models import recurrent
 from experiments.runs import files, folder, identity
 from experiments.tasks import mnist
 from experiments.training import loading
-from svdrnn import certification
+from svdrnn import certificate
 
 NAME = "certificate.json"
 
@@ -33,7 +33,7 @@ def of_run(
       config_file: see `experiments.load`.
 
     Returns:
-      The fields of `svdrnn.generalization.Certificate`; `inputs_bound`, `test_error`,
+      The fields of `svdrnn.certificate.Certificate`; `inputs_bound`, `test_error`,
       `which` and `step` of the parameters.
 
     Raises:
@@ -56,7 +56,7 @@ def of_run(
         raise ValueError(f"config.model.layers must be 1, got {config.model.layers}")
     readout: Any = model.readout
     inputs, labels = task.examples("train")
-    found = certification.certify(
+    found = certificate.certify(
         model.layers[0],
         readout,
         inputs,

@@ -16,7 +16,7 @@ from experiments.models import recurrent
 from experiments.runs import records
 from experiments.tasks import random_labels
 from experiments.training import certificates, loop
-from svdrnn import certification
+from svdrnn.certificate import certification
 from tests.experiments import small
 
 ROOT = pathlib.Path(__file__).parents[2]

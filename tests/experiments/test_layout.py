@@ -75,3 +75,17 @@ def test_the_library_does_not_import_the_experiments():
     for name, path in modules("svdrnn").items():
         for other in imports(path.read_text(), known):
             assert other.startswith("svdrnn"), (name, other)
+
+
+def test_importing_the_library_loads_all_of_it_but_the_certificate():
+    known = modules("svdrnn")
+    files = {name: path.read_text() for name, path in known.items()}
+    graph = graph_of(files, known)
+    loaded, found = set(), {"svdrnn"}
+    while found - loaded:
+        name = (found - loaded).pop()
+        loaded.add(name)
+        found |= graph[name]
+    certificate = {"certificate", "certificate.certification"}
+    certificate |= {"certificate.generalization"}
+    assert known.keys() - loaded == {f"svdrnn.{name}" for name in certificate}

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 import svdrnn
-from svdrnn import certification, generalization
 from svdrnn.activations import Activation
+from svdrnn.certificate import certification, generalization
 from tests.library import test_generalization as by_hand
 
 N, FEATURES, CLASSES, STEPS, COUNT = 6, 3, 4, 7, 300

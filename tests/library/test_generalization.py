@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from hypothesis import strategies as st
 
-from svdrnn import generalization as gen
+from svdrnn.certificate import generalization as gen
 
 
 def classifiers(**changes):

@@ -1,8 +1,9 @@
 """That annotations are checked at all, by run time and by type checker."""
 
+import collections
 import importlib.util
 import inspect
-import pkgutil
+import re
 import subprocess
 import sys
 
@@ -16,16 +17,10 @@ from svdrnn import householder
 from tests import typechecking
 from tests.library import conftest
 
-PUBLIC = [
-    module.name
-    for module in pkgutil.iter_modules(svdrnn.__path__)
-    if not module.name.startswith("_")
-]
+PUBLIC = typechecking.public_modules(svdrnn)
 
 
-def test_every_module_of_the_library_is_there_after_import():
-    for name in PUBLIC:
-        assert inspect.ismodule(getattr(svdrnn, name))
+def test_the_version_has_three_parts():
     assert svdrnn.__version__.count(".") == 2
 
 
@@ -37,8 +32,7 @@ def test_public_functions_run_checked():
 
 def test_every_public_function_has_types_for_all_arguments_and_the_result():
     bare = []
-    for name in PUBLIC:
-        module = getattr(svdrnn, name)
+    for module in PUBLIC:
         for key, value in vars(module).items():
             own = getattr(value, "__module__", "") == module.__name__
             if key.startswith("_") or not own or not inspect.isfunction(value):
@@ -46,7 +40,7 @@ def test_every_public_function_has_types_for_all_arguments_and_the_result():
             signature = inspect.signature(value)
             types = [each.annotation for each in signature.parameters.values()]
             if inspect.Signature.empty in [*types, signature.return_annotation]:
-                bare.append(f"{name}.{key}")
+                bare.append(f"{module.__name__}.{key}")
     assert not bare
 
 
@@ -76,7 +70,105 @@ LAYERS = {
     svdrnn.TransitionCell: ("weight", "in_features", "leak"),
     svdrnn.TransitionRNN: ("cell", "time_major", "chunk"),
     svdrnn.SpectralLinear: ("in_features", "reflectors", "use_bias"),
+    svdrnn.SpectralMatrix: ("n_in", "n_out", "reflectors", "init_sigma"),
+    svdrnn.DenseMatrix: ("n", "init"),
+    svdrnn.OrthogonalMatrix: ("n", "map", "negative_fraction", "init"),
 }
+
+# Keywords that mean another thing in some classes than in all others.
+OTHER_MEANINGS = {
+    "hidden_features": (svdrnn.TransitionCell,),
+    "in_features": (svdrnn.SpectralLinear,),
+    "method": (svdrnn.SpectralLinear,),
+}
+INIT_OF = ("Spectral", "Dense", "Orthogonal")  # each kind of W has starts of its own
+
+
+def meaning(kind, keyword):
+    """The keyword, and what tells it from others of its name."""
+    if keyword == "init":
+        return keyword, next(w for w in INIT_OF if kind.__name__.startswith(w))
+    return keyword, kind if kind in OTHER_MEANINGS.get(keyword, ()) else None
+
+
+def argument_texts(kind):
+    """The text of every argument in the docstring, on one line."""
+    block = inspect.getdoc(kind).split("\nArgs:\n")[1].split("\n\n")[0]
+    texts = re.split(r"^  (\w+): ", block, flags=re.MULTILINE)[1:]
+    texts = [" ".join(text.split()) for text in texts]
+    return dict(zip(texts[::2], texts[1::2], strict=True))
+
+
+def test_a_keyword_of_several_classes_is_the_same_in_all_of_them():
+    spellings = collections.defaultdict(set)
+    for kind in LAYERS:
+        texts = argument_texts(kind)
+        parameters = inspect.signature(kind).parameters
+        assert list(texts) == list(parameters)
+        for keyword, parameter in parameters.items():
+            spelled = parameter.default, parameter.annotation, parameter.kind
+            spellings[meaning(kind, keyword)].add((*spelled, texts[keyword]))
+    assert {key: s for key, s in spellings.items() if len(s) > 1} == {}
+    # The exceptions are needed.
+    of_keyword = collections.Counter(keyword for keyword, _ in spellings)
+    assert {k: n for k, n in of_keyword.items() if n > 1} == {
+        **{keyword: 2 for keyword in OTHER_MEANINGS},
+        "init": 3,
+    }
+
+
+def test_a_layer_passes_every_keyword_on():
+    """Each, with a value that is not its default, is seen in what the layer made."""
+    given = {
+        "reflectors": (3, 2),
+        "radius": 0.25,
+        "center": 0.5,
+        "init": "random",
+        "init_sigma": 0.4,
+        "param_dtype": jnp.bfloat16,
+        "activation": "leaky_relu",
+        "leak": 0.125,
+        "use_bias": False,
+        "input_scale": 1e-3,
+        "dtype": jnp.float16,
+        "precision": "highest",
+        "custom_backward": False,
+        "method": "dense",
+        "time_major": True,
+        "return_carry": True,
+        "reverse": True,
+        "keep_order": True,
+        "unroll": 2,
+        "chunk": 3,
+        "activation_every": 4,
+    }
+    names = ["in_features", "hidden_features", *given, "rngs"]
+    assert sorted(names) == sorted(inspect.signature(svdrnn.SpectralRNN).parameters)
+    layer = svdrnn.SpectralRNN(2, 4, **given, rngs=nnx.Rngs(0))
+    for name in ("time_major", "return_carry", "reverse", "keep_order"):
+        assert getattr(layer, name) is True
+    assert (layer.unroll, layer.chunk, layer.activation_every) == (2, 3, 4)
+    cell = layer.cell
+    assert (cell.in_features, cell.hidden_features) == (2, 4)
+    assert cell.dtype == jnp.float16 and cell.param_dtype == jnp.bfloat16
+    assert (cell.precision, cell.custom_backward) == ("highest", False)
+    assert (cell.method, cell.bias, cell.activation.leak) == ("dense", None, 0.125)
+    assert cell.input_weights.dtype == jnp.bfloat16
+    assert 0 < jnp.max(jnp.abs(cell.input_weights[...])) < 0.01
+    weight = cell.weight
+    assert (weight.radius, weight.center) == (0.25, 0.5)
+    assert weight.u_vectors.shape == (3, 4) and weight.v_vectors.shape == (2, 4)
+    assert weight.u_vectors.dtype == jnp.bfloat16
+    assert jnp.allclose(weight.sigma(), 0.4, atol=1e-2)
+    # The keywords of the other kinds of W.
+    layer = svdrnn.OrthogonalRNN(
+        2, 4, map="cayley", negative_fraction=0.5, init="identity", rngs=nnx.Rngs(0)
+    )
+    weight = layer.cell.weight
+    assert (weight.map, weight.num_negative) == ("cayley", 2)
+    assert not jnp.any(weight.skew_entries[...])
+    layer = svdrnn.DenseRNN(2, 4, init="identity", rngs=nnx.Rngs(0))
+    assert jnp.array_equal(layer.cell.weight.matrix(), jnp.eye(4))
 
 
 @pytest.mark.parametrize("kind", LAYERS, ids=lambda kind: kind.__name__)
@@ -85,7 +177,7 @@ def test_signature_and_help_have_every_argument(kind):
     assert set(LAYERS[kind]) <= set(parameters)
     assert not any("kwargs" in name or "layer" == name for name in parameters)
     for name in parameters:
-        assert f"\n  {name}: " in kind.__doc__
+        assert f"\n  {name}: " in inspect.getdoc(kind)
     text = inspect.getdoc(kind)
     assert text.index("\nArgs:\n") < text.index("\nRaises:\n")
 

@@ -1,4 +1,4 @@
-"""The certificate of a trained model: what `svdrnn.generalization` needs of it."""
+"""The certificate of a trained model, and what `generalization` needs of the model."""
 
 import functools
 
@@ -8,9 +8,10 @@ import numpy as np
 from flax import nnx
 from jaxtyping import Array, Float, Integer
 
-from svdrnn import checks, generalization
+from svdrnn import checks
 from svdrnn._types import AnyArray, Count, Number
 from svdrnn.activations import Activation
+from svdrnn.certificate import generalization
 from svdrnn.rnn import SpectralRNN
 
 # The activations that are 1-Lipschitz and zero at zero whatever was learned.
