@@ -6,7 +6,7 @@ import jax
 from flax import nnx
 
 from experiments import tasks
-from experiments.models import build as models
+from experiments.models import build
 from experiments.tasks import base
 from experiments.training import devices, fields, memory, optimizers, steps
 
@@ -74,7 +74,7 @@ def first_state(
 ) -> tuple[Any, steps.TrainState]:
     """The model with its first parameters, and the state before the first update."""
     init_key = jax.random.split(jax.random.key(config.seed))[0]
-    model = models.build(config.model, task, rngs=nnx.Rngs(params=init_key))
+    model = build.build(config.model, task, rngs=nnx.Rngs(params=init_key))
     _, params, rest = nnx.split(model, nnx.Param, ...)  # type: ignore[misc]
     state = steps.initial_state(
         nnx.to_pure_dict(params),
