@@ -12,8 +12,6 @@ from optax import contrib
 from experiments import checks
 from svdrnn import projection
 
-SCHEDULES = ("constant", "exponential", "cosine", "plateau")
-
 # Each scales gradients to steps, before the learning rate.
 OPTIMIZERS: dict[str, Callable[[Any], optax.GradientTransformation]] = {
     "adam": lambda train: optax.scale_by_adam(),
@@ -37,29 +35,12 @@ PARTS = ("singular_values", "inputs", "readout")
 
 
 def check(train: Any) -> None:
-    """Raises ValueError where a field of `config.train` that is read here does not fit.
-
-    A warm-up is for the cosine schedule alone.
-    """
-    section = checks.Section("config.train", train)
-    section.name("optimizer", tuple(OPTIMIZERS))
-    section.number("learning_rate", above=0)
-    section.number("momentum", least=0, below=1)
-    section.number("weight_decay", least=0)
-    section.number("ema", above=0, below=1, optional=True)
-    rates = checks.Section("config.train.rates", train.rates)
-    rates.number("reflectors", *PARTS, above=0, optional=True)
-    section.name("schedule", SCHEDULES)
-    section.integer("warmup_steps", least=0)
+    """Raises ValueError for a warm-up that is not one of the cosine schedule."""
     if train.warmup_steps and train.schedule != "cosine":
         raise ValueError(
             "config.train.warmup_steps must be 0 unless config.train.schedule is"
             f" 'cosine', got {train.warmup_steps}"
         )
-    section.number("decay_rate", above=0, most=1)
-    section.number("plateau_factor", above=0, below=1)
-    section.integer("plateau_patience")
-    section.number("clip_norm", least=0, optional=True)
 
 
 def slowed(train: Any, times: int) -> Any:
@@ -93,6 +74,7 @@ def schedule(
       ValueError: an unknown name, an exponential schedule without an epoch, or a
         warm-up of as many steps as the run or more.
     """
+    checks.check_field("train.schedule", train.schedule)
     if train.schedule in ("constant", "plateau"):
         return optax.constant_schedule(peak)
     if train.schedule == "exponential":
@@ -104,18 +86,13 @@ def schedule(
         return optax.exponential_decay(
             peak, steps_per_epoch, train.decay_rate, staircase=True
         )
-    if train.schedule == "cosine":
-        if train.warmup_steps >= steps:
-            raise ValueError(
-                "config.train.warmup_steps must be less than the number of steps,"
-                f" {steps}, got {train.warmup_steps}"
-            )
-        return optax.warmup_cosine_decay_schedule(
-            0.0 if train.warmup_steps else peak, peak, train.warmup_steps, steps
+    if train.warmup_steps >= steps:
+        raise ValueError(
+            "config.train.warmup_steps must be less than the number of steps,"
+            f" {steps}, got {train.warmup_steps}"
         )
-    raise ValueError(
-        f"config.train.schedule must be one of {', '.join(SCHEDULES)}, got"
-        f" {train.schedule!r}"
+    return optax.warmup_cosine_decay_schedule(
+        0.0 if train.warmup_steps else peak, peak, train.warmup_steps, steps
     )
 
 
