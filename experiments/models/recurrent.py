@@ -13,7 +13,7 @@ from flax import nnx
 
 import svdrnn
 from experiments import checks
-from experiments.models import activation as asked
+from experiments.models import activation
 from svdrnn import activations, diagnostics, kernels
 from svdrnn import spectral as spectral_form
 
@@ -112,8 +112,8 @@ class SequenceModel(nnx.Module):
 
     def diagnostics(self) -> dict[str, jax.Array]:
         """`spectral_margin`: max_i |sigma_i - 1| over all transitions, if any."""
-        found = [_singular_values(layer) for layer in self.layers]
-        margins = [diagnostics.spectral_margin(s) for s in found if s is not None]
+        values = [_singular_values(layer) for layer in self.layers]
+        margins = [diagnostics.spectral_margin(s) for s in values if s is not None]
         return {"spectral_margin": jnp.max(jnp.stack(margins))} if margins else {}
 
 
@@ -229,7 +229,7 @@ def gru(config: Any, features: int, *, rngs: nnx.Rngs) -> nnx.Module:
 def _cell(config: Any) -> dict[str, Any]:
     """What the fields say of every layer of the library."""
     return {
-        **asked.arguments(config),
+        **activation.arguments(config),
         "input_scale": config.input_scale,
         "activation_every": config.activation_every,
     }

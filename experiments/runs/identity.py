@@ -31,7 +31,8 @@ FORMER = {field.former: name for name, field in common.FIELDS.items() if field.f
 
 # Fields that decide which others are read.
 DECIDING = {
-    *("task.name", "model.name"),
+    "task.name",
+    "model.name",
     *(other for other, _ in (READ_WITH | READ_UNLESS).values()),
 }
 

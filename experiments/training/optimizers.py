@@ -30,9 +30,6 @@ ORTHOGONAL = (*projection.REFLECTORS, "skew_entries")
 SIGMA = "sigma_raw"
 CONSTRAINED = (*ORTHOGONAL, SIGMA)
 
-# Parts with a learning rate of their own in `config.train.rates`, beside reflectors.
-PARTS = ("singular_values", "inputs", "readout")
-
 
 def check(train: Any) -> None:
     """Raises ValueError for a warm-up that is not one of the cosine schedule."""
@@ -99,8 +96,11 @@ def schedule(
 def labels(params: Any, parts: Container[str] = ()) -> Any:
     """The tree of `params` with "orthogonal", one of `parts` or "rest" for every array.
 
-    Of `PARTS`, "inputs" are M and b of the layers of a model of sequences, by the names
-    that they have here or in flax's cells, and "readout" is all of its readout.
+    Args:
+      params: the parameters of a model.
+      parts: those of `config.train.rates`, beside reflectors, that have a learning rate
+        of their own. "inputs" are M and b of the layers of a model of sequences, by the
+        names that they have here or in flax's cells; "readout" is all of its readout.
     """
 
     def label(path: Any, _: Any) -> str:
@@ -114,7 +114,7 @@ def labels(params: Any, parts: Container[str] = ()) -> Any:
 
 
 def _part(keys: list[Any]) -> str | None:
-    """Which of `PARTS` the parameter at a path belongs to, if any."""
+    """The part of `config.train.rates` that the parameter at a path belongs to."""
     if keys[-1] == SIGMA:
         return "singular_values"
     if keys[0] == "layers" and (
@@ -207,8 +207,8 @@ def make_averaged(train: Any) -> Callable[[Any], Any]:
         return lambda state: state
 
     def averaged(state: Any) -> Any:
-        found = jax.tree.leaves(state.opt_state, is_leaf=_is_average)
-        average = next(filter(_is_average, found))
+        nodes = jax.tree.leaves(state.opt_state, is_leaf=_is_average)
+        average = next(filter(_is_average, nodes))
         params = optax.tree.bias_correction(average.ema, train.ema, average.count)
         return state._replace(params=params)
 
@@ -236,8 +236,8 @@ def _is_average(node: Any) -> bool:
 
 def plateau_scale(opt_state: Any) -> Any:
     """What the learning rates are multiplied by now: 1 without a plateau schedule."""
-    found = jax.tree.leaves(opt_state, is_leaf=_is_plateau)
-    return next((node.scale for node in found if _is_plateau(node)), 1.0)
+    nodes = jax.tree.leaves(opt_state, is_leaf=_is_plateau)
+    return next((node.scale for node in nodes if _is_plateau(node)), 1.0)
 
 
 def make_observe(train: Any) -> Callable[[Any, float], Any]:

@@ -1,4 +1,4 @@
-"""A session of a run: what training holds from its first step here to its last."""
+"""A run in progress: all that the training loop changes, and how it is changed."""
 
 import math
 import pathlib
@@ -22,7 +22,7 @@ from experiments.training import (
 
 
 class Session:
-    """A run from its start, or its newest checkpoint, on.
+    """A run in progress, from its start or its newest checkpoint to its end or a stop.
 
     Args:
       config: the config of the run.
@@ -39,7 +39,9 @@ class Session:
       step: how many have been made.
       start: how many had been made when the session began.
       sizes: the numbers of parameters, as result.json has them.
-      log: metrics.jsonl, opened by `open_log`.
+      log: metrics.jsonl, once `open_log` has opened it.
+      progress: the line on the screen.
+      stopwatch: measures how many updates are made a second.
     """
 
     def __init__(
@@ -122,11 +124,14 @@ class Session:
         )
 
     def seconds(self) -> float:
-        """The seconds of this session and, up to its checkpoint, of those before."""
+        """The seconds that the run has taken, in this session and in those before it.
+
+        Of those before only the time up to their last checkpoint counts.
+        """
         return self._seconds_before + time.monotonic() - self._began
 
     def update(self) -> None:
-        """Makes the next update. Nothing waits for its end but after the first one."""
+        """Makes the next update; only the first one of a session is waited for."""
         batch = self.parts.spread.split(self.task.train_batch(self.step))
         self.state, self._numbers = self._train_step(self.state, batch)
         self.step += 1

@@ -114,7 +114,7 @@ def model_params(name):
 def test_parts_of_a_model(name, groups):
     params = model_params(name)
     found = {}
-    tree = optimizers.labels(params, optimizers.PARTS)
+    tree = optimizers.labels(params, train_config().rates.keys())
     for path, part in jax.tree_util.tree_leaves_with_path(tree):
         found.setdefault(part, []).append(path[-1].key)
     groups = {"readout": ["bias", "kernel"], **groups}
