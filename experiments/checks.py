@@ -50,6 +50,6 @@ def check_field(field: str, value: Any) -> None:
 
 def check_fields(values: Mapping[str, Any]) -> None:
     """As `check_field`, of {field: value}; fields beside the table are left alone."""
-    for field, value in values.items():
-        if field in common.FIELDS:
-            check_field(field, value)
+    for field in common.FIELDS:
+        if field in values:
+            check_field(field, values[field])
