@@ -28,7 +28,7 @@ def get_config(variant=None):
     variant = common.variant("addition.py", variant, named)
     config = common.get_config()
     config.task.name = "addition"
-    config.task.length = int(variant or 100)  # numbers in a sequence, at least 2
+    config.task.length = int(variant or 100)
     # One in two or four directions of the state starts at 1 and sums what it is given;
     # the others forget, which lets a marked number pass and the next one not. The upper
     # end of the interval, 1.1, bounds what many steps can amplify.

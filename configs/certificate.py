@@ -21,9 +21,8 @@ def get_config(variant=None):
     variant = common.variant("certificate.py", variant, VARIANTS)
     config = common.get_config()
     config.task.name = "random_labels" if variant == "random_labels" else "pixel_mnist"
-    # or 112: of 28, 7 or 1 pixels
     config.task.steps = 784 if variant in ("784", "rows") else 28
-    config.task.permuted = False  # pixels in one fixed random order
+    config.task.permuted = False
     config.model.hidden = 16
     config.model.reflectors = 2
     config.model.radius = 0.01

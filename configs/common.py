@@ -1,111 +1,332 @@
 """The fields that every config has.
 
-What a field means is said in the comment behind it or above it, and nowhere else: the
-documentation's table of fields is made from these comments.
+Each stands here once, with its default, its meaning, the values that it may hold and
+what reads it; the config, its checks and the documentation's table are made from that.
+`experiments/schema.py` says what the parts of a field are.
 """
 
 import os
 
 from ml_collections import config_dict
 
+from experiments import schema
+
+ALL = ("sequences", "vectors")  # kinds of models, which together are every model
+WITH_ORTHOGONAL = ("reflectors", "exprnn", "scornn")
+
+FIELDS = {
+    "seed": schema.Field(
+        0,
+        "All random streams of the run are drawn from it; it is below 2**32.",
+        schema.Integer(least=0, most=2**32 - 1),
+    ),
+    "data_dir": schema.Field(
+        "",
+        "The folder of the data sets, by default that of the environment variable"
+        " SVDRNN_DATA. With `stand-in` a few random digits or words take their place."
+        " It is not part of what a run is.",
+        place=True,
+    ),
+    "allow_other_data": schema.Field(
+        False,
+        "Whether data files are taken that have other digests than the published ones.",
+    ),
+    # ---- The task.
+    "task.name": schema.Field("", "The task, whose own fields stand beside it."),
+    # ---- The model.
+    "model.name": schema.Field("spectral", "The model."),
+    "model.hidden": schema.Field(
+        128, "How many units a layer has.", schema.Integer(), models=ALL
+    ),
+    "model.reflectors": schema.Field(
+        16,
+        "How many reflectors make U and V: a number, a pair for (U, V), or None for"
+        " all.",
+        nullable=True,
+        models=("reflectors",),
+    ),
+    "model.radius": schema.Field(
+        0.01,
+        "How far singular values may be from the center.",
+        models=("intervals",),
+    ),
+    "model.center": schema.Field(
+        1.0,
+        "The center of the singular values; 0 is for residual branches.",
+        schema.Number(least=0),
+        models=("reflectors",),
+    ),
+    "model.activation": schema.Field(
+        "leaky_relu",
+        "The activation of a layer: leaky_relu, relu, tanh, identity or modrelu.",
+        models=("cells", "vectors"),
+    ),
+    "model.leak": schema.Field(
+        0.01,
+        "The slope of leaky_relu below zero, from 0 to 1.",
+        models=("cells", "vectors"),
+        read_with=("model.activation", "leaky_relu"),
+    ),
+    "model.activation_every": schema.Field(
+        1,
+        "The activation acts after every so many steps; those between are linear.",
+        models=("cells",),
+    ),
+    "model.input_scale": schema.Field(
+        1.0,
+        "The first input weights are multiplied by it.",
+        schema.Number(above=0),
+        models=("cells",),
+    ),
+    "model.method": schema.Field(
+        "auto",
+        "How W is applied: by scan, wy, low_rank or dense, or auto for the fastest.",
+        models=("spectral", "ornn", "spectral_mlp", "spectral_resnet"),
+    ),
+    "model.init": schema.Field(
+        "random",
+        "The first W: random (henaff for exprnn, cayley for scornn, orthogonal for"
+        " irnn) or identity; with all reflectors, and for exprnn and scornn, also"
+        " henaff or cayley.",
+        models=("reflectors", "exprnn", "scornn", "irnn"),
+    ),
+    "model.init_sigma": schema.Field(
+        None,
+        "The first singular values: a number, or several that are taken in turn, as"
+        " (0.3, 1.0), which lets every second direction of the state forget; None is"
+        " the center.",
+        nullable=True,
+        models=("spectral", "spectral_mlp", "spectral_resnet"),
+    ),
+    "model.negative_fraction": schema.Field(
+        0.5, "Which share of the signs D is -1.", models=("scornn",)
+    ),
+    "model.layers": schema.Field(
+        1,
+        "How many layers are stacked; in a residual network two of them are a block.",
+        schema.Integer(),
+        models=ALL,
+    ),
+    "model.dropout": schema.Field(
+        0.0,
+        "The probability of dropout, of embeddings and of the outputs of each layer.",
+        schema.Number(least=0, below=1),
+        models=("sequences",),
+    ),
+    "model.embedding": schema.Field(
+        None,
+        "The size of the embedding of a token; None is that of model.hidden.",
+        schema.Integer(),
+        nullable=True,
+        models=("sequences",),
+    ),
+    "model.tied": schema.Field(
+        False,
+        "Whether the readout shares the weights of the embedding.",
+        models=("sequences",),
+    ),
+    "model.readout_activation": schema.Field(
+        "identity",
+        "The activation between the outputs of the last layer and the readout.",
+        schema.Name(("identity", "relu", "tanh")),
+        models=("sequences",),
+    ),
+    # ---- How long training takes.
+    "train.steps": schema.Field(
+        None,
+        "How many updates the run makes; where it is None, train.epochs counts.",
+        schema.Integer(),
+        nullable=True,
+    ),
+    "train.epochs": schema.Field(
+        None,
+        "How many times the run goes through the training data.",
+        schema.Integer(),
+        nullable=True,
+    ),
+    "train.steps_per_epoch": schema.Field(
+        None,
+        "How many updates are an epoch, for a task that has no epochs.",
+        schema.Integer(),
+        nullable=True,
+    ),
+    "train.batch_size": schema.Field(
+        128,
+        "How many sequences, digits or streams of text an update reads.",
+        schema.Integer(),
+    ),
+    "train.devices": schema.Field(
+        None,
+        "Over how many devices of each process a batch is split. None takes as many as"
+        " divide the batch, on a CPU at most one a core with 8 examples each. It is"
+        " not part of what a run is.",
+        schema.Integer(),
+        nullable=True,
+        place=True,
+    ),
+    # ---- The optimizer.
+    "train.optimizer": schema.Field(
+        "adam",
+        "The optimizer.",
+        schema.Name(("adam", "adamw", "rmsprop", "sgd", "lion")),
+    ),
+    "train.momentum": schema.Field(
+        0.9,
+        "The factor on earlier gradients at each update.",
+        schema.Number(least=0, below=1),
+        read_with=("train.optimizer", "sgd"),
+    ),
+    "train.learning_rate": schema.Field(
+        1e-3, "The learning rate at its highest.", schema.Number(above=0)
+    ),
+    "train.rates.reflectors": schema.Field(
+        None,
+        "The highest learning rate of the orthogonal part: of reflectors, or of A of"
+        " exprnn and scornn. None is train.learning_rate.",
+        schema.Number(above=0),
+        nullable=True,
+        models=WITH_ORTHOGONAL,
+        former="train.reflector_learning_rate",
+    ),
+    "train.rates.singular_values": schema.Field(
+        None,
+        "The highest learning rate of the raw singular values. None is"
+        " train.learning_rate.",
+        schema.Number(above=0),
+        nullable=True,
+        models=("intervals",),
+    ),
+    "train.rates.inputs": schema.Field(
+        None,
+        "The highest learning rate of the input weights M and of the bias b of"
+        " transitions. None is train.learning_rate.",
+        schema.Number(above=0),
+        nullable=True,
+        models=("sequences",),
+    ),
+    "train.rates.readout": schema.Field(
+        None,
+        "The highest learning rate of the weights Y and the bias c of the readout."
+        " None is train.learning_rate.",
+        schema.Number(above=0),
+        nullable=True,
+        models=("sequences",),
+    ),
+    "train.unit_reflectors": schema.Field(
+        False,
+        "Whether reflectors are scaled to length 1 after every update.",
+        models=("reflectors",),
+    ),
+    "train.weight_decay": schema.Field(
+        0.0,
+        "The weight decay of matrices and embeddings; vectors have none. With adamw and"
+        " lion it acts by the learning rate, apart from the gradient; with the others"
+        " it is added to the gradient.",
+        schema.Number(least=0),
+    ),
+    "train.decay_constrained": schema.Field(
+        False,
+        "Whether weight decay acts on reflectors, skew-symmetric matrices and raw"
+        " singular values as well. The length of a reflector does not matter to W but"
+        " sets how fast it turns, and the others would be drawn to W = I and to the"
+        " center, which no interval asks for.",
+        models=WITH_ORTHOGONAL,
+        read_unless=("train.weight_decay", 0.0),
+    ),
+    "train.ema": schema.Field(
+        None,
+        "The decay at each update of a moving average of all parameters, which is what"
+        " is then evaluated and kept as the best. With None it is the parameters"
+        " themselves.",
+        schema.Number(above=0, below=1),
+        nullable=True,
+    ),
+    "train.schedule": schema.Field(
+        "constant",
+        "How the learning rate changes in the course of the run.",
+        schema.Name(("constant", "exponential", "cosine", "plateau")),
+    ),
+    "train.decay_rate": schema.Field(
+        0.99,
+        "The factor on the learning rate after each epoch.",
+        schema.Number(above=0, most=1),
+        read_with=("train.schedule", "exponential"),
+    ),
+    "train.warmup_steps": schema.Field(
+        0,
+        "For how many steps the learning rate rises linearly before its cosine.",
+        schema.Integer(least=0),
+    ),
+    "train.plateau_factor": schema.Field(
+        0.5,
+        "The factor on the learning rate when the validation loss stalls.",
+        schema.Number(above=0, below=1),
+        read_with=("train.schedule", "plateau"),
+    ),
+    "train.plateau_patience": schema.Field(
+        2,
+        "How many evaluations in a row without a lower validation loss are a stall.",
+        schema.Integer(),
+        read_with=("train.schedule", "plateau"),
+    ),
+    "train.clip_norm": schema.Field(
+        1.0,
+        "The norm of all gradients together is clipped to it; with None or 0 it is"
+        " not.",
+        schema.Number(least=0),
+        nullable=True,
+    ),
+    # ---- How often something is done.
+    "train.log_every": schema.Field(
+        50, "Training metrics are logged every so many steps.", schema.Integer()
+    ),
+    "train.eval_every": schema.Field(
+        250, "Validation data are evaluated every so many steps.", schema.Integer()
+    ),
+    "train.checkpoint_every": schema.Field(
+        250, "A checkpoint is saved every so many steps.", schema.Integer()
+    ),
+    "train.on_nonfinite": schema.Field(
+        "stop",
+        "What a run does at a loss that is not finite: it stops, or goes back to the"
+        " last checkpoint, from where the learning rates are halved.",
+        schema.Name(("stop", "restore")),
+    ),
+    "train.restores": schema.Field(
+        3,
+        "How many times a run goes back at most; the learning rates are halved each"
+        " time.",
+        schema.Integer(),
+        read_with=("train.on_nonfinite", "restore"),
+    ),
+}
+
 
 def get_config() -> config_dict.ConfigDict:
     """A config without a task; each file beside this one sets what it changes."""
     config = config_dict.ConfigDict()
-    config.seed = 0  # of all random streams, below 2**32
-    # folder of the data sets, by default that of the environment variable SVDRNN_DATA;
-    # stand-in: a few random digits or words; not part of what a run is
+    for name, field in FIELDS.items():
+        *parts, last = name.split(".")
+        section = config
+        for part in parts:
+            if part not in section:
+                section[part] = config_dict.ConfigDict()
+            section = section[part]
+        section[last] = nullable(field.default) if field.nullable else field.default
     config.data_dir = os.environ.get("SVDRNN_DATA", "")
-
-    # whether data files with other digests than the published are taken
-    config.allow_other_data = False
-
-    config.task = config_dict.ConfigDict()
-    config.task.name = ""  # the task, whose own fields stand beside it
-
-    config.model = config_dict.ConfigDict()
-    # of sequences: spectral, ornn, exprnn, scornn, rnn, irnn, spectral_lstm,
-    # spectral_gru, lstm, gru; of vectors: mlp, resnet, spectral_mlp, spectral_resnet
-    config.model.name = "spectral"
-    config.model.hidden = 128  # units of a layer
-    config.model.reflectors = nullable(16)  # a number, a pair for (U, V), None: all
-    config.model.radius = 0.01  # singular values stay within it of the center
-    config.model.center = 1.0  # of singular values; 0 for residual branches
-    config.model.activation = "leaky_relu"  # or relu, tanh, identity, modrelu
-    config.model.leak = 0.01  # slope of leaky_relu below zero, 0 to 1
-    # the activation acts after every so many steps, which are linear else
-    config.model.activation_every = 1
-    config.model.input_scale = 1.0  # factor on the first input weights
-    config.model.method = "auto"  # or scan, wy, low_rank, dense: how W is applied
-    # the first W: random (henaff for exprnn, cayley for scornn, orthogonal for irnn) or
-    # identity; with all reflectors and for exprnn and scornn also henaff, cayley
-    config.model.init = "random"
-    # first singular values, a number or several in turn: (0.3, 1.0) lets every second
-    # direction of the state forget; None: the center
-    config.model.init_sigma = nullable(None)
-    config.model.negative_fraction = 0.5  # share of -1 in the signs D
-    config.model.layers = 1  # stacked; in a residual network two to a block
-    config.model.dropout = 0.0  # of embeddings and of each layer's outputs
-    config.model.embedding = nullable(None)  # size of a token's; None: hidden
-    config.model.tied = False  # whether the readout shares the embedding
-    # of the last layer's outputs before the readout: identity, relu, tanh
-    config.model.readout_activation = "identity"
-
-    config.train = config_dict.ConfigDict()
-    config.train.steps = nullable(None)  # updates; where None, epochs count
-    config.train.epochs = nullable(None)  # passes over the training data
-    config.train.steps_per_epoch = nullable(None)  # for tasks without epochs
-    config.train.batch_size = 128  # sequences, digits or streams of text in an update
-    # that a batch is split over, of each process; None: as many as divide it, on a CPU
-    # at most one a core with 8 examples each; not part of what a run is
-    config.train.devices = nullable(None)
-    config.train.optimizer = "adam"  # or adamw, rmsprop, sgd, lion
-    config.train.momentum = 0.9  # of earlier gradients
-    config.train.learning_rate = 1e-3  # at its highest
-    # learning rates of parts, each at its highest; None: train.learning_rate
-    config.train.rates = config_dict.ConfigDict()
-    # of the orthogonal part: reflectors, or A of exprnn and scornn
-    config.train.rates.reflectors = nullable(None)
-    config.train.rates.singular_values = nullable(None)  # of the raw ones
-    config.train.rates.inputs = nullable(None)  # of M, and of b of transitions
-    config.train.rates.readout = nullable(None)  # of Y and c
-    config.train.unit_reflectors = False  # reflectors have length 1 after an update
-    # of matrices and embeddings, not of vectors: by the learning rate, apart from the
-    # gradient, with adamw and lion; added to the gradient with the others
-    config.train.weight_decay = 0.0
-    # also of reflectors, skew-symmetric matrices and raw singular values: lengths of
-    # reflectors do not matter but set how fast they turn, and the others would be drawn
-    # to W = I and to the center, which no interval asks for
-    config.train.decay_constrained = False
-    # decay an update of a moving average of all parameters, which is what is then
-    # evaluated and kept as the best; None: the parameters themselves
-    config.train.ema = nullable(None)
-    config.train.schedule = "constant"  # or exponential, cosine, plateau
-    config.train.decay_rate = 0.99  # factor of an epoch
-    config.train.warmup_steps = 0  # cosine: steps of linear rise
-    config.train.plateau_factor = 0.5  # factor when the validation loss stalls
-    config.train.plateau_patience = 2  # evaluations without a better one
-    config.train.clip_norm = nullable(1.0)  # of all gradients; None or 0: none
-    config.train.log_every = 50  # steps between lines of training metrics
-    config.train.eval_every = 250  # steps between evaluations on validation data
-    config.train.checkpoint_every = 250  # steps between checkpoints
-    # at a loss that is not finite; or restore: back to the last checkpoint, with the
-    # learning rates halved
-    config.train.on_nonfinite = "stop"
-    config.train.restores = 3  # times at most, each with rates halved again
     return config
 
 
-def variant(file: str, given: str | None, known: tuple[str, ...]) -> str:
+def variant(file: str, value: str | None, names: tuple[str, ...]) -> str:
     """What stands behind the colon of a config's name, "" where nothing does.
 
     Raises:
-      ValueError: it is none of `known`.
+      ValueError: it is none of `names`.
     """
-    if given and given not in known:
-        named = ", ".join(f":{name}" for name in known)
-        raise ValueError(f"{file} takes {named} or nothing, got :{given}")
-    return given or ""
+    if value and value not in names:
+        named = ", ".join(f":{name}" for name in names)
+        raise ValueError(f"{file} takes {named} or nothing, got :{value}")
+    return value or ""
 
 
 def nullable(value) -> config_dict.FieldReference:

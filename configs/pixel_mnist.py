@@ -36,8 +36,8 @@ def get_config(variant=None):
     variant = common.variant("pixel_mnist.py", variant, ("rows", "wide", "permuted"))
     config = common.get_config()
     config.task.name = "pixel_mnist"
-    config.task.steps = 784  # or 112, 28: of 1, 7 or 28 pixels
-    config.task.permuted = variant == "permuted"  # pixels in one fixed random order
+    config.task.steps = 784
+    config.task.permuted = variant == "permuted"
     config.train.schedule = "cosine"
     config.train.eval_every = 429  # once an epoch
     config.train.checkpoint_every = 429

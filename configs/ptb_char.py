@@ -23,7 +23,7 @@ from configs import common
 def get_config():
     config = common.get_config()
     config.task.name = "ptb_char"
-    config.task.window = 50  # characters between which gradients flow
+    config.task.window = 50
     config.model.hidden = 512
     config.model.embedding = 64
     config.model.reflectors = None

@@ -92,14 +92,14 @@ def _check_config_words(argv: list[str]) -> None:
 def _fields(argv: list[str]) -> list[str]:
     """The fields of the config that the command line sets."""
     names = (word.partition("=")[0] for word in argv)
-    found = (re.match("--?config[.](.*)", name, re.DOTALL) for name in names)
-    return [match[1] for match in found if match]
+    matches = (re.match("--?config[.](.*)", name, re.DOTALL) for name in names)
+    return [match[1] for match in matches if match]
 
 
 def _below_a_value(field: str) -> bool:
-    """Whether a field is sought in one that is no group of fields, as "seed.x"."""
+    """Whether a field is looked for in one that is no group of fields, as "seed.x"."""
     group, _, name = field.partition(".")
-    groups = [key for key, each in common.get_config().items() if hasattr(each, "keys")]
+    groups = {key.partition(".")[0] for key in common.FIELDS if "." in key}
     return "." in name or bool(name) and group not in groups
 
 

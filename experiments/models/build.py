@@ -30,27 +30,24 @@ def check(config: Any) -> None:
     Fields that the model does not read are left alone. What the library checks is left
     to it: a layer is built without any numbers in it.
     """
-    named = checks.Section("config.model", config)
-    named.name("name", tuple(registry.MODELS))
-    read = registry.MODELS[config.name].fields()
-    section = checks.Section("config.model", config, read)
-    section.integer("hidden")
+    svdrnn.checks.check_name("config.model.name", config.name, tuple(registry.MODELS))
+    model = registry.MODELS[config.name]
+    reads = model.fields()
+    checks.check_fields(
+        {f"model.{field}": value for field, value in config.items() if field in reads}
+    )
     # Recurrent layers are compiled one by one: more than so many take minutes.
-    most = MOST_LAYERS if registry.MODELS[config.name].sequential else 10 * MOST_LAYERS
-    section.integer("layers", most=most)
-    section.number("center", least=0)
-    section.number("input_scale", above=0)
-    section.number("dropout", least=0, below=1)
-    section.integer("embedding", optional=True)
-    section.name("readout_activation", recurrent.READOUT_ACTIVATIONS)
-    if "readout_activation" in read and "activation" in read:
+    most = MOST_LAYERS if model.sequential else 10 * MOST_LAYERS
+    if "layers" in reads:
+        checks.check_integer("config.model.layers", config.layers, most=most)
+    if "readout_activation" in reads and "activation" in reads:
         if config.readout_activation == config.activation == "relu":
             raise ValueError(
                 "config.model.readout_activation must be identity or tanh with"
                 " config.model.activation relu, whose outputs relu leaves as they are,"
                 " got 'relu'"
             )
-    tied = "tied" in read and config.tied
+    tied = "tied" in reads and config.tied
     if tied and config.embedding not in (None, config.hidden):
         raise ValueError(
             "config.model.embedding must be None or config.model.hidden,"

@@ -15,7 +15,7 @@ from flax import nnx
 from typing_extensions import override
 
 import svdrnn
-from experiments.models import activation as asked
+from experiments.models import activation
 from svdrnn import activations, diagnostics, transitions
 
 Layer = tuple[Any, jax.Array]  # how W is applied, and the bias
@@ -67,7 +67,7 @@ class FeedForward(nnx.Module):
         """
         h = self.enter(self.first(inputs))
         if self.stacks:
-            layers = [prepare(each) for each in self.stacks]
+            layers = [prepare(stack) for stack in self.stacks]
             h, _ = jax.lax.scan(lambda h, xs: (self.step(h, *xs), None), h, layers)
         return self.last(h), None
 
@@ -191,8 +191,9 @@ def _blocks(config: Any) -> int:
 def _network(
     kind: type[FeedForward], config: Any, makers: Makers, depth: int, rngs: nnx.Rngs
 ) -> FeedForward:
-    activation = activations.Activation(*asked.arguments(config).values())
-    if activation.needs_offset:
+    arguments = activation.arguments(config)
+    phi = activations.Activation(arguments["activation"], arguments["leak"])
+    if phi.needs_offset:
         raise ValueError(
             f"activation must need no offset for {config.name}, got"
             f" {config.activation!r}"
@@ -202,7 +203,7 @@ def _network(
         first(rngs),
         [stack(make, depth, rngs) for make in hidden if depth],
         last(rngs),
-        activation=activation,
+        activation=phi,
     )
 
 

@@ -12,14 +12,12 @@ import jax.numpy as jnp
 from flax import nnx
 
 import svdrnn
-from experiments.models import activation as asked
-from svdrnn import activations, checks, diagnostics, kernels
+from experiments import checks
+from experiments.models import activation
+from svdrnn import activations, diagnostics, kernels
 from svdrnn import spectral as spectral_form
 
 Carry = list[Any]
-
-# Those without a slope or parameters of their own.
-READOUT_ACTIVATIONS = ("identity", "relu", "tanh")
 
 
 class SequenceModel(nnx.Module):
@@ -38,7 +36,8 @@ class SequenceModel(nnx.Module):
       embedding: tokens -> features, or None where the inputs are features.
       dropout: probability of a zero; the others are divided by 1 - dropout.
       last_only: read out the last state only, not all.
-      readout_activation: psi, one of `READOUT_ACTIVATIONS`.
+      readout_activation: psi, one that `config.model.readout_activation` allows:
+        those without a slope or parameters of their own.
 
     Raises:
       ValueError: for another psi.
@@ -54,7 +53,7 @@ class SequenceModel(nnx.Module):
         last_only: bool,
         readout_activation: str = "identity",
     ):
-        checks.check_name("readout_activation", readout_activation, READOUT_ACTIVATIONS)
+        checks.check_field("model.readout_activation", readout_activation)
         self.embedding = embedding
         self.layers: Any = nnx.List(layers)
         self.readout = readout
@@ -113,8 +112,8 @@ class SequenceModel(nnx.Module):
 
     def diagnostics(self) -> dict[str, jax.Array]:
         """`spectral_margin`: max_i |sigma_i - 1| over all transitions, if any."""
-        found = [_singular_values(layer) for layer in self.layers]
-        margins = [diagnostics.spectral_margin(s) for s in found if s is not None]
+        values = [_singular_values(layer) for layer in self.layers]
+        margins = [diagnostics.spectral_margin(s) for s in values if s is not None]
         return {"spectral_margin": jnp.max(jnp.stack(margins))} if margins else {}
 
 
@@ -200,7 +199,7 @@ def rnn(config: Any, features: int, *, rngs: nnx.Rngs) -> nnx.Module:
 def irnn(config: Any, features: int, *, rngs: nnx.Rngs) -> nnx.Module:
     """W without a constraint, from a random orthogonal matrix or the identity."""
     firsts = {"random": "orthogonal", "identity": "identity"}
-    checks.check_name("init", config.init, tuple(firsts))
+    svdrnn.checks.check_name("init", config.init, tuple(firsts))
     init = firsts[config.init]
     cell = _cell(config)
     return svdrnn.DenseRNN(features, config.hidden, init=init, rngs=rngs, **cell)
@@ -230,7 +229,7 @@ def gru(config: Any, features: int, *, rngs: nnx.Rngs) -> nnx.Module:
 def _cell(config: Any) -> dict[str, Any]:
     """What the fields say of every layer of the library."""
     return {
-        **asked.arguments(config),
+        **activation.arguments(config),
         "input_scale": config.input_scale,
         "activation_every": config.activation_every,
     }
@@ -240,7 +239,7 @@ def _gates(
     config: Any, kind: Callable[..., nnx.Module], features: int, rngs: nnx.Rngs
 ) -> nnx.RNN:
     """A cell of flax with its recurrent kernel constrained gate by gate."""
-    checks.check_name("init", config.init, ("random", "identity"))
+    svdrnn.checks.check_name("init", config.init, ("random", "identity"))
     reflectors = config.reflectors
     if not isinstance(reflectors, int | None):
         reflectors = tuple(reflectors)
@@ -271,7 +270,9 @@ def _orthogonal(
     config: Any, features: int, map: str, first: str, rngs: nnx.Rngs, **own: Any
 ) -> svdrnn.OrthogonalRNN:
     """The first W is `first` where the config says "random"."""
-    checks.check_name("init", config.init, ("random", *svdrnn.OrthogonalMatrix.INITS))
+    svdrnn.checks.check_name(
+        "init", config.init, ("random", *svdrnn.OrthogonalMatrix.INITS)
+    )
     init = first if config.init == "random" else config.init
     return svdrnn.OrthogonalRNN(
         features, config.hidden, map=map, init=init, rngs=rngs, **_cell(config), **own

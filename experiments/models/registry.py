@@ -2,10 +2,20 @@
 
 A model is a function and a line below. No JAX: the function's file is imported when the
 model is built or its fields are checked.
+
+The line says of which kinds a model is, and `configs/common.py` says which fields are
+read by which kinds or models. The kinds are:
+
+sequences, vectors: the inputs have a time axis, or have none.
+cells: h_t = phi(W h_{t-1} + M x_t + b), without gates.
+reflectors: W is made of reflectors.
+intervals: W has singular values that are learned within an interval.
 """
 
 from collections.abc import Callable
 from typing import Any, NamedTuple
+
+from configs import common
 
 
 class Entry(NamedTuple):
@@ -23,27 +33,22 @@ class Entry(NamedTuple):
     reads: frozenset[str]
 
     def fields(self) -> set[str]:
-        """Those of `config.model`, without what they begin with."""
-        parts = (name.partition(".") for name in self.reads)
-        return {field for section, _, field in parts if section == "model"}
+        """The names in `config.model` of the fields that the model reads."""
+        return {
+            name.removeprefix("model.")
+            for name in self.reads
+            if name.startswith("model.")
+        }
 
 
 MODELS: dict[str, Entry] = {}
 
 # Fields outside the model's part that not every model reads.
-OF_SKEW = ("train.rates.reflectors", "train.decay_constrained")
-OF_REFLECTORS = (*OF_SKEW, "train.unit_reflectors")
-OF_INTERVALS = (*OF_REFLECTORS, "train.rates.singular_values")
-OF_SEQUENCES = ("train.rates.inputs", "train.rates.readout")
-BESIDE = (*OF_INTERVALS, *OF_SEQUENCES)
-
-_AROUND = ("layers", "dropout", "embedding", "tied", "readout_activation")
-_SEQUENCE = ("hidden", *_AROUND)
-_CELL = (*_SEQUENCE, "activation", "leak", "activation_every", "input_scale")
-_SPECTRAL = ("reflectors", "center", "init", "method")
-_INTERVAL = (*_SPECTRAL, "radius", "init_sigma")
-_GATES = ("reflectors", "radius", "center", "init")
-_DENSE = ("hidden", "layers", "activation", "leak")
+BESIDE = tuple(
+    name
+    for name, field in common.FIELDS.items()
+    if field.models and not name.startswith("model.")
+)
 
 
 def register(
@@ -61,36 +66,57 @@ def register(
       make: see `Entry`.
       reads: the fields of `config.model` that it reads, besides the name.
       sequential: whether it is for sequences.
-      beside: those of `BESIDE` that act on it; `OF_SEQUENCES` need no mention.
+      beside: those of `BESIDE` that act on it. Those that act on every model of
+        sequences, or of vectors, need no mention.
     """
-    fields = frozenset(f"model.{field}" for field in reads) | frozenset(beside)
-    fields |= frozenset(OF_SEQUENCES if sequential else ())
-    MODELS[name] = Entry(make, sequential, fields)
+    fields = {f"model.{field}" for field in reads} | {*beside}
+    fields |= _read_by(_kind(sequential)) & {*BESIDE}
+    MODELS[name] = Entry(make, sequential, frozenset(fields))
 
 
-def _recurrent(name: str, *reads: str, beside: tuple[str, ...] = ()) -> None:
-    register(name, f"experiments.models.recurrent:{name}", reads, beside=beside)
+def _kind(sequential: bool) -> str:
+    return "sequences" if sequential else "vectors"
 
 
-def _feedforward(name: str, *reads: str, beside: tuple[str, ...] = ()) -> None:
-    make = f"experiments.models.feedforward:{name}"
-    register(name, make, reads, sequential=False, beside=beside)
+def _read_by(*readers: str) -> set[str]:
+    """The fields that models of some names or kinds read, and others may not."""
+    return {
+        name
+        for name, field in common.FIELDS.items()
+        if not set(field.models).isdisjoint(readers)
+    }
 
 
-_recurrent("spectral", *_CELL, *_INTERVAL, beside=OF_INTERVALS)
-_recurrent("ornn", *_CELL, *_SPECTRAL, beside=OF_REFLECTORS)
-_recurrent("exprnn", *_CELL, "init", beside=OF_SKEW)
-_recurrent("scornn", *_CELL, "init", "negative_fraction", beside=OF_SKEW)
-_recurrent("rnn", *_CELL)
-_recurrent("irnn", *_CELL, "init")
-_recurrent("spectral_lstm", *_SEQUENCE, *_GATES, beside=OF_INTERVALS)
-_recurrent("spectral_gru", *_SEQUENCE, *_GATES, beside=OF_INTERVALS)
-_recurrent("lstm", *_SEQUENCE)
-_recurrent("gru", *_SEQUENCE)
-_feedforward("mlp", *_DENSE)
-_feedforward("resnet", *_DENSE)
-_feedforward("spectral_mlp", *_DENSE, *_INTERVAL, beside=OF_INTERVALS)
-_feedforward("spectral_resnet", *_DENSE, *_INTERVAL, beside=OF_INTERVALS)
+def _ship(name: str, sequential: bool, *kinds: str) -> None:
+    """Adds a model of ours, which reads what the table of fields says."""
+    module = "recurrent" if sequential else "feedforward"
+    reads = _read_by(name, _kind(sequential), *kinds)
+    make = f"experiments.models.{module}:{name}"
+    MODELS[name] = Entry(make, sequential, frozenset(reads))
+
+
+def _recurrent(name: str, *kinds: str) -> None:
+    _ship(name, True, *kinds)
+
+
+def _feedforward(name: str, *kinds: str) -> None:
+    _ship(name, False, *kinds)
+
+
+_recurrent("spectral", "cells", "reflectors", "intervals")
+_recurrent("ornn", "cells", "reflectors")
+_recurrent("exprnn", "cells")
+_recurrent("scornn", "cells")
+_recurrent("rnn", "cells")
+_recurrent("irnn", "cells")
+_recurrent("spectral_lstm", "reflectors", "intervals")
+_recurrent("spectral_gru", "reflectors", "intervals")
+_recurrent("lstm")
+_recurrent("gru")
+_feedforward("mlp")
+_feedforward("resnet")
+_feedforward("spectral_mlp", "reflectors", "intervals")
+_feedforward("spectral_resnet", "reflectors", "intervals")
 
 _SHIPPED = MODELS.copy()
 
@@ -107,4 +133,6 @@ def is_own(name: str) -> bool:
 
 def names(sequential: bool) -> tuple[str, ...]:
     """The models of sequences, or those of vectors."""
-    return tuple(n for n, model in MODELS.items() if model.sequential == sequential)
+    return tuple(
+        name for name, model in MODELS.items() if model.sequential == sequential
+    )

@@ -1,17 +1,15 @@
-"""The table of all fields of a config, from `configs/` and its comments. No JAX.
+"""The documentation's table of all fields of a config. No JAX.
 
-What a field means stands once, in the comment at its place: behind it, or in the lines
-above it.
+What a field means stands in `configs/common.py`, and where it is one of a task alone,
+in the line of that task in `experiments/tasks/registry.py`.
 """
 
-import ast
 import importlib
-import io
 import pathlib
-import tokenize
 from typing import Any
 
-from experiments import models
+from configs import common
+from experiments import models, schema, tasks
 from experiments.reproduce import markdown
 from experiments.runs import identity
 
@@ -21,83 +19,51 @@ CONFIGS = pathlib.Path(__file__).parents[2] / "configs"
 def table() -> str:
     """Every field with its default, what it means, and what reads it."""
     rows = []
-    for field, value, meaning in fields("common"):
-        rows.append([f"`{field}`", _default(value), meaning, _readers(field)])
-        if field == "task.name":
-            rows += [
-                [f"`{field}`", _default(value), meaning, f"`{name}.py`"]
-                for name in _names()
-                for field, value, meaning in fields(name)
-                if field.startswith("task.") and field != "task.name"
-            ]
+    for name, field in common.FIELDS.items():
+        rows.append(_row(name, field.default, _meaning(name, field), _readers(name)))
+        if name == "task.name":
+            rows += _rows_of_tasks()
     return markdown.table(["field", "default", "meaning", "read by"], rows)
 
 
-def _readers(field: str) -> str:
+def _row(name: str, default: Any, meaning: str, readers: str) -> list[str]:
+    return [f"`{name}`", f"`{default}`" if default != "" else "", meaning, readers]
+
+
+def _rows_of_tasks() -> list[list[str]]:
+    """The fields of the task of each config file, with the defaults that it sets."""
+    rows = []
+    for path in sorted(CONFIGS.glob("*.py")):
+        if path.stem in ("__init__", "common"):
+            continue
+        task = importlib.import_module(f"configs.{path.stem}").get_config().task
+        for name, meaning in tasks.TASKS[task.name].reads.items():
+            rows.append(_row(f"task.{name}", task[name], meaning, f"`{path.name}`"))
+    return rows
+
+
+def _meaning(name: str, field: schema.Field) -> str:
+    """What the field means, and the names that it may hold."""
+    if name == "model.name":
+        sequences, vectors = (", ".join(models.names(kind)) for kind in (True, False))
+        return f"{field.meaning} Of sequences: {sequences}; of vectors: {vectors}."
+    if isinstance(field.allowed, schema.Name):
+        return f"{field.meaning} One of {', '.join(field.allowed.names)}."
+    return field.meaning
+
+
+def _readers(name: str) -> str:
     """The models, or the value of another field, with which a field is read."""
-    if field in identity.READ_WITH:
-        other, value = identity.READ_WITH[field]
+    if name in identity.READ_WITH:
+        other, value = identity.READ_WITH[name]
         return f"`{other}={value}`"
-    if field in identity.READ_UNLESS:
-        other, value = identity.READ_UNLESS[field]
+    if name in identity.READ_UNLESS:
+        other, value = identity.READ_UNLESS[name]
         return f"`{other}` other than `{value}`"
-    readers = [name for name, model in models.MODELS.items() if field in model.reads]
+    readers = [model for model, entry in models.MODELS.items() if name in entry.reads]
     if not readers or len(readers) == len(models.MODELS):
         return "all"
-    others = [name for name in models.MODELS if name not in readers]
+    others = [model for model in models.MODELS if model not in readers]
     if len(others) < len(readers) / 2:
         return f"all but {', '.join(others)}"
     return ", ".join(readers)
-
-
-def fields(name: str) -> list[tuple[str, Any, str]]:
-    """(field, value, comment) of what a file in `configs/` sets, in its order.
-
-    Of a field that is set twice the first comment counts.
-    """
-    source = (CONFIGS / f"{name}.py").read_text()
-    comments = _comments(source)
-    module = importlib.import_module(f"configs.{name}")
-    values = identity.flatten(identity.to_dict(module.get_config()))
-    values |= dict.fromkeys(identity.PLACES, "")  # they depend on the machine
-    found: dict[str, str] = {}
-    for node in ast.walk(ast.parse(source)):
-        if not isinstance(node, ast.Assign):
-            continue
-        field = ast.unparse(node.targets[0]).removeprefix("config.")
-        if field in values:
-            found.setdefault(field, _meaning(node, comments))
-    return [(field, values[field], found[field]) for field in found]
-
-
-def _meaning(node: ast.Assign, comments: dict[int, tuple[bool, str]]) -> str:
-    """The comment lines above a statement, then the comment behind it."""
-    above: list[str] = []
-    line = node.lineno - 1
-    while comments.get(line, (False, ""))[0]:
-        above.insert(0, comments[line][1])
-        line -= 1
-    behind = comments.get(node.end_lineno or node.lineno, (True, ""))
-    return " ".join([*above, *([] if behind[0] else [behind[1]])])
-
-
-def _comments(source: str) -> dict[int, tuple[bool, str]]:
-    """{line: (whether the comment has the line for itself, its text)}."""
-    return {
-        token.start[0]: (
-            token.line.strip().startswith("#"),
-            token.string.lstrip("# ").strip(),
-        )
-        for token in tokenize.generate_tokens(io.StringIO(source).readline)
-        if token.type == tokenize.COMMENT
-    }
-
-
-def _names() -> list[str]:
-    """The files in `configs/` that are those of tasks."""
-    names = sorted(path.stem for path in CONFIGS.glob("*.py"))
-    return [name for name in names if name not in ("__init__", "common")]
-
-
-def _default(value: Any) -> str:
-    return f"`{value}`" if value != "" else ""

@@ -12,29 +12,27 @@ from experiments import models, tasks
 ABSENT = "(absent)"
 
 # Fields that say where things are, not what the run is.
-PLACES = ("data_dir", "train.devices")
+PLACES = tuple(name for name, field in common.FIELDS.items() if field.place)
 
 # Fields that are read only where another has one value.
-READ_WITH: dict[str, tuple[str, Any]] = {
-    "train.decay_rate": ("train.schedule", "exponential"),
-    "train.plateau_factor": ("train.schedule", "plateau"),
-    "train.plateau_patience": ("train.schedule", "plateau"),
-    "train.momentum": ("train.optimizer", "sgd"),
-    "train.restores": ("train.on_nonfinite", "restore"),
-    "model.leak": ("model.activation", "leaky_relu"),
+READ_WITH = {
+    name: field.read_with for name, field in common.FIELDS.items() if field.read_with
 }
 
 # Fields that are read unless another has one value.
-READ_UNLESS: dict[str, tuple[str, Any]] = {
-    "train.decay_constrained": ("train.weight_decay", 0.0)
+READ_UNLESS = {
+    name: field.read_unless
+    for name, field in common.FIELDS.items()
+    if field.read_unless
 }
 
 # Fields that have another name now, of the same meaning: {former: present}.
-FORMER = {"train.reflector_learning_rate": "train.rates.reflectors"}
+FORMER = {field.former: name for name, field in common.FIELDS.items() if field.former}
 
 # Fields that decide which others are read.
 DECIDING = {
-    *("task.name", "model.name"),
+    "task.name",
+    "model.name",
     *(other for other, _ in (READ_WITH | READ_UNLESS).values()),
 }
 
@@ -94,12 +92,14 @@ def to_config(stored: dict, where: str) -> Any:
     """
     config = common.get_config()
     flat = flatten(stored)
-    known = set(flatten(config.to_dict()))
+    allowed = set(common.FIELDS)
     model = models.MODELS.get(str(flat.get("model.name")))
     if model:  # one's own may have fields of its own, as a task may
-        known |= model.reads
+        allowed |= model.reads
     unknown = [
-        field for field in sorted(flat.keys() - known) if not field.startswith("task.")
+        field
+        for field in sorted(flat.keys() - allowed)
+        if not field.startswith("task.")
     ]
     if unknown:
         raise ValueError(
@@ -129,12 +129,12 @@ def unread(config: dict) -> set[str]:
     flat = flatten(config)
     task = tasks.TASKS.get(str(flat.get("task.name")))
     model = models.MODELS.get(str(flat.get("model.name")))
-    found = {
+    without_effect = {
         field
         for field, (other, value) in READ_WITH.items()
         if field in flat and flat.get(other) != value
     }
-    found |= {
+    without_effect |= {
         field
         for field, (other, value) in READ_UNLESS.items()
         if field in flat and flat.get(other) == value
@@ -142,11 +142,11 @@ def unread(config: dict) -> set[str]:
     for field in flat:
         section, _, name = field.partition(".")
         if task and section == "task" and name not in ("name", *task.reads):
-            found.add(field)
+            without_effect.add(field)
         of_model = section == "model" and name != "name" or field in models.BESIDE
         if model and of_model and field not in model.reads:
-            found.add(field)
-    return found
+            without_effect.add(field)
+    return without_effect
 
 
 def read_part(config: dict) -> dict:
@@ -157,12 +157,12 @@ def read_part(config: dict) -> dict:
 
 
 def check_overrides(config: Any, overrides: dict[str, Any]) -> None:
-    """Refuses what was asked for and would not be read.
+    """Refuses what the command line sets and nothing would read.
 
     Args:
       config: with the overrides in it.
-      overrides: {field: value} of the command line. The default of
-        `configs/common.py` asks for nothing.
+      overrides: {field: value} of the command line. A default of `configs/common.py`
+        is not refused.
 
     Raises:
       ValueError: the first such field.
@@ -212,12 +212,12 @@ def completed(config: dict) -> dict[str, Any]:
 
 def changes(old: dict, new: dict, left_out: set[str] | None = None) -> list[str]:
     """As `differences`, of flat configs and field by field."""
-    found = []
+    lines = []
     for name in sorted((old.keys() | new.keys()) - set(PLACES) - (left_out or set())):
         before, after = old.get(name, ABSENT), new.get(name, ABSENT)
         if before != after:
-            found.append(f"config.{name}: {before!r} -> {after!r}")
-    return found
+            lines.append(f"config.{name}: {before!r} -> {after!r}")
+    return lines
 
 
 def unflatten(flat: dict[str, Any]) -> dict:

@@ -142,7 +142,7 @@ def check_split(split: str) -> None:
 
 def check_batch_size(batch_size: Any, most: int, of_what: str) -> None:
     """Raises ValueError unless a batch can be taken from so many of something."""
-    checks.check_integer("config.train.batch_size", batch_size)
+    checks.check_field("train.batch_size", batch_size)
     if batch_size > most:
         raise ValueError(
             f"config.train.batch_size must be at most the {most} {of_what}, got"

@@ -11,9 +11,9 @@ import numpy as np
 import optax
 from typing_extensions import override
 
+from experiments import checks
 from experiments.data import mnist
 from experiments.tasks import base
-from svdrnn import checks
 
 PIXELS = 784
 CLASSES = 10
@@ -45,7 +45,7 @@ class MNIST(base.Task):
     from_files = True
 
     def __init__(self, data: Any, *, seed: int, batch_size: int):
-        checks.check_integer("config.seed", seed, 0)
+        checks.check_field("seed", seed)
         images = len(data.train.labels)
         base.check_batch_size(batch_size, images, "training images")
         self.seed = seed

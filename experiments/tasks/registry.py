@@ -6,7 +6,7 @@ task's own file is imported when it is built.
 """
 
 import importlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 if TYPE_CHECKING:
@@ -19,37 +19,61 @@ class Entry(NamedTuple):
     """A registered task.
 
     build: from the whole config to the task, or "module:function" of it.
-    reads: the fields of `config.task` that it reads, besides the name.
+    reads: the fields of `config.task` that it reads, besides the name, each with its
+      meaning.
     """
 
     build: Build | str
-    reads: tuple[str, ...]
+    reads: dict[str, str]
 
 
 TASKS: dict[str, Entry] = {}
 
 
-def register(name: str, build: Build | str, reads: tuple[str, ...] = ()) -> None:
+def register(
+    name: str, build: Build | str, reads: Mapping[str, str] | Iterable[str] = ()
+) -> None:
     """Adds a task, or replaces it, under a name for `config.task.name`.
 
     Args:
       name: as the task's own attribute `name`.
       build: function from the whole config to a `base.Task`, or the text
         "module:function", which is imported when the task is built.
-      reads: the fields of `config.task` that it reads, besides the name.
+      reads: the fields of `config.task` that it reads, besides the name; a mapping
+        says what each of them means.
     """
-    TASKS[name] = Entry(build, reads)
+    meanings = reads if isinstance(reads, Mapping) else dict.fromkeys(reads, "")
+    TASKS[name] = Entry(build, dict(meanings))
 
 
-register("addition", "experiments.tasks.addition:build", ("length",))
-register("copying", "experiments.tasks.copying:build", ("length",))
-register("mnist", "experiments.tasks.mnist:build")
-register("pixel_mnist", "experiments.tasks.pixel_mnist:build", ("steps", "permuted"))
+_PIXELS = {
+    "steps": "In how many steps a digit is read: 784, 112 or 28, of 1, 7 or 28 pixels.",
+    "permuted": "Whether the pixels are put into one fixed random order.",
+}
+
 register(
-    "random_labels", "experiments.tasks.random_labels:build", ("steps", "permuted")
+    "addition",
+    "experiments.tasks.addition:build",
+    {"length": "How many numbers a sequence has, at least 2."},
 )
-register("ptb_word", "experiments.tasks.penn_treebank:words", ("window",))
-register("ptb_char", "experiments.tasks.penn_treebank:characters", ("window",))
+register(
+    "copying",
+    "experiments.tasks.copying:build",
+    {"length": "The lag: how many steps lie between reading and repeating."},
+)
+register("mnist", "experiments.tasks.mnist:build")
+register("pixel_mnist", "experiments.tasks.pixel_mnist:build", _PIXELS)
+register("random_labels", "experiments.tasks.random_labels:build", _PIXELS)
+register(
+    "ptb_word",
+    "experiments.tasks.penn_treebank:words",
+    {"window": "How many words a window has, within which gradients flow."},
+)
+register(
+    "ptb_char",
+    "experiments.tasks.penn_treebank:characters",
+    {"window": "How many characters a window has, within which gradients flow."},
+)
 
 _SHIPPED = TASKS.copy()
 
@@ -87,8 +111,8 @@ def build(config: Any) -> "base.Task":
         do not fit.
     """
     check(config)
-    found = TASKS[config.task.name].build
-    if isinstance(found, str):
-        module, _, function = found.partition(":")
-        found = getattr(importlib.import_module(module), function)
-    return found(config)
+    make = TASKS[config.task.name].build
+    if isinstance(make, str):
+        module, _, function = make.partition(":")
+        make = getattr(importlib.import_module(module), function)
+    return make(config)

@@ -18,8 +18,8 @@ class SyntheticTask(base.Task):
 
     def __init__(self, *, length: int, minimum_length: int, seed: int, batch_size: int):
         checks.check_integer("config.task.length", length, minimum_length)
-        checks.check_integer("config.seed", seed, 0, 2**32 - 1)
-        checks.check_integer("config.train.batch_size", batch_size)
+        checks.check_field("seed", seed)
+        checks.check_field("train.batch_size", batch_size)
         self.length = self.time_steps = length
         self.seed = seed
         self.batch_size = batch_size

@@ -59,13 +59,13 @@ def agree(make: Callable[[], Made], tell: Callable[[Made], dict[str, Any]]) -> M
         texts = [
             client.blocking_key_value_get(f"{key}/{i}", wait) for i in range(count)
         ]
-        found = disagreement([json.loads(text) for text in texts])
-        client.key_value_set(f"{key}/found", json.dumps(found))
-    found = json.loads(client.blocking_key_value_get(f"{key}/found", wait))
-    if found is None:
+        problem = disagreement([json.loads(text) for text in texts])
+        client.key_value_set(f"{key}/problem", json.dumps(problem))
+    problem = json.loads(client.blocking_key_value_get(f"{key}/problem", wait))
+    if problem is None:
         return made
     jax.distributed.shutdown()  # waits until all have come here
-    raise error or ValueError(found)
+    raise error or ValueError(problem)
 
 
 def _place() -> tuple[int, int]:
@@ -85,10 +85,10 @@ def disagreement(answers: list[dict[str, Any]]) -> str | None:
             return f"process {index} refused: {answer['error']}"
     told = [answer["told"] for answer in answers]
     lines = []
-    for field in dict.fromkeys(field for each in told for field in each):
+    for field in dict.fromkeys(field for values in told for field in values):
         processes: dict[str, list[int]] = {}  # by value
-        for index, each in enumerate(told):
-            value = each.get(field, identity.ABSENT)
+        for index, values in enumerate(told):
+            value = values.get(field, identity.ABSENT)
             processes.setdefault(repr(value), []).append(index)
         unknown = field == "revision" and "None" in processes  # git is not everywhere
         if len(processes) > 1 and not unknown:
@@ -165,11 +165,11 @@ def of_folder(workdir: pathlib.Path) -> dict[str, Any]:
 
 def _code() -> str:
     """A digest of the files of this code, changed or not since its revision."""
-    found = hashlib.sha256()
+    content = hashlib.sha256()
     for root in (pathlib.Path(__file__).parents[1], pathlib.Path(svdrnn.__path__[0])):
         for path in sorted(root.rglob("*.py")):
-            found.update(f"{path.relative_to(root)}\n".encode() + path.read_bytes())
-    return found.hexdigest()[:12]
+            content.update(f"{path.relative_to(root)}\n".encode() + path.read_bytes())
+    return content.hexdigest()[:12]
 
 
 def digest(task: base.Task) -> str:
@@ -180,10 +180,10 @@ def digest(task: base.Task) -> str:
     batches = [task.train_batch(0)]
     batches += [next(iter(task.eval_batches(split))) for split in ("valid", "test")]
     values = [np.asarray(value) for batch in batches for value in batch.values()]
-    found = hashlib.sha256()
+    content = hashlib.sha256()
     for array in (*_arrays(vars(task)), *values):
-        found.update(f"{array.dtype} {array.shape}\n".encode() + array.tobytes())
-    return found.hexdigest()[:12]
+        content.update(f"{array.dtype} {array.shape}\n".encode() + array.tobytes())
+    return content.hexdigest()[:12]
 
 
 def _arrays(tree: Any) -> Iterator[np.ndarray]:
@@ -191,7 +191,7 @@ def _arrays(tree: Any) -> Iterator[np.ndarray]:
     if isinstance(tree, dict):
         tree = tuple(tree.values())
     if isinstance(tree, list | tuple):
-        for each in tree:
-            yield from _arrays(each)
+        for branch in tree:
+            yield from _arrays(branch)
     elif type(tree) is np.ndarray and not tree.dtype.hasobject:
         yield tree

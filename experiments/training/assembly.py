@@ -6,7 +6,7 @@ import jax
 from flax import nnx
 
 from experiments import tasks
-from experiments.models import build as models
+from experiments.models import build
 from experiments.tasks import base
 from experiments.training import devices, fields, memory, optimizers, steps
 
@@ -14,12 +14,17 @@ from experiments.training import devices, fields, memory, optimizers, steps
 class Assembly(NamedTuple):
     """The parts of a run.
 
-    steps_per_epoch: updates in an epoch, None for a task without.
-    steps: updates in the run.
-    learning_rate: see `optimizers.build`.
-    graph: what `nnx.merge` makes the model of with `state.params` and `state.rest`.
-    state: before the first update, on the devices.
-    spread: over which devices.
+    Attributes:
+      task: the task with its data.
+      steps_per_epoch: how many updates an epoch has; None for a task without epochs.
+      steps: how many updates the run makes.
+      optimizer: see `optimizers.build`.
+      learning_rate: see `optimizers.build`.
+      dropout_key: the key that the masks of dropout are drawn from.
+      model: the model with its first parameters.
+      graph: what `nnx.merge` makes the model of, with a state's `params` and `rest`.
+      state: the state before the first update, which lies on the devices.
+      spread: the devices that a batch is split over.
     """
 
     task: base.Task
@@ -35,11 +40,12 @@ class Assembly(NamedTuple):
 
 
 def assemble(config: Any, *, one_device: bool = False) -> Assembly:
-    """Task with its data, optimizer, and model with its first parameters.
+    """Makes the parts of a run, from the data to the state before the first update.
 
     Args:
-      config: of the run.
-      one_device: whether it is not to be trained.
+      config: the config of the run, checked by `fields.check`.
+      one_device: whether all arrays are to lie on one device, as where the model is
+        not trained.
 
     Raises:
       ValueError: a field or the data do not fit.
@@ -55,26 +61,33 @@ def assemble(config: Any, *, one_device: bool = False) -> Assembly:
     if not one_device:
         spread = devices.choose(config.train.devices, config.train.batch_size)
     model, state = first_state(config, task, optimizer, spread)
+    _, dropout_key = _keys(config)
     return Assembly(
-        task,
-        steps_per_epoch,
-        count,
-        optimizer,
-        learning_rate,
-        jax.random.split(jax.random.key(config.seed))[1],
-        model,
-        nnx.graphdef(model),
-        state,
-        spread,
+        task=task,
+        steps_per_epoch=steps_per_epoch,
+        steps=count,
+        optimizer=optimizer,
+        learning_rate=learning_rate,
+        dropout_key=dropout_key,
+        model=model,
+        graph=nnx.graphdef(model),
+        state=state,
+        spread=spread,
     )
+
+
+def _keys(config: Any) -> tuple[jax.Array, jax.Array]:
+    """The keys of the first parameters and of dropout."""
+    init_key, dropout_key = jax.random.split(jax.random.key(config.seed))
+    return init_key, dropout_key
 
 
 def first_state(
     config: Any, task: base.Task, optimizer: Any, spread: devices.Spread
 ) -> tuple[Any, steps.TrainState]:
-    """The model with its first parameters, and the state before the first update."""
-    init_key = jax.random.split(jax.random.key(config.seed))[0]
-    model = models.build(config.model, task, rngs=nnx.Rngs(params=init_key))
+    """Makes the model with its first parameters and the state before any update."""
+    init_key, _ = _keys(config)
+    model = build.build(config.model, task, rngs=nnx.Rngs(params=init_key))
     _, params, rest = nnx.split(model, nnx.Param, ...)  # type: ignore[misc]
     state = steps.initial_state(
         nnx.to_pure_dict(params),

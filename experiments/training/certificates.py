@@ -56,7 +56,7 @@ def of_run(
         raise ValueError(f"config.model.layers must be 1, got {config.model.layers}")
     readout: Any = model.readout
     inputs, labels = task.examples("train")
-    found = certificate.certify(
+    bound = certificate.certify(
         model.layers[0],
         readout,
         inputs,
@@ -70,7 +70,7 @@ def of_run(
     if measured.get("accuracy") is None:
         raise ValueError(f"{finished} must have a test accuracy, got {measured}")
     values = {
-        **dataclasses.asdict(found),
+        **dataclasses.asdict(bound),
         "inputs_bound": task.inputs_bound,
         "test_error": 1 - measured["accuracy"],
         "which": which,

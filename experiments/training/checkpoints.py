@@ -149,10 +149,10 @@ class Checkpoints:
         steps = sorted(self._manager.all_steps(), reverse=True)
         for step in steps:
             try:
-                found = self._manager.restore(step, args=args)
-                restored = _like(state, found.state)
-                best = _like(best_params, found.best_params)
-                record = _opened(step, restored, best, found.record)
+                stored = self._manager.restore(step, args=args)
+                restored = _like(state, stored.state)
+                best = _like(best_params, stored.best_params)
+                record = _opened(step, restored, best, stored.record)
             except jax.errors.JaxRuntimeError:  # nothing is wrong with the checkpoint
                 raise
             except Exception as error:  # orbax raises many kinds for a damaged one
@@ -200,8 +200,8 @@ def _stored(tree: Any) -> Any:
 def _like(tree: Any, stored: Any) -> Any:
     """What `_stored` was made of, where the tree has its structure and shapes."""
 
-    def whole(x: Any, found: Any) -> Any:
-        return found if x.size else jnp.zeros(x.shape, x.dtype, device=x.sharding)
+    def whole(x: Any, kept: Any) -> Any:
+        return kept if x.size else jnp.zeros(x.shape, x.dtype, device=x.sharding)
 
     return jax.tree.map(whole, tree, stored)
 
@@ -210,8 +210,8 @@ def _remove_unfinished(directory: pathlib.Path) -> None:
     """Removes folders named like a step that lack an item of a checkpoint."""
     for folder in directory.glob("*"):
         complete = all((folder / item).exists() for item in ITEMS)
-        mine = folder.is_dir() and not folder.is_symlink()
-        if folder.name.isdigit() and mine and not complete:
+        within = folder.is_dir() and not folder.is_symlink()
+        if folder.name.isdigit() and within and not complete:
             logging.warning("removing the unfinished checkpoint %s", folder)
             shutil.rmtree(folder)
 
@@ -255,14 +255,14 @@ def _check_values(step: int, record: dict) -> None:
         _check_validation(step, which, record[which])
 
 
-def _check_validation(step: int, which: str, found: Any) -> None:
+def _check_validation(step: int, which: str, validation: Any) -> None:
     """Raises ValueError unless it is a step so far with finite metrics, or None."""
-    if found is None:
+    if validation is None:
         return
-    known = isinstance(found, dict) and set(found) == {"step", "valid"}
-    if not known or found["step"] not in range(1, step + 1):
-        raise ValueError(f"the record's {which} validation is {found!r}")
-    metrics = found["valid"]
+    complete = isinstance(validation, dict) and set(validation) == {"step", "valid"}
+    if not complete or validation["step"] not in range(1, step + 1):
+        raise ValueError(f"the record's {which} validation is {validation!r}")
+    metrics = validation["valid"]
     if not isinstance(metrics, dict) or "loss" not in metrics:
         raise ValueError(f"the record's {which} metrics are {metrics!r}")
     for value in metrics.values():
@@ -277,9 +277,9 @@ def _digest(content: Any) -> str:
 
 def _digest_of_arrays(tree: Any) -> str:
     """SHA-256 of arrays, their names, types and shapes."""
-    found = hashlib.sha256()
+    digest = hashlib.sha256()
     for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
         array = np.asarray(leaf)
         name = f"{jax.tree_util.keystr(path)} {array.dtype} {array.shape} "
-        found.update(name.encode() + array.tobytes())
-    return found.hexdigest()
+        digest.update(name.encode() + array.tobytes())
+    return digest.hexdigest()

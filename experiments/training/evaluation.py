@@ -72,7 +72,9 @@ def _filled(batch: base.Batch, divisor: int) -> base.Batch:
     if not missing:
         return batch
     rows = np.minimum(np.arange(count + missing), count - 1)
-    filled = {name: each[rows] if each.ndim else each for name, each in batch.items()}
+    filled = {
+        name: array[rows] if array.ndim else array for name, array in batch.items()
+    }
     filled["weights"][count:] = 0
     return filled
 
@@ -80,7 +82,7 @@ def _filled(batch: base.Batch, divisor: int) -> base.Batch:
 def total(sums: list[base.Sums]) -> dict[str, Any]:
     """The sums of batches, on the host, added up in float64."""
     return {
-        name: np.sum([each[name] for each in sums], dtype=np.float64)
+        name: np.sum([of_batch[name] for of_batch in sums], dtype=np.float64)
         for name in sums[0]
     }
 
@@ -106,9 +108,12 @@ def final_metrics(
       best.
     """
     best = record["best"]
-    found = [each for each in (record.get("last"), best) if each is not None]
-    known = [each["valid"] for each in found if each["step"] == int(state.step)]
-    valid = known[0] if known else evaluate(eval_step, task, state, "valid", spread)
+    valid = None
+    for validation in (best, record.get("last")):
+        if validation is not None and validation["step"] == int(state.step):
+            valid = validation["valid"]
+    if valid is None:
+        valid = evaluate(eval_step, task, state, "valid", spread)
     test = evaluate(eval_step, task, state, "test", spread)
     final = {"valid": storable(valid), "test": storable(test)}
     if best["step"] == int(state.step):

@@ -3,7 +3,8 @@
 from typing import Any
 
 from experiments import checks, tasks
-from experiments.models import build as models
+from experiments.models import build
+from experiments.runs import identity
 from experiments.tasks import base
 from experiments.training import optimizers
 
@@ -14,24 +15,15 @@ def check(config: Any) -> None:
     Raises:
       ValueError: names the field, its value and what is allowed.
     """
-    checks.Section("config", config).integer("seed", least=0, most=2**32 - 1)
+    checks.check_field("seed", config.seed)
     tasks.check(config)
-    models.check(config.model)
-    optimizers.check(config.train)
-    _check_lengths(config.train)
-
-
-def _check_lengths(train: Any) -> None:
-    """Steps, epochs and how often something is done."""
-    if train.steps is None and train.epochs is None:
+    build.check(config.model)
+    if config.train.steps is None and config.train.epochs is None:
         raise ValueError(
             "config.train.steps or config.train.epochs must be set, got None for both"
         )
-    section = checks.Section("config.train", train)
-    section.integer("steps", "epochs", "steps_per_epoch", "devices", optional=True)
-    section.integer("batch_size", "log_every", "eval_every", "checkpoint_every")
-    section.name("on_nonfinite", ("stop", "restore"))
-    section.integer("restores")
+    checks.check_fields(identity.flatten(config.train.to_dict(), "train."))
+    optimizers.check(config.train)
 
 
 def resolve_epoch(train: Any, task: base.Task) -> int | None:

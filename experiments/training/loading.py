@@ -43,14 +43,14 @@ def load(
         config.data_dir = data_dir
     fields.check(config)
     parts = assembly.assemble(config, one_device=True)
-    found = None
+    restored = None
     if (workdir / "checkpoints").is_dir():
         saved = checkpoints.Checkpoints(workdir / "checkpoints", read_only=True)
-        found = saved.restore(parts.state, parts.state.params)
+        restored = saved.restore(parts.state, parts.state.params)
         saved.close()
-    if found is None:
+    if restored is None:
         raise ValueError(f"workdir must hold a checkpoint, got {workdir}: none yet")
-    state, params, record = found
+    state, params, record = restored
     step = int(state.step)
     if which == "last":
         params = optimizers.make_averaged(config.train)(state).params

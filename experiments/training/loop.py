@@ -1,7 +1,6 @@
 """The training loop: config and workdir to a result, whatever the task."""
 
 import contextlib
-import math
 import os
 import pathlib
 import time
@@ -9,25 +8,19 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 from absl import logging
-from flax import nnx
 
 from experiments.data import stand_in
-from experiments.models import build as models
-from experiments.runs import config_file as config_files
 from experiments.runs import (
+    config_file,
     curves,
     files,
     folder,
     identity,
-    logs,
     origin,
-    progress,
     signals,
     summary,
 )
-from experiments.tasks import base
 from experiments.training import (
     agreement,
     assembly,
@@ -35,9 +28,9 @@ from experiments.training import (
     devices,
     evaluation,
     fields,
-    optimizers,
     processes,
-    steps,
+    programs,
+    session,
 )
 
 
@@ -85,286 +78,236 @@ def train(
       files.Unwritable: the workdir is full, read-only or gone.
       signals.Stopped: a signal came; the step that was being made is saved.
     """
+    began = time.monotonic()
+    workdir = pathlib.Path(workdir)
     with (
         # The random streams are those of the seed, whatever JAX is set to.
         jax.default_prng_impl("threefry2x32"),
         jax.threefry_partitionable(True),
-        contextlib.ExitStack() as held,
+        contextlib.ExitStack() as resources,
     ):
-        return _train(config, pathlib.Path(workdir), on_validation, held, config_file)
+        # Checks, before anything is written or compiled.
+        content = _start_processes(config, resources)
+        _, result = processes.by_first(lambda: _inspect(workdir, content))
+        if result:
+            return result
+        # The data, the model and its functions.
+        parts = _assemble(config)
+        functions = programs.Programs(config, parts)
+        # The folder, from here on this process's own, and what it holds of the run.
+        resumes, result = processes.by_first(
+            lambda: _enter(workdir, content, resources, config_file)
+        )
+        if result:
+            return result
+        agreement.agree(lambda: workdir, agreement.of_folder)
+        saved = checkpoints.Checkpoints(workdir / "checkpoints")
+        resources.enter_context(contextlib.closing(saved))
+        run = session.Session(config, parts, functions, saved, began)
+        with contextlib.closing(run):
+            run.open_log(workdir, resumes)
+            result = _train(run, workdir, on_validation)
+        if processes.first():
+            _draw(workdir)
+        print(summary.text(result, workdir))
+        return result
 
 
-def _train(
-    config: Any,
-    workdir: pathlib.Path,
-    on_validation: Callable[[int, dict[str, float]], None] | None,
-    held: contextlib.ExitStack,
-    config_file: str | None,
-) -> dict:
-    """As `train`; what has to be given back at the end goes to `held`."""
-    began = time.monotonic()
+# ---- Before the first step.
 
-    # ---- Checks, before anything is written or compiled.
-    content = agreement.agree(lambda: _checked(config), agreement.of_start)
+
+def _start_processes(config: Any, resources: contextlib.ExitStack) -> dict:
+    """Checks the config and starts JAX; processes that do not fit together part here.
+
+    Only the first process prints from here on.
+
+    Args:
+      config: the config of the run.
+      resources: gives back at the end what is taken here.
+
+    Returns:
+      The config as plain values.
+    """
+
+    def check() -> dict:
+        fields.check(config)
+        return identity.to_dict(config)
+
+    content = agreement.agree(check, agreement.of_start)
     devices.start(config.train.devices)
     agreement.agree(jax.local_devices, agreement.of_machine)
     if not processes.first():
-        nowhere = held.enter_context(pathlib.Path(os.devnull).open("w"))
-        held.enter_context(contextlib.redirect_stdout(nowhere))
-    known, finished = processes.by_first(lambda: _look(workdir, content))
-    if finished:
-        return finished
-
-    # ---- The data, the model and its state.
-    parts = agreement.agree(
-        lambda: assembly.assemble(config),
-        lambda parts: agreement.of_parts(
-            parts.task, parts.spread.count // jax.process_count()
-        ),
-    )
-    task, count, graph, state = parts.task, parts.steps, parts.graph, parts.state
-    learning_rate, spread = parts.learning_rate, parts.spread
-    sizes = {
-        "num_params": models.count_params(parts.model),
-        "num_independent_params": models.count_independent_params(parts.model),
-    }
-
-    def make_train_step(optimizer: Any) -> Callable:
-        return steps.make_train_step(graph, task, optimizer, parts.dropout_key, spread)
-
-    def slowed(restores: int) -> tuple[Callable, Callable]:
-        """Learning rate and step after so many restores."""
-        optimizer, learning_rate = optimizers.build(
-            optimizers.slowed(config.train, restores),
-            steps=count,
-            steps_per_epoch=parts.steps_per_epoch,
-        )
-        return learning_rate, make_train_step(optimizer)
-
-    train_step = make_train_step(parts.optimizer)
-    # Batches of an evaluation may be too small for all devices.
-    reading = spread.narrowed(evaluation.batch_size(task))
-    eval_step = steps.make_eval_step(graph, task, spread=reading)
-    observe = optimizers.make_observe(config.train)
-    averaged = optimizers.make_averaged(config.train)
-    diagnostics_of = jax.jit(lambda *state: nnx.merge(graph, *state).diagnostics())
-
-    def diagnose(state: steps.TrainState) -> dict:
-        """The model's own numbers, by one device."""
-        parts = devices.ONE.held((state.params, state.rest))
-        return jax.device_get(diagnostics_of(*parts))
-
-    # ---- What the workdir holds of this run.
-    known, finished = processes.by_first(
-        lambda: _enter(workdir, content, held, config_file)
-    )
-    if finished:
-        return finished
-    agreement.agree(lambda: workdir, agreement.of_folder)
-    saved = checkpoints.Checkpoints(workdir / "checkpoints")
-    held.enter_context(contextlib.closing(saved))
-    best_params = jax.tree.map(jnp.copy, state.params)
-    record = checkpoints.FIRST_RECORD.copy()
-    restored = saved.restore(state, best_params)
-    if restored is not None:
-        state, best_params, record = restored
-    if record["restores"]:
-        learning_rate, train_step = slowed(record["restores"])
-    start = int(state.step)
-    seconds_before = record["seconds"]
-    conditions = origin.present() | {"devices": spread.count}
-    earlier = origin.of_last_session(workdir)  # before its lines may be cut off
-    log: logs.Log = logs.Log()
-    if processes.first():
-        log = logs.MetricLog(workdir, start if known else None)
-    lengths = (count, parts.steps_per_epoch)
-    print(summary.beginning(config, task, sizes, lengths, spread.count))
-    if start == 0:
-        log.event(0, "started", **_description(config, task), **conditions)
-    if known:
-        print(f"resumed from step {start} of {count}")
-        if changed := origin.notice(earlier, conditions):
-            print(changed)
-        log.event(start, "resumed_from", **conditions)
-    per_step = task.units(config.train.batch_size)
-    shown = progress.Progress(count, per_step, task.unit)
-    stopwatch = progress.Stopwatch(start)
-    if start < count:
-        print("compiling the first step ...", flush=True)
-
-    def seconds() -> float:
-        return seconds_before + time.monotonic() - began
-
-    def go_back(bad: int, what: str) -> int:
-        """To the last checkpoint with lower rates, if the config says so; its step."""
-        nonlocal state, best_params, record, learning_rate, train_step, stopwatch
-        restores = record["restores"] + 1
-        if config.train.on_nonfinite == "stop" or restores > config.train.restores:
-            last = saved.latest()
-            log.event(bad, "non_finite", what=what, loss=None, last_checkpoint=last)
-            raise NonFiniteLoss(_non_finite_message(bad, what, saved))
-        restored = saved.restore(state, best_params)
-        if restored is None:
-            _, state = assembly.first_state(config, task, parts.optimizer, spread)
-            restored = (
-                *(state, jax.tree.map(jnp.copy, state.params)),
-                checkpoints.FIRST_RECORD.copy(),
-            )
-        state, best_params, record = restored
-        record["restores"] = restores
-        learning_rate, train_step = slowed(restores)
-        step = int(state.step)
-        stopwatch = progress.Stopwatch(step)
-        log.go_back(step)
-        if step == 0:
-            log.event(0, "started", **_description(config, task), **conditions)
-        log.event(step, "restored", what=what, non_finite_at=bad, restores=restores)
-        logging.warning(
-            "%s is not finite at step %d: back to step %d, rates halved %d times",
-            *(what, bad, step, restores),
-        )
-        return step
-
-    # ---- The loop. The host prepares the next batch while the device works; it
-    # waits for the device only where something is logged, evaluated or saved.
-    closing = contextlib.closing
-    with closing(log), closing(shown), contextlib.ExitStack() as until_last_step:
-        ending = until_last_step.enter_context(signals.noted())
-        step = start
-        while step < count:
-            step += 1
-            batch = spread.split(task.train_batch(step - 1))
-            state, numbers = train_step(state, batch)
-            if step == start + 1:
-                jax.block_until_ready(state)  # compiled: the rate counts from here
-                stopwatch = progress.Stopwatch(step)
-
-            last = step == count
-            log_now = last or step == 1 or step % config.train.log_every == 0
-            eval_now = last or step % config.train.eval_every == 0
-            save_now = last or step % config.train.checkpoint_every == 0
-            waits = log_now or eval_now or save_now
-            asked = processes.agreed(ending.asked, waits)
-            if not (waits or asked):
-                continue
-
-            log.check()
-            bad_step = int(state.first_bad_step)
-            if bad_step >= 0:
-                step = go_back(bad_step, "the loss or its gradient")
-                continue
-
-            if log_now:
-                sums, norms = jax.device_get(numbers)
-                rate = stopwatch.read(step)
-                with stopwatch.paused():
-                    diagnostics = diagnose(state)
-                    values = task.metrics(sums) | norms | diagnostics
-                    scale = optimizers.plateau_scale(state.opt_state)
-                    values["learning_rate"] = learning_rate(step - 1) * scale
-                    values["seconds"] = seconds()
-                    values[f"{task.unit}_per_second"] = rate and rate * per_step
-                    log.write(step, "train", values)
-
-            with stopwatch.paused():
-                if eval_now:
-                    evaluated = averaged(state)
-                    metrics = evaluation.evaluate(
-                        *(eval_step, task, evaluated, "valid", reading)
-                    )
-                    record["last"] = {"step": step, "valid": metrics}
-                    log.write(step, "valid", metrics | {"seconds": seconds()})
-                    if not all(map(math.isfinite, metrics.values())):
-                        step = go_back(step, "a validation metric")
-                        continue
-                    shown.validation(task.primary, metrics[task.primary])
-                    if evaluation.better(task, metrics, record["best"]):
-                        record["best"] = {"step": step, "valid": metrics}
-                        best_params = jax.tree.map(jnp.copy, evaluated.params)
-                    opt_state = observe(state.opt_state, metrics["loss"])
-                    state = state._replace(opt_state=opt_state)
-                    if on_validation is not None:
-                        on_validation(step, metrics)
-                if save_now or asked:
-                    record["seconds"] = seconds()
-                    saved.save(step, state, best_params, record)
-            if log_now:
-                shown.show(step, values["loss"], rate)
-            if asked:
-                log.event(step, "stopped")
-                raise signals.Stopped(asked, f" after step {step}, which is saved")
-
-        # ---- The end: the test split, once for the final and once for the best.
-        until_last_step.close()
-        evaluated = averaged(state)
-        metrics, best = evaluation.final_metrics(
-            eval_step, task, evaluated, best_params, record, reading
-        )
-        diagnostics = diagnose(evaluated)
-        result = {
-            "task": task.name,
-            "model": config.model.name,
-            "backend": jax.default_backend(),
-            "seed": config.seed,
-            **sizes,
-            "devices": spread.count,
-            "steps": count,
-            "wall_seconds": seconds(),
-            "metrics": metrics,
-            "best": best,
-            "diagnostics": evaluation.storable(diagnostics),
-            "baseline": task.baseline,
-            **({"restores": record["restores"]} if record["restores"] else {}),
-        }
-        if summary.stands_in(config, task):
-            result["data"] = stand_in.NAME
-        processes.by_first(lambda: files.write_json(workdir / "result.json", result))
-        log.event(count, "finished")
-    if processes.first():
-        _draw(workdir)
-    print(summary.text(result, workdir))
-    return result
+        nowhere = resources.enter_context(pathlib.Path(os.devnull).open("w"))
+        resources.enter_context(contextlib.redirect_stdout(nowhere))
+    return content
 
 
-def _checked(config: Any) -> dict:
-    """The config as plain values."""
-    fields.check(config)
-    return identity.to_dict(config)
-
-
-def _look(workdir: pathlib.Path, content: dict) -> tuple[bool, dict | None]:
+def _inspect(workdir: pathlib.Path, content: dict) -> tuple[bool, dict | None]:
     """Whether the workdir holds a run of this config, and its result if it ended."""
-    known = folder.check(workdir, content)
-    if not known:
+    if not folder.check(workdir, content):
         return False, None
     earlier = origin.of_last_session(workdir)
     origin.check_streams(
         f"--workdir {workdir}", earlier.get("settings"), origin.settings()
     )
-    found = folder.result(workdir, content)
-    if found is not None:
+    result = folder.result(workdir, content)
+    if result is not None:
         print(f"{workdir} holds the finished run of this config: nothing to do")
         if changed := origin.notice(earlier, origin.present()):
             print(changed)
-    return known, found
+    return True, result
+
+
+def _assemble(config: Any) -> assembly.Assembly:
+    """The parts of the run, of which all processes have the same."""
+
+    def tell(parts: assembly.Assembly) -> dict[str, Any]:
+        devices_here = parts.spread.count // jax.process_count()
+        return agreement.of_parts(parts.task, devices_here)
+
+    return agreement.agree(lambda: assembly.assemble(config), tell)
 
 
 def _enter(
     workdir: pathlib.Path,
     content: dict,
-    held: contextlib.ExitStack,
-    config_file: str | None,
+    resources: contextlib.ExitStack,
+    source: str | None,
 ) -> tuple[bool, dict | None]:
-    """Takes the workdir for this process alone; then as `_look`."""
+    """Takes the workdir for this process alone; returns what `_inspect` does.
+
+    `source` is the config file, with `:argument` where it has one, if it is known.
+    """
     with files.writing(workdir):
         workdir.mkdir(parents=True, exist_ok=True)
-    held.enter_context(folder.held(workdir))
-    known, finished = _look(workdir, content)  # another process may have been faster
-    if not known:
+    resources.enter_context(folder.held(workdir))
+    # Another process may have been faster.
+    resumes, result = _inspect(workdir, content)
+    if not resumes:
         files.write_json(workdir / "config.json", identity.read_part(content))
-    if config_file is not None and not finished:
-        config_files.keep(workdir, config_file, content)
-    return known, finished
+    if source is not None and not result:
+        config_file.keep(workdir, source, content)
+    return resumes, result
+
+
+# ---- The loop.
+
+
+def _train(
+    run: session.Session,
+    workdir: pathlib.Path,
+    on_validation: Callable[[int, dict[str, float]], None] | None,
+) -> dict:
+    """Makes all updates of a run and returns its result, which is written as well."""
+    with signals.noted() as ending:
+        _make_updates(run, ending, on_validation)
+    result = _evaluate(run)
+    processes.by_first(lambda: files.write_json(workdir / "result.json", result))
+    run.log.event(run.step, "finished")
+    return result
+
+
+def _make_updates(
+    run: session.Session,
+    ending: signals.Ending,
+    on_validation: Callable[[int, dict[str, float]], None] | None,
+) -> None:
+    """Trains up to the last step.
+
+    The host prepares the next batch while the device works; it waits for the device
+    only where something is logged, evaluated or saved.
+    """
+    train = run.config.train
+    while run.step < run.steps:
+        run.update()
+        last = run.step == run.steps
+        logs_now = last or run.step == 1 or run.step % train.log_every == 0
+        validates_now = last or run.step % train.eval_every == 0
+        saves_now = last or run.step % train.checkpoint_every == 0
+        waits = logs_now or validates_now or saves_now
+        signal = processes.agreed(ending.asked, waits)
+        if not (waits or signal):
+            continue
+
+        run.log.check()
+        bad_step = int(run.state.first_bad_step)
+        if bad_step >= 0:
+            _go_back(run, bad_step, "the loss or its gradient")
+            continue
+
+        if logs_now:
+            loss, rate = run.log_update()
+        with run.stopwatch.paused():
+            if validates_now:
+                metrics = run.validate()
+                if metrics is None:
+                    _go_back(run, run.step, "a validation metric")
+                    continue
+                if on_validation is not None:
+                    on_validation(run.step, metrics)
+            if saves_now or signal:
+                run.save()
+        if logs_now:
+            run.progress.show(run.step, loss, rate)
+        if signal:
+            run.log.event(run.step, "stopped")
+            raise signals.Stopped(signal, f" after step {run.step}, which is saved")
+
+
+def _go_back(run: session.Session, bad_step: int, what: str) -> None:
+    """Goes back to the last checkpoint with lower rates, if the config says so.
+
+    Raises:
+      NonFiniteLoss: it does not, or the run has gone back as often as it may.
+    """
+    train = run.config.train
+    if train.on_nonfinite == "stop" or run.record["restores"] >= train.restores:
+        last = run.checkpoints.latest()
+        run.log.event(
+            bad_step, "non_finite", what=what, loss=None, last_checkpoint=last
+        )
+        raise NonFiniteLoss(_non_finite_message(bad_step, what, run.checkpoints))
+    run.go_back(bad_step, what)
+
+
+# ---- The end.
+
+
+def _evaluate(run: session.Session) -> dict:
+    """The result of a run.
+
+    The test data are read once with the final and once with the best parameters.
+    """
+    functions = run.programs
+    evaluated = functions.averaged(run.state)
+    metrics, best = evaluation.final_metrics(
+        functions.eval_step,
+        run.task,
+        evaluated,
+        run.best_params,
+        run.record,
+        functions.eval_spread,
+    )
+    diagnostics = functions.diagnose(evaluated)
+    result = {
+        "task": run.task.name,
+        "model": run.config.model.name,
+        "backend": jax.default_backend(),
+        "seed": run.config.seed,
+        **run.sizes,
+        "devices": run.parts.spread.count,
+        "steps": run.steps,
+        "wall_seconds": run.seconds(),
+        "metrics": metrics,
+        "best": best,
+        "diagnostics": evaluation.storable(diagnostics),
+        "baseline": run.task.baseline,
+    }
+    if run.record["restores"]:
+        result["restores"] = run.record["restores"]
+    if summary.stands_in(run.config, run.task):
+        result["data"] = stand_in.NAME
+    return result
 
 
 def _draw(workdir: pathlib.Path) -> None:
@@ -373,16 +316,6 @@ def _draw(workdir: pathlib.Path) -> None:
         curves.learning_curve(workdir / "metrics.jsonl", workdir / "learning_curve.png")
     except Exception as error:  # whatever it is: the result is there
         logging.warning("no learning curve: %s", error)
-
-
-def _description(config: Any, task: base.Task) -> dict[str, Any]:
-    """What figures and records need to know besides the curves."""
-    return {
-        "task": task.name,
-        "model": config.model.name,
-        "primary": task.primary,
-        "baseline": task.baseline,
-    }
 
 
 def _non_finite_message(step: int, what: str, saved: checkpoints.Checkpoints) -> str:

@@ -8,7 +8,7 @@ import jax
 from flax import nnx
 
 import svdrnn
-from experiments.models import build as models
+from experiments.models import build
 from experiments.tasks import base
 
 # Parameters, their gradients, two moments of Adam and the best parameters so far.
@@ -24,7 +24,7 @@ def check(config: Any, task: base.Task) -> None:
     read. A run needs more than that.
     """
     model = nnx.eval_shape(
-        lambda: models.build(config.model, task, rngs=nnx.Rngs(params=0))
+        lambda: build.build(config.model, task, rngs=nnx.Rngs(params=0))
     )
     last = not task.sequential or task.readout == "last"
     outputs = task.out_features * (1 if last else task.time_steps)
@@ -34,7 +34,7 @@ def check(config: Any, task: base.Task) -> None:
         steps -= task.time_steps - _kept(model.layers[-1], task.time_steps)
     states = task.time_steps * features + steps * config.model.hidden
     batch = config.train.batch_size * (states + outputs)
-    needed = BYTES * (COPIES * models.count_params(model) + batch)
+    needed = BYTES * (COPIES * build.count_params(model) + batch)
     check_bytes(
         "config.model.hidden, config.model.layers, config.train.batch_size and the"
         f" length of {task.name}",
@@ -68,7 +68,7 @@ def check_bytes(names: str, values: tuple[int, ...], needed: int) -> None:
 def available() -> int:
     """Bytes of memory: of the devices where they have their own, else of the host."""
     stats = [device.memory_stats() or {} for device in jax.local_devices()]
-    of_devices = sum(each.get("bytes_limit", 0) for each in stats)
+    of_devices = sum(device.get("bytes_limit", 0) for device in stats)
     if of_devices:
         return of_devices
     if not hasattr(os, "sysconf"):  # Windows: nothing is refused

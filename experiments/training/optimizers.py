@@ -12,8 +12,6 @@ from optax import contrib
 from experiments import checks
 from svdrnn import projection
 
-SCHEDULES = ("constant", "exponential", "cosine", "plateau")
-
 # Each scales gradients to steps, before the learning rate.
 OPTIMIZERS: dict[str, Callable[[Any], optax.GradientTransformation]] = {
     "adam": lambda train: optax.scale_by_adam(),
@@ -32,34 +30,14 @@ ORTHOGONAL = (*projection.REFLECTORS, "skew_entries")
 SIGMA = "sigma_raw"
 CONSTRAINED = (*ORTHOGONAL, SIGMA)
 
-# Parts with a learning rate of their own in `config.train.rates`, beside reflectors.
-PARTS = ("singular_values", "inputs", "readout")
-
 
 def check(train: Any) -> None:
-    """Raises ValueError where a field of `config.train` that is read here does not fit.
-
-    A warm-up is for the cosine schedule alone.
-    """
-    section = checks.Section("config.train", train)
-    section.name("optimizer", tuple(OPTIMIZERS))
-    section.number("learning_rate", above=0)
-    section.number("momentum", least=0, below=1)
-    section.number("weight_decay", least=0)
-    section.number("ema", above=0, below=1, optional=True)
-    rates = checks.Section("config.train.rates", train.rates)
-    rates.number("reflectors", *PARTS, above=0, optional=True)
-    section.name("schedule", SCHEDULES)
-    section.integer("warmup_steps", least=0)
+    """Raises ValueError for a warm-up that is not one of the cosine schedule."""
     if train.warmup_steps and train.schedule != "cosine":
         raise ValueError(
             "config.train.warmup_steps must be 0 unless config.train.schedule is"
             f" 'cosine', got {train.warmup_steps}"
         )
-    section.number("decay_rate", above=0, most=1)
-    section.number("plateau_factor", above=0, below=1)
-    section.integer("plateau_patience")
-    section.number("clip_norm", least=0, optional=True)
 
 
 def slowed(train: Any, times: int) -> Any:
@@ -93,6 +71,7 @@ def schedule(
       ValueError: an unknown name, an exponential schedule without an epoch, or a
         warm-up of as many steps as the run or more.
     """
+    checks.check_field("train.schedule", train.schedule)
     if train.schedule in ("constant", "plateau"):
         return optax.constant_schedule(peak)
     if train.schedule == "exponential":
@@ -104,26 +83,24 @@ def schedule(
         return optax.exponential_decay(
             peak, steps_per_epoch, train.decay_rate, staircase=True
         )
-    if train.schedule == "cosine":
-        if train.warmup_steps >= steps:
-            raise ValueError(
-                "config.train.warmup_steps must be less than the number of steps,"
-                f" {steps}, got {train.warmup_steps}"
-            )
-        return optax.warmup_cosine_decay_schedule(
-            0.0 if train.warmup_steps else peak, peak, train.warmup_steps, steps
+    if train.warmup_steps >= steps:
+        raise ValueError(
+            "config.train.warmup_steps must be less than the number of steps,"
+            f" {steps}, got {train.warmup_steps}"
         )
-    raise ValueError(
-        f"config.train.schedule must be one of {', '.join(SCHEDULES)}, got"
-        f" {train.schedule!r}"
+    return optax.warmup_cosine_decay_schedule(
+        0.0 if train.warmup_steps else peak, peak, train.warmup_steps, steps
     )
 
 
 def labels(params: Any, parts: Container[str] = ()) -> Any:
     """The tree of `params` with "orthogonal", one of `parts` or "rest" for every array.
 
-    Of `PARTS`, "inputs" are M and b of the layers of a model of sequences, by the names
-    that they have here or in flax's cells, and "readout" is all of its readout.
+    Args:
+      params: the parameters of a model.
+      parts: those of `config.train.rates`, beside reflectors, that have a learning rate
+        of their own. "inputs" are M and b of the layers of a model of sequences, by the
+        names that they have here or in flax's cells; "readout" is all of its readout.
     """
 
     def label(path: Any, _: Any) -> str:
@@ -137,7 +114,7 @@ def labels(params: Any, parts: Container[str] = ()) -> Any:
 
 
 def _part(keys: list[Any]) -> str | None:
-    """Which of `PARTS` the parameter at a path belongs to, if any."""
+    """The part of `config.train.rates` that the parameter at a path belongs to."""
     if keys[-1] == SIGMA:
         return "singular_values"
     if keys[0] == "layers" and (
@@ -230,8 +207,8 @@ def make_averaged(train: Any) -> Callable[[Any], Any]:
         return lambda state: state
 
     def averaged(state: Any) -> Any:
-        found = jax.tree.leaves(state.opt_state, is_leaf=_is_average)
-        average = next(filter(_is_average, found))
+        nodes = jax.tree.leaves(state.opt_state, is_leaf=_is_average)
+        average = next(filter(_is_average, nodes))
         params = optax.tree.bias_correction(average.ema, train.ema, average.count)
         return state._replace(params=params)
 
@@ -259,8 +236,8 @@ def _is_average(node: Any) -> bool:
 
 def plateau_scale(opt_state: Any) -> Any:
     """What the learning rates are multiplied by now: 1 without a plateau schedule."""
-    found = jax.tree.leaves(opt_state, is_leaf=_is_plateau)
-    return next((node.scale for node in found if _is_plateau(node)), 1.0)
+    nodes = jax.tree.leaves(opt_state, is_leaf=_is_plateau)
+    return next((node.scale for node in nodes if _is_plateau(node)), 1.0)
 
 
 def make_observe(train: Any) -> Callable[[Any, float], Any]:

@@ -26,18 +26,16 @@ def predict(
 
     step = steps.make_eval_step(graph, task, read)
     carry = model.initialize_carry(1) if task.stateful else None
-    sums, found = [], []
+    sums, predictions = [], []
     for batch, result in evaluation.go_through(step, task, split, params, rest, carry):
         sums.append(result[0])
         present = np.asarray(base.weights(batch)) > 0
-        found.append((present, jax.device_get(result[1])))
+        predictions.append((present, jax.device_get(result[1])))
     # Windows of streams follow each other in time, other batches example by example.
-    axis = found[0][0].ndim - 1
-    present = np.concatenate([each for each, _ in found], axis)
-    joined = {
-        name: np.concatenate([np.asarray(each[name]) for _, each in found], axis)[
-            present
-        ]
-        for name in found[0][1]
-    }
+    axis = predictions[0][0].ndim - 1
+    present = np.concatenate([present for present, _ in predictions], axis)
+    joined = {}
+    for name in predictions[0][1]:
+        arrays = [np.asarray(arrays[name]) for _, arrays in predictions]
+        joined[name] = np.concatenate(arrays, axis)[present]
     return joined, task.metrics(evaluation.total(jax.device_get(sums)))

@@ -239,14 +239,18 @@ def by_first(make: Callable[[], Any]) -> Any:
     return answer["made"]
 
 
-def agreed(asked: int | None, waits: bool) -> int | None:
-    """The signal by which any of the processes was asked to end, for all of them.
+def agreed(signal: int | None, waits: bool) -> int | None:
+    """The number of a signal that has come to any of the processes, in all of them.
 
-    Several processes ask each other only where they wait in any case; one alone knows.
+    Several processes tell each other only where they wait in any case.
+
+    Args:
+      signal: the number of the one that has come to this process, if any.
+      waits: whether the processes wait for their devices here.
     """
     if jax.process_count() == 1:
-        return asked
+        return signal
     if not waits:
         return None
-    signals = exchange.gathered(np.int32(asked or 0))
+    signals = exchange.gathered(np.int32(signal or 0))
     return int(np.max(signals)) or None

@@ -56,18 +56,23 @@ def test_all_pages_are_written(tmp_path):
 
 
 def test_every_field_of_a_config_has_a_meaning():
-    fields = {
-        name: (value, about) for name, value, about in config_fields.fields("common")
-    }
-    assert set(fields) == set(identity.flatten(common.get_config().to_dict()))
-    assert all(about for _, about in fields.values())
-    assert fields["train.steps"] == (None, "updates; where None, epochs count")
+    assert set(common.FIELDS) == set(identity.flatten(common.get_config().to_dict()))
+    for field in common.FIELDS.values():
+        assert field.meaning.endswith(".")
     read = {f"task.{name}" for task in TASKS.values() for name in task.reads}
     rows = config_fields.table().splitlines()[2:]
     cells = [[cell.strip() for cell in row.split("|")[1:-1]] for row in rows]
-    assert {name.strip("`") for name, *_ in cells} == set(fields) | read
+    assert {name.strip("`") for name, *_ in cells} == set(common.FIELDS) | read
     assert all(about for _, _, about, _ in cells)
     by_name = {name.strip("`"): row for name, *row in cells}
+    assert by_name["train.steps"][:2] == [
+        "`None`",
+        "How many updates the run makes; where it is None, train.epochs counts.",
+    ]
+    assert by_name["train.optimizer"][1].endswith(
+        "One of adam, adamw, rmsprop, sgd, lion."
+    )
+    assert "of vectors: mlp, resnet, spectral_mlp" in by_name["model.name"][1]
     assert by_name["model.radius"][2] == (
         "spectral, spectral_lstm, spectral_gru, spectral_mlp, spectral_resnet"
     )

@@ -103,6 +103,18 @@ def test_unknown_task_is_named():
         tasks.build(config)
 
 
+def test_a_task_is_registered_with_fields_or_with_their_meanings(monkeypatch):
+    monkeypatch.setattr(tasks.registry, "TASKS", dict(tasks.TASKS))
+    meanings = {"length": "How long it is."}
+    for reads in (meanings, ["length"]):
+        tasks.register("own", lambda config: config.task.length, reads)
+        config = config_dict.ConfigDict({"task": {"name": "own"}})
+        with pytest.raises(ValueError, match=r"config\.task\.length must be in the"):
+            tasks.build(config)
+        config.task.length = 3
+        assert tasks.build(config) == 3
+
+
 def test_pad_repeats_and_masks():
     batch = {"inputs": np.arange(6.0).reshape(3, 2, 1), "labels": np.array([4, 5, 6])}
     padded = base.pad(batch, 5)

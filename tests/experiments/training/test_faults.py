@@ -15,9 +15,9 @@ import jax
 import numpy as np
 import pytest
 
-from experiments.runs import curves, files, folder, signals
+from experiments.runs import curves, files, folder, logs, signals
 from experiments.tasks import addition
-from experiments.training import checkpoints, loop
+from experiments.training import checkpoints, loop, steps
 from tests.experiments.small import strict_lines, tiny_config
 
 ROOT = pathlib.Path(__file__).resolve().parents[3]
@@ -315,17 +315,17 @@ def test_a_workdir_that_cannot_be_made_is_one_error(tmp_path):
 
 @pytest.mark.skipif(not pathlib.Path("/dev/full").exists(), reason="no /dev/full")
 def test_a_log_on_a_full_disk_ends_the_run_and_it_goes_on(tmp_path, monkeypatch, whole):
-    original, full = loop.logs.MetricLog.write, []
+    original, full = logs.MetricLog.write, []
 
     def write(self, step, split, values):
         if step == 40 and not full:
             full.append(self._file)
             self._file = open("/dev/full", "a")
-            monkeypatch.setattr(loop.logs.MetricLog, "check", lambda self: None)
+            monkeypatch.setattr(logs.MetricLog, "check", lambda self: None)
         original(self, step, split, values)
 
     with monkeypatch.context() as patch:
-        patch.setattr(loop.logs.MetricLog, "write", write)
+        patch.setattr(logs.MetricLog, "write", write)
         with pytest.raises(files.Unwritable, match="metrics.jsonl.*No space left"):
             loop.train(tiny_config(), tmp_path)
     assert steps_saved(tmp_path) == [30]
@@ -425,9 +425,7 @@ def test_restores_come_to_an_end(tmp_path, monkeypatch):
 
 def test_a_record_that_is_restored_says_so(tmp_path):
     saved = checkpoints.Checkpoints(tmp_path)
-    state = loop.steps.TrainState(
-        {}, {}, jax.numpy.int32(1), None, {}, jax.numpy.zeros(())
-    )
+    state = steps.TrainState({}, {}, jax.numpy.int32(1), None, {}, jax.numpy.zeros(()))
     params = {"w": jax.numpy.ones(2)}
     record = checkpoints.FIRST_RECORD | {"restores": 2}
     saved.save(1, state, params, record)

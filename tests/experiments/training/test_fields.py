@@ -4,9 +4,11 @@ import re
 
 import pytest
 
-from configs import addition
+from configs import addition, common
+from experiments import models, schema
+from experiments.reproduce import config_fields
 from experiments.tasks.addition import Addition
-from experiments.training import fields
+from experiments.training import fields, optimizers
 from tests.experiments.small import changed_addition as changed
 
 
@@ -32,6 +34,10 @@ from tests.experiments.small import changed_addition as changed
         ("train__rates__singular_values", 0.0, "0"),
         ("train__rates__readout", float("nan"), "finite"),
         ("train__schedule", "linear", "constant, .*, plateau"),
+        ("train__optimizer", "adamax", "adam, .*, lion"),
+        ("train__ema", 1.0, "below 1"),
+        ("train__momentum", 1.0, "below 1"),
+        ("train__weight_decay", -0.1, "0"),
         ("train__decay_rate", 1.1, "1"),
         ("train__plateau_factor", 1.0, "0 .*1"),
         ("train__plateau_factor", 0.0, "0 .*1"),
@@ -68,6 +74,42 @@ def test_seed_must_fit_a_key():
         config.seed = seed
         with pytest.raises(ValueError, match=f"config.seed .*got {seed}"):
             fields.check(config)
+
+
+# ---- The table of fields.
+
+
+def test_an_entry_is_all_that_a_field_takes(monkeypatch):
+    field = schema.Field(
+        4, "How long it waits.", schema.Integer(least=2), nullable=True
+    )
+    monkeypatch.setitem(common.FIELDS, "train.waits.long", field)
+    config = changed()
+    assert config.train.waits.long == 4
+    for value in (None, 2):
+        config.train.waits.long = value
+        fields.check(config)
+    config.train.waits.long = 1
+    match = r"^config.train.waits.long must be an integer of at least 2, got 1$"
+    with pytest.raises(ValueError, match=match):
+        fields.check(config)
+    row = "| `train.waits.long` | `4` | How long it waits. | all |"
+    assert row in config_fields.table().splitlines()
+
+
+def test_readers_of_fields_are_models_or_kinds_of_them():
+    readers = {name for field in common.FIELDS.values() for name in field.models}
+    kinds = {"sequences", "vectors", "cells", "reflectors", "intervals"}
+    assert readers <= kinds | set(models.MODELS)
+    for field in common.FIELDS.values():
+        for condition in (field.read_with, field.read_unless):
+            assert condition is None or condition[0] in common.FIELDS
+
+
+def test_optimizers_are_those_of_the_table():
+    assert common.FIELDS["train.optimizer"].allowed == schema.Name(
+        tuple(optimizers.OPTIMIZERS)
+    )
 
 
 # ---- Steps and epochs.
