@@ -6,7 +6,8 @@ import json
 import pathlib
 from collections.abc import Iterator
 
-from experiments.reproduce import figures, plan, protocol, status
+from experiments.reproduce import plan, protocol, status
+from experiments.reproduce.figures import drawing
 from experiments.runs import records
 
 
@@ -19,7 +20,7 @@ def reproduce(request: plan.Request) -> None:
     for figure in request.figures:
         for each in missing(figure, request):
             run(each, request)
-        figures.show(figure, request.scale, request.results)
+        drawing.show(figure, request.scale, request.results)
 
 
 def missing(figure: protocol.Figure, request: plan.Request) -> list[protocol.Run]:

@@ -17,7 +17,7 @@ singular values around 0, as the authors advise). Its iterations are those of `t
 gradients are clipped at norm 1, of which the paper says nothing.
 
 In `tuned` each model has the settings of the shipped config and, of its trials, as many
-for every model, what was best on validation data (`trials.CHOSEN`). Copying at lags of
+for every model, what was best on validation data (`grids.CHOSEN`). Copying at lags of
 500 and more, ornn and spectral have a much smaller rate for the reflectors, which the
 others have not (see configs/copying.py). rnn starts random, irnn from the identity
 (copy: orthogonal), ornn and spectral as the shipped config says; but for adding ornn
@@ -34,6 +34,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from configs import common
 from experiments.data import stand_in
 from experiments.runs import identity
+from experiments.tasks import scoring
 
 if TYPE_CHECKING:
     from matplotlib import figure
@@ -184,3 +185,8 @@ def config_file(run: Run) -> str:
 def config_dict(run: Run) -> dict:
     """The run's config as plain JSON values."""
     return identity.to_dict(build_config(run))
+
+
+def primary(run: Run) -> scoring.Metric:
+    """The primary metric of the run's task, by which its results are told."""
+    return scoring.PRIMARY[build_config(run).task.name]

@@ -7,17 +7,18 @@ import importlib
 import pathlib
 import runpy
 
-from experiments.reproduce import protocol, trials
+from experiments.reproduce import protocol
+from experiments.reproduce.tables import trials
 
-# Files beside this one, each with a `FIGURE`, in the order in which `all` takes them.
+# Files below this folder, each with a `FIGURE`, in the order in which `all` takes them.
 _FILES = (
-    "f1_addition",
-    "f2_copying",
-    "f3_pixel_mnist",
-    "f4_deep_mlp",
-    "f5_certificate",
-    "pixel_mnist",
-    "ptb_word",
+    "figures.f1_addition",
+    "figures.f2_copying",
+    "figures.f3_pixel_mnist",
+    "figures.f4_deep_mlp",
+    "figures.f5_certificate",
+    "tables.pixel_mnist",
+    "tables.ptb_word",
 )
 
 

@@ -6,7 +6,8 @@ import sys
 import time
 from typing import NamedTuple
 
-from experiments.reproduce import execution, figures, plan, protocol
+from experiments.reproduce import execution, plan, protocol
+from experiments.reproduce.figures import drawing
 from experiments.runs import cores, workers
 
 
@@ -32,7 +33,7 @@ def reproduce(request: plan.Request, count: int) -> None:
     }
     failed = _make(list(wanted.values()), request, count)
     for figure in request.figures:
-        figures.show(figure, request.scale, request.results)
+        drawing.show(figure, request.scale, request.results)
     if failed:
         raise ValueError(
             f"{len(failed)} of {len(wanted)} runs failed: {'; '.join(failed)}; the same"

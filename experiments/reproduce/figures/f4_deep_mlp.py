@@ -6,7 +6,7 @@
 
 from typing import TYPE_CHECKING, Any
 
-from experiments.reproduce import estimates, panels, protocol, trials
+from experiments.reproduce import estimates, grids, panels, protocol
 from experiments.runs import pictures
 
 if TYPE_CHECKING:
@@ -61,7 +61,7 @@ def _run(
         **(
             protocol.paper(model)
             if name == "paper"
-            else trials.chosen("deep_mlp_grid", model)
+            else grids.chosen("deep_mlp_grid", model)
         ),
     }
     place = f"{folder}/{layers}x{hidden}_{model}_seed{seed}"

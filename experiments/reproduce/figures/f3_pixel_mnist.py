@@ -8,7 +8,7 @@ import functools
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from experiments.reproduce import panels, protocol, trials
+from experiments.reproduce import grids, panels, protocol
 from experiments.runs import pictures
 
 if TYPE_CHECKING:
@@ -68,7 +68,7 @@ def _run(
         "model.name": model,
         "model.radius": radius,
         "model.leak": leak,
-        **trials.chosen("pixel_mnist_grid", model),
+        **grids.chosen("pixel_mnist_grid", model),
     }
     return protocol.Run(f"{name}_seed{seed}", "pixel_mnist", changes)
 

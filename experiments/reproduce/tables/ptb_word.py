@@ -6,7 +6,8 @@
 import pathlib
 from typing import Any
 
-from experiments.reproduce import comparison, markdown, protocol, trials
+from experiments.reproduce import grids, markdown, protocol
+from experiments.reproduce.tables import comparison
 
 SEEDS = {"smoke": 1, "cpu": 1, "full": 5}
 TUNED_SEEDS = {"cpu": {"lstm": 2, "spectral_lstm": 2}}  # where they are more
@@ -53,7 +54,7 @@ def runs(scale: str) -> list[protocol.Run]:
                 "seed": seed,
                 "model.name": model,
                 "model.hidden": EQUAL_LSTM if equal else 200,
-                **trials.chosen("ptb_word_grid", model),
+                **grids.chosen("ptb_word_grid", model),
                 "train.epochs": EPOCHS[scale],
             }
             if row not in UNTRIED and seed < SEEDS[scale]:
@@ -66,14 +67,8 @@ def runs(scale: str) -> list[protocol.Run]:
 
 def table(results: pathlib.Path, scale: str) -> str:
     """A row for each model and learning rate."""
-    head, rows = comparison.rows(
-        FIGURE.runs(scale),
-        scale,
-        results,
-        "perplexity",
-        "{:.1f}",
-        ("valid", "test"),
-    )
+    splits = ("valid", "test")
+    head, rows = comparison.rows(FIGURE.runs(scale), scale, results, splits)
     names = ["validation perplexity", "test perplexity", "wall time"]
     text = markdown.table([*comparison.COLUMNS, *names], rows)
     return f"{markdown.wrapped(head)}\n\n{text}"

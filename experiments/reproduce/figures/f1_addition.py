@@ -6,7 +6,7 @@ cosine schedule ends there.
 
 from typing import TYPE_CHECKING, Any
 
-from experiments.reproduce import panels, protocol, trials
+from experiments.reproduce import grids, panels, protocol
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -44,7 +44,7 @@ def _run(scale: str, name: str, length: int, model: str, seed: int) -> protocol.
         folder += "_paper"
     else:
         grid = "addition_grid_300" if length >= LONG else "addition_grid"
-        changes |= trials.chosen(grid, model)
+        changes |= grids.chosen(grid, model)
     place = f"{folder}/T{length}_{model}_seed{seed}"
     return protocol.Run(place, "addition", changes, protocol=name)
 

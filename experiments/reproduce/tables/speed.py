@@ -44,7 +44,7 @@ COSTLY = {
 
 
 def constraints(results: pathlib.Path) -> str:
-    """A step of each model of `benchmark_constraints`, fastest call to fastest."""
+    """A step of each model of `benchmark constraints`, fastest call to fastest."""
     record = _record("benchmark_constraints", results)
     rows = []
     for name, timings in record["models"].items():
