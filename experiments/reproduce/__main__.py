@@ -12,8 +12,9 @@ model's settings were chosen (experiments/reproduce/grids.py), and each can be n
 --seeds=N leaves all but the first N seeds for another time, --protocol=paper the runs
 of the other. --workers=N makes N runs at a time, each in a process of its own on its
 part of the cores; what one prints is in a .log file beside its workdir, and where one
-fails the others go on. `readme` draws every figure anew and rewrites the tables of
-README.md and docs/*.md.
+fails the others go on. The command given again meanwhile, on any machine that sees
+--workdir and --results, makes the runs that no other one makes. `readme` draws every
+figure anew and rewrites the tables of README.md and docs/*.md.
 
 Each run is recorded in experiments/results/ as it finishes or diverges, and a run that
 was stopped goes on from its last checkpoint: the same command can be stopped and given
@@ -40,7 +41,6 @@ from experiments.reproduce import (
     plan,
     protocol,
     registry,
-    sharing,
 )
 from experiments.reproduce.figures import drawing
 from experiments.runs import records, signals, workers
@@ -77,10 +77,10 @@ def main(words: list[str]) -> None:
             plan.show(request)
         elif _RUN.value is not None:
             workers.end_with_parent()
-            execution.run(sharing.find(_RUN.value, request), request)
+            execution.make(execution.find(_RUN.value, request), request)
         elif _WORKERS.value > 1:
             signals.raise_at_once()  # that workers are ended
-            sharing.reproduce(request, _WORKERS.value)
+            execution.share(request, _WORKERS.value)
         else:
             execution.reproduce(request)
     except (ValueError, OSError) as error:
