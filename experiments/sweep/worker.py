@@ -11,12 +11,11 @@ import warnings
 from collections.abc import Iterator
 from typing import Any
 
-import filelock
 import numpy as np
 import optuna
 from optuna.trial import TrialState
 
-from experiments.runs import files
+from experiments.runs import files, folder
 from experiments.sweep import contact, setup, summary
 from experiments.sweep import space as spaces
 from experiments.sweep import storage as storages
@@ -186,8 +185,8 @@ def _note(
     sweep: setup.Sweep, trial: optuna.Trial | optuna.trial.FrozenTrial
 ) -> pathlib.Path:
     """The file that says that the attempt was interrupted."""
-    folder = summary.run_folder(sweep.workdir, trial.user_attrs.get("run", -1))
-    return folder.with_suffix(f".attempt-{trial.number}.interrupted")
+    workdir = summary.run_folder(sweep.workdir, trial.user_attrs.get("run", -1))
+    return workdir.with_suffix(f".attempt-{trial.number}.interrupted")
 
 
 def _end(sweep: setup.Sweep, trial_id: int, *, interrupted: bool) -> None:
@@ -247,11 +246,16 @@ def _train(sweep: setup.Sweep, trial: optuna.Trial) -> float:
         if poor:
             raise optuna.TrialPruned(f"at step {step}")
 
-    folder = summary.run_folder(sweep.workdir, trial.user_attrs["run"])
-    folder.parent.mkdir(exist_ok=True)
-    with _held(folder.with_suffix(".lock")), _log(folder.with_suffix(".log")):
-        result = loop.train(
-            config, folder, on_validation, config_file=sweep.options.config_file
+    workdir = summary.run_folder(sweep.workdir, trial.user_attrs["run"])
+    workdir.parent.mkdir(exist_ok=True)
+    # A worker that stood still for longer than the grace has lost its run to another,
+    # but learns it only at its next validation, and works in the folder until then.
+    with _log(workdir.with_suffix(".log")):
+        result = folder.when_free(
+            workdir,
+            lambda: loop.train(
+                config, workdir, on_validation, config_file=sweep.options.config_file
+            ),
         )
     report()
     trial.set_user_attr("best_step", result["best"]["step"])
@@ -271,15 +275,6 @@ def _log(path: pathlib.Path) -> Iterator[None]:
         except Exception:
             traceback.print_exc(file=file)
             raise
-
-
-def _held(path: pathlib.Path) -> filelock.BaseFileLock:
-    """Waits until no living process of this file system works in the folder.
-
-    A worker that stood still for longer than the grace has lost its run to another,
-    but learns it only at its next validation; killed processes hold nothing.
-    """
-    return filelock.FileLock(path, poll_interval=0.5)
 
 
 def _end_lost(sweep: setup.Sweep, unclaimed: dict[int, float]) -> None:
