@@ -178,16 +178,16 @@ def _measure(numbers: list[int], limits: measuring.Limits, out: pathlib.Path) ->
     print(f"\nwritten: {out / 'benchmark.json'}, {out / 'benchmark.png'}")
 
 
-def _devices(asked: int, batch: int) -> list[int]:
+def _devices(count: int, batch: int) -> list[int]:
     """How many devices to measure on: one, and as many as are asked for.
 
     Raises:
       ValueError: there are fewer, or they do not divide the batch.
     """
     # Before JAX looks for devices; only those of a CPU can be chosen.
-    jax.config.update("jax_num_cpu_devices", asked or cores.count())
+    jax.config.update("jax_num_cpu_devices", count or cores.count())
     there = jax.device_count()
-    number = asked or there
+    number = count or there
     if number > there:
         raise ValueError(f"--devices must be at most {there}, got {number}")
     if batch % number:
@@ -206,13 +206,15 @@ def _measure_layers(
     batch = _BATCH.value
     rivals = contenders.layers(n, batch, devices)
     if _QUICK.value:
-        rivals = [each for each in rivals if each.name != f"{contenders.PAPER} m={n}"]
+        rivals = [
+            rival for rival in rivals if rival.name != f"{contenders.PAPER} m={n}"
+        ]
     if _PEERS.value and devices == 1:
         rivals += peers.layers(n, batch)
     for steps in [784] if _QUICK.value else sorted(_STEPS.value):
         about = {"kind": "layer", "n": n, "steps": steps, "devices": devices}
-        known = measuring.predictions(rows, n, steps, devices)
-        new = measuring.measure_cell(rivals, steps, limits, about, known)
+        predicted = measuring.predictions(rows, n, steps, devices)
+        new = measuring.measure_cell(rivals, steps, limits, about, predicted)
         printing.cell(
             f"n={n}, T={steps}, batch {batch}, {printing.devices(devices)}",
             new,

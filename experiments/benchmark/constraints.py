@@ -127,11 +127,11 @@ def step(name: str, constraint=None, *, bake: bool = False) -> Callable:
 
 def calls(name: str) -> dict[str, Callable]:
     """All contenders of a model."""
-    found = {"unconstrained": step(name)}
+    contenders = {"unconstrained": step(name)}
     for label, constraint in CONSTRAINTS.items():
-        found[f"{label}, as it is"] = step(name, constraint)
-        found[f"{label}, baked"] = step(name, constraint, bake=True)
-    return found
+        contenders[f"{label}, as it is"] = step(name, constraint)
+        contenders[f"{label}, baked"] = step(name, constraint, bake=True)
+    return contenders
 
 
 # --- PyTorch ------------------------------------------------------------------------
@@ -155,7 +155,7 @@ def torch_calls(name: str) -> dict[str, Callable]:
         "convolutions": _torch_convolutions,
         "lstm": _torch_lstm,
     }[name]
-    found = {}
+    contenders = {}
     for label in ("unconstrained", "orthogonal", "orthogonal, cached"):
         modules, forward, x = build(torch)
         if label != "unconstrained":
@@ -163,8 +163,10 @@ def torch_calls(name: str) -> dict[str, Callable]:
                 orthogonal(module, weight)
         parameters = [p for m in {m for m, _ in modules} for p in m.parameters()]
         cached = label.endswith("cached")
-        found[f"torch {label}"] = _torch_step(torch, forward, x, parameters, cached)
-    return found
+        contenders[f"torch {label}"] = _torch_step(
+            torch, forward, x, parameters, cached
+        )
+    return contenders
 
 
 def _torch_step(torch, forward, x, parameters, cached):

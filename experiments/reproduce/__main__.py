@@ -90,7 +90,7 @@ def main(words: list[str]) -> None:
 def _request(words: list[str]) -> plan.Request:
     """What is asked for, with `all` and the places of workdir and results filled in."""
     try:
-        found = registry.named(words)
+        chosen = registry.named(words)
         if _SCALE.value not in protocol.SCALES:
             allowed = ", ".join(protocol.SCALES)
             raise ValueError(f"--scale must be one of {allowed}, got {_SCALE.value!r}")
@@ -107,7 +107,7 @@ def _request(words: list[str]) -> plan.Request:
     smoke = workdir / "smoke_results"
     results = smoke if _SCALE.value == "smoke" else records.RESULTS
     return plan.Request(
-        figures=found,
+        figures=chosen,
         scale=_SCALE.value,
         seeds=_SEEDS.value,
         redo=_REDO.value,

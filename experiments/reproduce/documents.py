@@ -108,12 +108,12 @@ def _picture(name: str, results: pathlib.Path, place: Place) -> str:
         path = drawing.picture(figure, scale, results)
         if figure.draw is not None and path.exists():
             link = place.link(f"experiments/results/figures/{path.name}")
-            found = drawing.usable(figure.runs(scale), results)
+            records = drawing.usable(figure.runs(scale), results)
             files = [
                 f"[{ending.upper()}]({posixpath.splitext(link)[0]}.{ending})"
                 for ending in ("pdf", "svg")
             ]
-            text = f"{drawing.caption(figure, scale, found)} {', '.join(files)}"
+            text = f"{drawing.caption(figure, scale, records)} {', '.join(files)}"
             image = f"![{figure.title}, scale {scale}]({link})"
             return f"{image}\n\n{markdown.wrapped(text)}"
     return ""
@@ -137,8 +137,12 @@ TABLES: dict[str, Table] = {
     "results": _plain(shipped.table),
     "readme_results": _plain(functools.partial(shipped.table, few=True)),
     "targets": _plain(targets.table),
-    **{name: _of_figure(each) for name, each in registry.FIGURES.items() if each.table},
-    **{name: _of_figure(each) for name, each in trials.FIGURES.items()},
+    **{
+        name: _of_figure(figure)
+        for name, figure in registry.FIGURES.items()
+        if figure.table
+    },
+    **{name: _of_figure(figure) for name, figure in trials.FIGURES.items()},
     "speed": _plain(speed.cells),
     "readme_speed": _plain(speed.few_cells),
     "speed_peers": _plain(speed.peers),

@@ -63,12 +63,12 @@ def missing(figure: protocol.Figure, request: plan.Request) -> list[protocol.Run
     Raises:
       ValueError: a record of another config, unless it is to be made again.
     """
-    statuses = plan.asked(figure, request)
-    print(f"{figure.name}: {plan.totals(statuses)}", flush=True)
-    problems = [state.problem for state in statuses if state.problem]
+    states = plan.states_of(figure, request)
+    print(f"{figure.name}: {plan.totals(states)}", flush=True)
+    problems = [state.problem for state in states if state.problem]
     if problems and not request.redo:
         raise ValueError(f"{problems[0]}\n--redo runs it again; or remove the file")
-    return [state.run for state in statuses if not state.record]
+    return [state.run for state in states if not state.record]
 
 
 def take(left: list[protocol.Run], request: plan.Request) -> protocol.Run | None:

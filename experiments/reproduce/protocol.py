@@ -120,15 +120,15 @@ class Figure(NamedTuple):
         """
         if scale not in SCALES:
             raise ValueError(f"scale must be one of {', '.join(SCALES)}, got {scale!r}")
-        found = self.settings(scale)
+        runs = self.settings(scale)
         if scale == "smoke":
-            return [each._replace(changes=each.changes | SMOKE) for each in found]
-        return found
+            return [run._replace(changes=run.changes | SMOKE) for run in runs]
+        return runs
 
 
-def models(name: str, scale: str, known: tuple[str, ...]) -> tuple[str, ...]:
+def models(name: str, scale: str, names: tuple[str, ...]) -> tuple[str, ...]:
     """Those that run by a protocol: at `smoke` the last alone has `paper` too."""
-    return known[-1:] if (name, scale) == ("paper", "smoke") else known
+    return names[-1:] if (name, scale) == ("paper", "smoke") else names
 
 
 def paper(model: str) -> dict[str, Any]:

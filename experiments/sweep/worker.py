@@ -60,14 +60,14 @@ def queue(sweep: setup.Sweep) -> set[TrialState]:
     attempts = storages.attempts(sweep.study)
     left = set()
     for number, planned in enumerate(sweep.plan):
-        mine = attempts.get(number, [])
-        if any(storages.settled(each) for each in mine):
+        tried = attempts.get(number, [])
+        if any(storages.settled(attempt) for attempt in tried):
             continue
-        live = [each for each in mine if not each.state.is_finished()]
+        live = [attempt for attempt in tried if not attempt.state.is_finished()]
         if live:
-            left |= {each.state for each in live}
-        elif storages.killed(mine) <= sweep.options.max_retries:
-            sweep.study.add_trial(_next_attempt(number, planned, mine))
+            left |= {attempt.state for attempt in live}
+        elif storages.killed(tried) <= sweep.options.max_retries:
+            sweep.study.add_trial(_next_attempt(number, planned, tried))
             left.add(TrialState.WAITING)
     return left
 
@@ -289,19 +289,19 @@ def _end_lost(sweep: setup.Sweep, unclaimed: dict[int, float]) -> None:
       unclaimed: {attempt: when this worker first saw that nobody had begun it}. Optuna
         misses only heartbeats that have begun; others end between queue and beginning.
     """
-    now, known = time.monotonic(), sweep.storage.contact
+    now, database = time.monotonic(), sweep.storage.contact
     running = sweep.study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))
     for trial in running:
         if _note(sweep, trial).exists():
             _end(sweep, trial._trial_id, interrupted=True)
             _note(sweep, trial).unlink(missing_ok=True)
-    new = {each.number: each for each in running if "worker" not in each.user_attrs}
+    new = {trial.number: trial for trial in running if "worker" not in trial.user_attrs}
     for number in set(unclaimed) - set(new):
         del unclaimed[number]
     for number, trial in new.items():
         seen = unclaimed.setdefault(number, now)
-        if now - max(seen, known.since) > sweep.options.grace:
+        if now - max(seen, database.since) > sweep.options.grace:
             _end(sweep, trial._trial_id, interrupted=True)
-    if running and known.held() > sweep.options.grace:
+    if running and database.held() > sweep.options.grace:
         for trial_id in sweep.storage._get_stale_trial_ids(sweep.study._study_id):
             _end(sweep, trial_id, interrupted=False)

@@ -49,14 +49,14 @@ def _run(scale: str, name: str, length: int, model: str, seed: int) -> protocol.
     return protocol.Run(place, "addition", changes, protocol=name)
 
 
-def draw(found: list[dict], scale: str) -> "Figure":
+def draw(records: list[dict], scale: str) -> "Figure":
     """Validation MSE and ||dL/dh_0|| over iterations, by protocol and length."""
     del scale
     rows = (
         panels.Curve("valid", "mse", "validation MSE"),
         panels.Curve("train", "carry_grad_norm", panels.CARRY_GRADIENT),
     )
-    return panels.lengths(found, rows, "T = {}", "always answering 1", 2.3)
+    return panels.lengths(records, rows, "T = {}", "always answering 1", 2.3)
 
 
 FIGURE = protocol.Figure(

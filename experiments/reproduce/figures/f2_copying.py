@@ -51,14 +51,14 @@ def _run(scale: str, name: str, lag: int, model: str, seed: int) -> protocol.Run
     return protocol.Run(place, config, changes, protocol=name)
 
 
-def draw(found: list[dict], scale: str) -> "Figure":
+def draw(records: list[dict], scale: str) -> "Figure":
     """Validation loss and recall over iterations: lags across, protocols down."""
     del scale
     rows = (
         panels.Curve("valid", "loss", "validation loss"),
         panels.Curve("valid", "recall", "validation recall", log=False),
     )
-    return panels.lengths(found, rows, "lag T = {}", "knows nothing", 2.7)
+    return panels.lengths(records, rows, "lag T = {}", "knows nothing", 2.7)
 
 
 FIGURE = protocol.Figure(

@@ -32,7 +32,7 @@ SOURCE = (
 
 def runs(scale: str) -> list[protocol.Run]:
     """A run for every model and seed, and at `cpu` the shipped ones."""
-    found = []
+    runs = []
     for model in protocol.RECURRENT:
         for seed in range(SEEDS[scale]):
             changes = {
@@ -43,8 +43,8 @@ def runs(scale: str) -> list[protocol.Run]:
             if scale == "smoke":
                 changes["task.steps"] = 28
             name = f"{scale}/pixel_mnist/{model}_seed{seed}"
-            found.append(protocol.Run(name, "pixel_mnist", changes))
-    return found + (list(shipped.PIXEL_MNIST) if scale == "cpu" else [])
+            runs.append(protocol.Run(name, "pixel_mnist", changes))
+    return runs + (list(shipped.PIXEL_MNIST) if scale == "cpu" else [])
 
 
 def table(results: pathlib.Path, scale: str) -> str:

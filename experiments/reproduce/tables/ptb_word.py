@@ -38,7 +38,7 @@ UNTRIED = ("spectral_lstm",)  # in the short trials: there are tuned runs alone
 
 def runs(scale: str) -> list[protocol.Run]:
     """A run for every row and seed, and the tuned ones."""
-    found = []
+    runs = []
     for row in (*protocol.RECURRENT, *UNTRIED, "lstm_equal"):
         equal = row == "lstm_equal"
         model = "lstm" if equal else row
@@ -58,11 +58,11 @@ def runs(scale: str) -> list[protocol.Run]:
                 "train.epochs": EPOCHS[scale],
             }
             if row not in UNTRIED and seed < SEEDS[scale]:
-                found.append(protocol.Run(name, "ptb_word", changes, free))
+                runs.append(protocol.Run(name, "ptb_word", changes, free))
             if row in TUNED:
                 changes = changes | TUNED[row]
-                found.append(protocol.Run(f"{name}_tuned", "ptb_word", changes))
-    return found
+                runs.append(protocol.Run(f"{name}_tuned", "ptb_word", changes))
+    return runs
 
 
 def table(results: pathlib.Path, scale: str) -> str:
