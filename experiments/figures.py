@@ -15,7 +15,7 @@ Exit codes: 0 done, 1 a log or record that cannot be read, 2 wrong arguments.
 from absl import flags
 
 from experiments import commandline
-from experiments.reproduce import figures
+from experiments.reproduce.figures import drawing
 from experiments.runs import curves
 
 _OUT = flags.DEFINE_string(
@@ -30,7 +30,7 @@ def main(words: list[str]) -> None:
             commandline.fail(2, f"--out must stand with several WORKDIR, got {words}")
         workdirs = list(map(commandline.folder, words))
         if not workdirs:
-            for path in figures.redraw():
+            for path in drawing.redraw():
                 print(path)
         elif len(workdirs) == 1:
             output = workdirs[0] / "learning_curve.png"

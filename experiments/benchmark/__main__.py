@@ -1,6 +1,7 @@
 """Step times of recurrent layers and of orthogonal matrices, each against its rivals.
 
     python -m experiments.benchmark [--quick] [--devices=N] [--peers] [--out=DIR]
+    python -m experiments.benchmark constraints [--model=NAME] [--peers] [--out=DIR]
 
 One step is loss and gradient of all parameters, the loss a random projection of the
 last state, float32, one input feature. Compilation is excluded. Within a cell (one n
@@ -14,7 +15,15 @@ gradients are summed once, for all contenders alike.
 
 Writes benchmark.json and benchmark.png to --out. A contender predicted above
 --max_seconds a step or --max_gib of temporaries is printed as skipped, with the
-prediction. Exit codes: 0 done, 1 wrong flags, 2 a size or a folder that does not fit.
+prediction.
+
+With `constraints` a step is that of a small transformer, a convolutional net and an
+LSTM: the unconstrained model, and the same with its kernels constrained (of the LSTM
+the recurrent one), each built where it is read (`as it is`) or once a call (`baked`).
+--peers adds the same models in PyTorch: plain, under `parametrizations.orthogonal`, and
+with `parametrize.cached()`. It writes benchmark_constraints.json to --out.
+
+Exit codes: 0 done, 1 wrong flags, 2 a size or a folder that does not fit.
 """
 
 import json
@@ -25,7 +34,14 @@ import jax
 from absl import flags
 
 from experiments import commandline
-from experiments.benchmark import contenders, drawing, measuring, peers, printing
+from experiments.benchmark import (
+    constraints,
+    contenders,
+    drawing,
+    measuring,
+    peers,
+    printing,
+)
 from experiments.runs import cores, files, records
 from experiments.training import memory
 from svdrnn import checks
@@ -45,9 +61,24 @@ _STEPS = flags.DEFINE_multi_integer(
     "steps", [100, 784, 2000], "Sequence lengths T.", lower_bound=1
 )
 _BATCH = flags.DEFINE_integer("batch", 128, "Batch size.", lower_bound=1)
-_SECONDS = flags.DEFINE_float("seconds", 8.0, "Time of a cell's rounds, 15 at most.")
+_SECONDS = flags.DEFINE_float(
+    "seconds",
+    None,
+    "Time of a cell's rounds, 15 at most; default: 8, of each model of constraints 60.",
+)
 _MAX_SECONDS = flags.DEFINE_float("max_seconds", 60.0, "Longest step that is run.")
 _MAX_GIB = flags.DEFINE_float("max_gib", 8.0, "Most temporary memory that is run.")
+_MODELS = flags.DEFINE_multi_enum(
+    "model",
+    list(constraints.MODELS),
+    list(constraints.MODELS),
+    "Models of constraints to time.",
+)
+
+CELL_SECONDS, MODEL_SECONDS = 8.0, 60.0  # of --seconds
+# The flags that one of the two benchmarks alone reads.
+OF_CONSTRAINTS = ("model",)
+OF_LAYERS = ("quick", "devices", "n", "steps", "batch", "max_seconds", "max_gib")
 
 QUICK_SECONDS = 10.0  # longest step of --quick
 MATRICES = [128, 256, 512, 1024, 2048]  # sizes n
@@ -58,14 +89,25 @@ BATCHES = [32, 64, 128, 256]
 
 def main(words: list[str]) -> None:
     """Measures what the flags ask for; whatever is wrong is one line."""
-    commandline.no_words(words)
+    of_constraints = words == ["constraints"]
+    if not of_constraints:
+        commandline.no_words(words)
+    _refuse_flags(OF_LAYERS if of_constraints else OF_CONSTRAINTS)
     try:
+        if of_constraints:
+            constraints.measure(
+                _MODELS.value,
+                peers=_PEERS.value,
+                seconds=_seconds(MODEL_SECONDS),
+                out=_folder(),
+            )
+            return
         numbers = _devices(_DEVICES.value, _BATCH.value)  # before JAX is used
         longest = checks.check_finite("--max_seconds", _MAX_SECONDS.value, least=0)
         if _QUICK.value:
             longest = min(longest, QUICK_SECONDS)
         limits = measuring.Limits(
-            checks.check_finite("--seconds", _SECONDS.value, least=0),
+            _seconds(CELL_SECONDS),
             longest,
             checks.check_finite("--max_gib", _MAX_GIB.value, least=0),
         )
@@ -74,11 +116,28 @@ def main(words: list[str]) -> None:
             (max(_SIZES.value), max(_STEPS.value), _BATCH.value),
             measuring.least_bytes(max(_SIZES.value), max(_STEPS.value), _BATCH.value),
         )
-        out = commandline.folder(_OUT.value, "--out")
-        out.mkdir(parents=True, exist_ok=True)
-        _measure(numbers, limits, out)
+        _measure(numbers, limits, _folder())
     except (ValueError, OSError) as error:
         commandline.refuse(error)
+
+
+def _refuse_flags(names: tuple[str, ...]) -> None:
+    """Ends the process where a flag is set that this benchmark does not read."""
+    foreign = [f"--{name}" for name in names if flags.FLAGS[name].present]
+    if foreign:
+        commandline.fail(1, f"this benchmark does not read {', '.join(foreign)}")
+
+
+def _seconds(default: float) -> float:
+    value = default if _SECONDS.value is None else _SECONDS.value
+    return checks.check_finite("--seconds", value, least=0)
+
+
+def _folder() -> pathlib.Path:
+    """The folder of the results, which is made where there is none."""
+    out = commandline.folder(_OUT.value, "--out")
+    out.mkdir(parents=True, exist_ok=True)
+    return out
 
 
 def _measure(numbers: list[int], limits: measuring.Limits, out: pathlib.Path) -> None:
@@ -119,16 +178,16 @@ def _measure(numbers: list[int], limits: measuring.Limits, out: pathlib.Path) ->
     print(f"\nwritten: {out / 'benchmark.json'}, {out / 'benchmark.png'}")
 
 
-def _devices(asked: int, batch: int) -> list[int]:
+def _devices(count: int, batch: int) -> list[int]:
     """How many devices to measure on: one, and as many as are asked for.
 
     Raises:
       ValueError: there are fewer, or they do not divide the batch.
     """
     # Before JAX looks for devices; only those of a CPU can be chosen.
-    jax.config.update("jax_num_cpu_devices", asked or cores.count())
+    jax.config.update("jax_num_cpu_devices", count or cores.count())
     there = jax.device_count()
-    number = asked or there
+    number = count or there
     if number > there:
         raise ValueError(f"--devices must be at most {there}, got {number}")
     if batch % number:
@@ -147,13 +206,15 @@ def _measure_layers(
     batch = _BATCH.value
     rivals = contenders.layers(n, batch, devices)
     if _QUICK.value:
-        rivals = [each for each in rivals if each.name != f"{contenders.PAPER} m={n}"]
+        rivals = [
+            rival for rival in rivals if rival.name != f"{contenders.PAPER} m={n}"
+        ]
     if _PEERS.value and devices == 1:
         rivals += peers.layers(n, batch)
     for steps in [784] if _QUICK.value else sorted(_STEPS.value):
         about = {"kind": "layer", "n": n, "steps": steps, "devices": devices}
-        known = measuring.predictions(rows, n, steps, devices)
-        new = measuring.measure_cell(rivals, steps, limits, about, known)
+        predicted = measuring.predictions(rows, n, steps, devices)
+        new = measuring.measure_cell(rivals, steps, limits, about, predicted)
         printing.cell(
             f"n={n}, T={steps}, batch {batch}, {printing.devices(devices)}",
             new,

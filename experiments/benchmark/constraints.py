@@ -1,6 +1,12 @@
-"""Flax models with constrained kernels and without, and the same in PyTorch."""
+"""What a constraint costs: flax models with constrained kernels and without.
 
+The same models in PyTorch are among the contenders where they are asked for.
+"""
+
+import dataclasses
 import importlib.util
+import json
+import pathlib
 from collections.abc import Callable
 from typing import Any
 
@@ -10,6 +16,9 @@ from flax import nnx
 
 import svdrnn
 from experiments.benchmark import timing
+from experiments.runs import files, records
+
+FILE = "benchmark_constraints.json"  # of the results
 
 WIDTH, HEADS, BLOCKS, TOKENS, SENTENCES = 128, 4, 2, 64, 16
 CHANNELS, IMAGES, SIDE = (32, 64, 64), 16, 32
@@ -118,11 +127,11 @@ def step(name: str, constraint=None, *, bake: bool = False) -> Callable:
 
 def calls(name: str) -> dict[str, Callable]:
     """All contenders of a model."""
-    found = {"unconstrained": step(name)}
+    contenders = {"unconstrained": step(name)}
     for label, constraint in CONSTRAINTS.items():
-        found[f"{label}, as it is"] = step(name, constraint)
-        found[f"{label}, baked"] = step(name, constraint, bake=True)
-    return found
+        contenders[f"{label}, as it is"] = step(name, constraint)
+        contenders[f"{label}, baked"] = step(name, constraint, bake=True)
+    return contenders
 
 
 # --- PyTorch ------------------------------------------------------------------------
@@ -146,7 +155,7 @@ def torch_calls(name: str) -> dict[str, Callable]:
         "convolutions": _torch_convolutions,
         "lstm": _torch_lstm,
     }[name]
-    found = {}
+    contenders = {}
     for label in ("unconstrained", "orthogonal", "orthogonal, cached"):
         modules, forward, x = build(torch)
         if label != "unconstrained":
@@ -154,8 +163,10 @@ def torch_calls(name: str) -> dict[str, Callable]:
                 orthogonal(module, weight)
         parameters = [p for m in {m for m, _ in modules} for p in m.parameters()]
         cached = label.endswith("cached")
-        found[f"torch {label}"] = _torch_step(torch, forward, x, parameters, cached)
-    return found
+        contenders[f"torch {label}"] = _torch_step(
+            torch, forward, x, parameters, cached
+        )
+    return contenders
 
 
 def _torch_step(torch, forward, x, parameters, cached):
@@ -231,6 +242,37 @@ def _torch_lstm(torch):
 
 
 # --- results ------------------------------------------------------------------------
+
+
+def measure(
+    models: list[str], *, peers: bool, seconds: float, out: pathlib.Path
+) -> pathlib.Path:
+    """Times the models, prints the table, and writes the results into a folder.
+
+    Args:
+      models: names in `MODELS`.
+      peers: whether PyTorch is timed, too.
+      seconds: for the rounds of a model, and as many for those in PyTorch.
+      out: folder of the results.
+    """
+    results: dict[str, dict[str, timing.Timing]] = {}
+    for name in models:
+        results[name] = timing.in_turn(calls(name), seconds=seconds)
+        if peers:
+            # By themselves: a slow one would leave the others few rounds.
+            results[name] |= timing.in_turn(torch_calls(name), seconds=seconds)
+    print(table(results))
+    record = {
+        "machine": records.machine(),
+        "revision": records.revision(),
+        "models": {
+            name: {label: dataclasses.asdict(t) for label, t in timings.items()}
+            for name, timings in results.items()
+        },
+    }
+    path = out / FILE
+    files.write(path, json.dumps(record, indent=1) + "\n")
+    return path
 
 
 def table(results: dict[str, dict[str, timing.Timing]]) -> str:

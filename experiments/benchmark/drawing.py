@@ -35,20 +35,20 @@ def draw(record: str | pathlib.Path, output: str | pathlib.Path) -> pathlib.Path
 def _looks(rows: list[dict]) -> dict[str, dict]:
     """A colour for each contender; those of `SpectralRNN` solid, others dashed."""
     names = list(dict.fromkeys(row["contender"] for row in rows))
-    found = {}
+    looks = {}
     for i, name in enumerate(names):
         around = 2 * (i // len(pictures.PALETTE))
         dashes = pictures.DASHES[around + (not name.startswith("SpectralRNN"))]
         color = pictures.PALETTE[i % len(pictures.PALETTE)]
-        found[name] = {"color": color, "linestyle": dashes}
-    return found
+        looks[name] = {"color": color, "linestyle": dashes}
+    return looks
 
 
 def _draw_times(panel: Any, rows: list[dict], axis: str, looks: dict) -> None:
     """One panel: milliseconds of each contender over a column of the rows."""
     for name in dict.fromkeys(row["contender"] for row in rows):
-        mine = [row for row in rows if row["contender"] == name]
-        points = sorted((row[axis], row["seconds"] * 1e3) for row in mine)
+        of_contender = [row for row in rows if row["contender"] == name]
+        points = sorted((row[axis], row["seconds"] * 1e3) for row in of_contender)
         panel.plot(*zip(*points, strict=True), marker="o", label=name, **looks[name])
     panel.set_xscale("log", base=2)
     panel.set_yscale("log")

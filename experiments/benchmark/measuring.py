@@ -59,13 +59,13 @@ def predictions(
 
     A contender that was skipped at a shorter length keeps its prediction.
     """
-    found = {}
+    predicted = {}
     for row in rows:
         seconds = row.get("seconds", row.get("predicted_seconds"))
         same = (row.get("n"), row.get("devices", 1)) == (n, devices)
         if same and row.get("steps") and seconds is not None:
-            found[row["contender"]] = seconds * steps / row["steps"]
-    return found
+            predicted[row["contender"]] = seconds * steps / row["steps"]
+    return predicted
 
 
 def measure_cell(
@@ -112,12 +112,12 @@ def measure_cell(
         timed |= timing.in_turn({name: call}, seconds=limits.seconds)
     for row in rows:
         if row["contender"] in timed:
-            found = timed[row["contender"]]
+            time = timed[row["contender"]]
             row |= {
-                "seconds": found.median,
-                "low": found.low,
-                "high": found.high,
-                "repeats": found.repeats,
+                "seconds": time.median,
+                "low": time.low,
+                "high": time.high,
+                "repeats": time.repeats,
             }
     return rows
 
@@ -129,14 +129,14 @@ def ratios(rows: list[dict]) -> list[dict]:
         for row in rows
         if row["kind"] == "layer" and "seconds" in row
     }
-    found = []
+    cells = []
     for *cell, contender in seconds:
         base = seconds.get((*cell, contenders.BASELINE))
         if contender == contenders.HEADLINE and base is not None:
             names = dict(zip(("n", "steps", "devices"), cell, strict=True))
             ratio = seconds[*cell, contender] / base
-            found.append({**names, "contender": contender, "ratio": ratio})
-    return found
+            cells.append({**names, "contender": contender, "ratio": ratio})
+    return cells
 
 
 def measure_scaling(batch: int, steps: list[int], batches: list[int]) -> list[dict]:
@@ -164,7 +164,7 @@ def measure_scaling(batch: int, steps: list[int], batches: list[int]) -> list[di
             contenders.spectral(128, contenders.REFLECTORS, "auto"), 128, b
         )
         add("batch", "batch", b, prepare(make, 200))
-    for index, found in timing.in_turn(calls, seconds=30.0, most=9).items():
-        rows[index] |= {"seconds": found.median, "low": found.low, "high": found.high}
-        rows[index]["repeats"] = found.repeats
+    for index, time in timing.in_turn(calls, seconds=30.0, most=9).items():
+        rows[index] |= {"seconds": time.median, "low": time.low, "high": time.high}
+        rows[index]["repeats"] = time.repeats
     return rows

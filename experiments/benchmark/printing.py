@@ -13,7 +13,7 @@ def exponent(sizes: list[int], seconds: list[float]) -> float:
 
 def cell(title: str, rows: list[dict], baselines: tuple[str, ...]) -> None:
     """One table: milliseconds, spread, memory and the ratio to each baseline."""
-    found = {row["contender"]: row.get("seconds") for row in rows}
+    seconds = {row["contender"]: row.get("seconds") for row in rows}
     print(f"\n{title}")
     head = "".join(f"{'/ ' + name:>24}" for name in baselines)
     print(f"  {'':<28}{'ms':>10}{'range':>20}{'MiB':>9}{head}")
@@ -25,7 +25,9 @@ def cell(title: str, rows: list[dict], baselines: tuple[str, ...]) -> None:
         used = row["temp_bytes"]
         memory = "" if used is None else f"{used / 2**20:.0f}"
         ratios = "".join(
-            f"{row['seconds'] / found[name]:>24.3f}" if found.get(name) else f"{'':>24}"
+            f"{row['seconds'] / seconds[name]:>24.3f}"
+            if seconds.get(name)
+            else f"{'':>24}"
             for name in baselines
         )
         print(
@@ -34,12 +36,12 @@ def cell(title: str, rows: list[dict], baselines: tuple[str, ...]) -> None:
         )
 
 
-def ratios(found: list[dict]) -> None:
+def ratios(rows: list[dict]) -> None:
     """Of each cell one line: what the README's headline is made of."""
     print(f"\n{contenders.HEADLINE} to {contenders.BASELINE}:")
-    for each in found:
-        cell = f"n={each['n']}, T={each['steps']}, {devices(each['devices'])}"
-        print(f"  {cell:<32}{each['ratio']:.3f}")
+    for row in rows:
+        cell = f"n={row['n']}, T={row['steps']}, {devices(row['devices'])}"
+        print(f"  {cell:<32}{row['ratio']:.3f}")
 
 
 def devices(number: int) -> str:
@@ -66,12 +68,14 @@ def scaling(rows: list[dict]) -> None:
         " (T=200)"
     )
     for series in dict.fromkeys(row["series"] for row in rows):
-        mine = [row for row in rows if row["series"] == series]
+        of_series = [row for row in rows if row["series"] == series]
         axis = "batch" if series == "batch" else "steps"
-        for row in mine:
+        for row in of_series:
             print(
                 f"  {series:<18}{axis} {row[axis]:<8}{row['seconds'] * 1e3:>10.1f} ms"
                 f"{row['temp_bytes'] / 2**20:>10.1f} MiB of temporaries"
             )
-        slope = exponent([r[axis] for r in mine], [r["seconds"] for r in mine])
+        slope = exponent(
+            [r[axis] for r in of_series], [r["seconds"] for r in of_series]
+        )
         print(f"  {series:<18}exponent {slope:.3f}")

@@ -6,14 +6,15 @@
 
 FIGURE is F1, F2, F3, F4, F5 (addition, copy, pixel MNIST, deep MLPs, certificates),
 pixel_mnist or ptb_word (the tables), all, or the path of a Python file with FIGURE, as
-those in experiments/reproduce/. trials stands for the grids from which each model's
-settings were chosen (experiments/reproduce/trials.py), and each can be named. --plan
-shows every run, whether it is recorded, and what it takes; nothing is run. --seeds=N
-leaves all but the first N seeds for another time, --protocol=paper the runs of the
-other. --workers=N makes N runs at a time, each in a process of its own on its part of
-the cores; what one prints is in a .log file beside its workdir, and where one fails the
-others go on. `readme` draws every figure anew and rewrites the tables of README.md and
-docs/*.md.
+those in experiments/reproduce/figures/. trials stands for the grids from which each
+model's settings were chosen (experiments/reproduce/grids.py), and each can be named.
+--plan shows every run, whether it is recorded, and what it takes; nothing is run.
+--seeds=N leaves all but the first N seeds for another time, --protocol=paper the runs
+of the other. --workers=N makes N runs at a time, each in a process of its own on its
+part of the cores; what one prints is in a .log file beside its workdir, and where one
+fails the others go on. The command given again meanwhile, on any machine that sees
+--workdir and --results, makes the runs that no other one makes. `readme` draws every
+figure anew and rewrites the tables of README.md and docs/*.md.
 
 Each run is recorded in experiments/results/ as it finishes or diverges, and a run that
 was stopped goes on from its last checkpoint: the same command can be stopped and given
@@ -37,12 +38,11 @@ from experiments import commandline
 from experiments.reproduce import (
     documents,
     execution,
-    figures,
     plan,
     protocol,
     registry,
-    sharing,
 )
+from experiments.reproduce.figures import drawing
 from experiments.runs import records, signals, workers
 
 _SCALE = flags.DEFINE_string("scale", None, ", ".join(protocol.SCALES))
@@ -77,10 +77,10 @@ def main(words: list[str]) -> None:
             plan.show(request)
         elif _RUN.value is not None:
             workers.end_with_parent()
-            execution.run(sharing.find(_RUN.value, request), request)
+            execution.make(execution.find(_RUN.value, request), request)
         elif _WORKERS.value > 1:
             signals.raise_at_once()  # that workers are ended
-            sharing.reproduce(request, _WORKERS.value)
+            execution.share(request, _WORKERS.value)
         else:
             execution.reproduce(request)
     except (ValueError, OSError) as error:
@@ -90,7 +90,7 @@ def main(words: list[str]) -> None:
 def _request(words: list[str]) -> plan.Request:
     """What is asked for, with `all` and the places of workdir and results filled in."""
     try:
-        found = registry.named(words)
+        chosen = registry.named(words)
         if _SCALE.value not in protocol.SCALES:
             allowed = ", ".join(protocol.SCALES)
             raise ValueError(f"--scale must be one of {allowed}, got {_SCALE.value!r}")
@@ -107,7 +107,7 @@ def _request(words: list[str]) -> plan.Request:
     smoke = workdir / "smoke_results"
     results = smoke if _SCALE.value == "smoke" else records.RESULTS
     return plan.Request(
-        figures=found,
+        figures=chosen,
         scale=_SCALE.value,
         seeds=_SEEDS.value,
         redo=_REDO.value,
@@ -119,7 +119,7 @@ def _request(words: list[str]) -> plan.Request:
 
 def _readme() -> None:
     """Draws every figure and rewrites the tables of README.md and docs/."""
-    for path in (*figures.redraw(), *documents.write()):
+    for path in (*drawing.redraw(), *documents.write()):
         print(path)
 
 

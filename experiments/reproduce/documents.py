@@ -11,17 +11,9 @@ import re
 from collections.abc import Callable
 from typing import NamedTuple
 
-from experiments.reproduce import (
-    config_fields,
-    figures,
-    markdown,
-    protocol,
-    registry,
-    shipped,
-    speed,
-    targets,
-    trials,
-)
+from experiments.reproduce import config_fields, markdown, protocol, registry
+from experiments.reproduce.figures import drawing
+from experiments.reproduce.tables import shipped, speed, targets, trials
 from experiments.runs import files, records
 
 ROOT = pathlib.Path(__file__).parents[2]
@@ -113,15 +105,15 @@ def _picture(name: str, results: pathlib.Path, place: Place) -> str:
     """A figure and its caption at the greatest scale that is drawn, or nothing."""
     figure = registry.FIGURES[name]
     for scale in ("full", "cpu"):
-        path = figures.picture(figure, scale, results)
+        path = drawing.picture(figure, scale, results)
         if figure.draw is not None and path.exists():
             link = place.link(f"experiments/results/figures/{path.name}")
-            found = figures.usable(figure.runs(scale), results)
+            records = drawing.usable(figure.runs(scale), results)
             files = [
                 f"[{ending.upper()}]({posixpath.splitext(link)[0]}.{ending})"
                 for ending in ("pdf", "svg")
             ]
-            text = f"{figures.caption(figure, scale, found)} {', '.join(files)}"
+            text = f"{drawing.caption(figure, scale, records)} {', '.join(files)}"
             image = f"![{figure.title}, scale {scale}]({link})"
             return f"{image}\n\n{markdown.wrapped(text)}"
     return ""
@@ -145,8 +137,12 @@ TABLES: dict[str, Table] = {
     "results": _plain(shipped.table),
     "readme_results": _plain(functools.partial(shipped.table, few=True)),
     "targets": _plain(targets.table),
-    **{name: _of_figure(each) for name, each in registry.FIGURES.items() if each.table},
-    **{name: _of_figure(each) for name, each in trials.FIGURES.items()},
+    **{
+        name: _of_figure(figure)
+        for name, figure in registry.FIGURES.items()
+        if figure.table
+    },
+    **{name: _of_figure(figure) for name, figure in trials.FIGURES.items()},
     "speed": _plain(speed.cells),
     "readme_speed": _plain(speed.few_cells),
     "speed_peers": _plain(speed.peers),

@@ -53,8 +53,8 @@ def estimate(config: dict) -> float:
         return SMOKE_SECONDS
     task = config["task"]["name"]
     evaluations = 4 + steps(config) // config["train"]["eval_every"]
-    each = EVALUATION_STEPS.get(task, SYNTHETIC_EVALUATION_STEPS)
-    count = steps(config) + evaluations * each
+    evaluation_steps = EVALUATION_STEPS.get(task, SYNTHETIC_EVALUATION_STEPS)
+    count = steps(config) + evaluations * evaluation_steps
     return RUN_SECONDS + count * _step_seconds(config)
 
 

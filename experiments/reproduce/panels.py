@@ -23,18 +23,18 @@ ABOVE_BASELINE = 100  # losses beyond so many times that of knowing nothing are 
 CARRY_GRADIENT = "‖∂L/∂h⁽⁰⁾‖"
 
 
-def by_model(found: list[dict]) -> Series:
+def by_model(records: list[dict]) -> Series:
     """A series for each model, in the order of the records."""
     series: Series = {}
-    for record in found:
+    for record in records:
         series.setdefault(pictures.title(_model(record)), []).append(record)
     return series
 
 
-def by_radius(found: list[dict]) -> Series:
+def by_radius(records: list[dict]) -> Series:
     """A series for each model, and of spectral for each radius."""
     series: Series = {}
-    for record in found:
+    for record in records:
         label = pictures.title(_model(record))
         if _model(record) == "spectral":
             label += f", r = {record['config']['model']['radius']:g}"
@@ -42,13 +42,13 @@ def by_radius(found: list[dict]) -> Series:
     return series
 
 
-def by_protocol(found: list[dict]) -> dict[str, list[dict]]:
+def by_protocol(records: list[dict]) -> dict[str, list[dict]]:
     """The records of each protocol that has any."""
     groups = {
-        name: [record for record in found if record["protocol"] == name]
+        name: [record for record in records if record["protocol"] == name]
         for name in protocol.PROTOCOLS
     }
-    return {name: records for name, records in groups.items() if records}
+    return {name: group for name, group in groups.items() if group}
 
 
 def same_limits(panels: Iterable[Any]) -> None:
@@ -61,12 +61,12 @@ def same_limits(panels: Iterable[Any]) -> None:
 
 def styles(series: Series) -> Styles:
     """Each model's own colour; several series of one differ in their dashes."""
-    found: Styles = {}
+    looks: Styles = {}
     models = [_model(records[0]) for records in series.values()]
     for i, (label, model) in enumerate(zip(series, models, strict=True)):
         later = models[i + 1 :].count(model)
-        found[label] = pictures.model_style(model, later)
-    return found
+        looks[label] = pictures.model_style(model, later)
+    return looks
 
 
 def _model(record: dict) -> str:
@@ -90,20 +90,20 @@ def last(record: dict, key: str) -> float | None:
     return values[-1] if values and record["result"] else None
 
 
-def iterations(found: list[dict]) -> str:
+def iterations(records: list[dict]) -> str:
     """'1,000 iterations', or the range where models differ."""
-    counts = sorted({estimates.steps(record["config"]) for record in found})
+    counts = sorted({estimates.steps(record["config"]) for record in records})
     if not counts:
         return "no runs"
     ends = counts if len(counts) == 1 else (counts[0], counts[-1])
     return " to ".join(f"{count:,}" for count in ends) + " iterations"
 
 
-def machines(found: list[dict]) -> str:
+def machines(records: list[dict]) -> str:
     """The machines of records in general terms: device and cores."""
     names = {
         f"{machine['device']}, {machine['cores']} cores, {machine['architecture']}"
-        for machine in (record["machine"] for record in found)
+        for machine in (record["machine"] for record in records)
         if machine is not None
     }
     return " / ".join(sorted(names))
@@ -127,15 +127,15 @@ def curves(
     `looks` are those of `styles`, where other panels have series that this one lacks.
     """
     looks = looks or styles(series)
-    for name, found in series.items():
+    for name, records in series.items():
         points: dict[int, list[float]] = {}
-        for record in found:
+        for record in records:
             for point in record.get(split, []):
                 if point.get(key) is not None:
                     points.setdefault(point["step"], []).append(point[key])
         if points:
             _band(panel, points, name, unit, looks[name])
-            _mark_diverged(panel, found, split, key, looks[name], unit)
+            _mark_diverged(panel, records, split, key, looks[name], unit)
     if log:
         panel.set_yscale("log")
 
@@ -150,31 +150,31 @@ class Curve(NamedTuple):
 
 
 def lengths(
-    found: list[dict], rows: tuple[Curve, ...], title: str, nothing: str, width: float
+    records: list[dict], rows: tuple[Curve, ...], title: str, nothing: str, width: float
 ) -> "Figure":
     """Curves over iterations: lengths of the task across, protocols and rows down.
 
     Args:
-      found: the records, with `task.length`.
+      records: of runs whose config has `task.length`.
       rows: of each protocol; the first has a line at the loss of the model that knows
         nothing.
       title: of a column, with {} for its length.
       nothing: the name of that line.
       width: of a column, in inches.
     """
-    columns = sorted({record["config"]["task"]["length"] for record in found})
-    groups = by_protocol(found)
+    columns = sorted({record["config"]["task"]["length"] for record in records})
+    groups = by_protocol(records)
     size = width * len(columns) + 0.3, 1.8 * len(rows) * len(groups) + 0.4
     figure = pictures.figure(*size)
     shape = len(groups), len(rows), len(columns)
     grid = figure.subplots(shape[0] * shape[1], shape[2], squeeze=False)
-    for block, (name, records) in zip(grid.reshape(shape), groups.items(), strict=True):
+    for block, (name, of_name) in zip(grid.reshape(shape), groups.items(), strict=True):
         for column, length in zip(block.T, columns, strict=True):
-            mine = [r for r in records if r["config"]["task"]["length"] == length]
+            group = [r for r in of_name if r["config"]["task"]["length"] == length]
             for panel, row in zip(column, rows, strict=True):
-                curves(panel, by_model(mine), row.split, row.key, log=row.log)
-            baseline(column[0], mine, nothing)
-            heading = f"{name}, {title.format(length)}, {iterations(mine)}"
+                curves(panel, by_model(group), row.split, row.key, log=row.log)
+            baseline(column[0], group, nothing)
+            heading = f"{name}, {title.format(length)}, {iterations(group)}"
             column[0].set_title(heading)
             column[-1].set_xlabel("iteration")
         for panel, row in zip(block[:, 0], rows, strict=True):
@@ -182,10 +182,10 @@ def lengths(
     # The same panel of each protocol has the same limits.
     for panels in grid.reshape(shape).transpose(1, 2, 0).reshape(-1, len(groups)):
         same_limits(panels)
-    known = [record["result"]["baseline"] for record in found if record["result"]]
-    for panel in grid.reshape(shape)[:, 0].flat if known else ():
+    baselines = [record["result"]["baseline"] for record in records if record["result"]]
+    for panel in grid.reshape(shape)[:, 0].flat if baselines else ():
         # One run that leaves all bounds would leave no room for the others.
-        panel.set_ylim(top=min(panel.get_ylim()[1], ABOVE_BASELINE * max(known)))
+        panel.set_ylim(top=min(panel.get_ylim()[1], ABOVE_BASELINE * max(baselines)))
     for panel in grid.flat:
         not_run(panel)
     figure.align_ylabels(grid)
@@ -205,9 +205,9 @@ def over(
     `value` gives both of a record, the second None where the run diverged.
     """
     looks = looks or styles(series)
-    for name, found in series.items():
+    for name, records in series.items():
         points: dict[float, list[float]] = {}
-        for record in found:
+        for record in records:
             place, number = value(record)
             if number is not None:
                 points.setdefault(place, []).append(number)
@@ -219,12 +219,12 @@ def over(
         panel.set_yscale("log")
 
 
-def baseline(panel: Any, found: list[dict], name: str) -> None:
+def baseline(panel: Any, records: list[dict], name: str) -> None:
     """A dashed line at the loss of the model that knows nothing."""
-    known = [r["result"]["baseline"] for r in found if r["result"]]
-    if known:
+    losses = [r["result"]["baseline"] for r in records if r["result"]]
+    if losses:
         look = {"color": "gray", "linestyle": "--", "linewidth": 1}
-        panel.axhline(known[0], label=name, **look)
+        panel.axhline(losses[0], label=name, **look)
 
 
 def not_run(panel: Any) -> None:
@@ -254,13 +254,13 @@ def _band(panel: Any, points: dict, name: str, unit: int, look: dict) -> None:
 
 
 def _mark_diverged(
-    panel: Any, found: list[dict], split: str, key: str, look: dict, unit: int
+    panel: Any, records: list[dict], split: str, key: str, look: dict, unit: int
 ) -> None:
     """A cross at the last finite point of every run that diverged."""
-    for record in found:
-        known = [p for p in record.get(split, []) if p.get(key) is not None]
-        if record["result"] is None and known:
-            _cross(panel, known[-1]["step"] / unit, known[-1][key], look)
+    for record in records:
+        points = [p for p in record.get(split, []) if p.get(key) is not None]
+        if record["result"] is None and points:
+            _cross(panel, points[-1]["step"] / unit, points[-1][key], look)
 
 
 def _cross(panel: Any, x: float, y: float, look: dict, transform: Any = None) -> None:

@@ -27,43 +27,43 @@ def show(request: Request) -> None:
         " record"
     )
     for figure in request.figures:
-        found = asked(figure, request)
-        for each in found:
-            print(_line(each))
-        print(f"{figure.name}: {totals(found)}\n")
-        seen |= {each.run.name: each for each in found}
+        states = states_of(figure, request)
+        for state in states:
+            print(_line(state))
+        print(f"{figure.name}: {totals(states)}\n")
+        seen |= {state.run.name: state for state in states}
     print(f"in all: {totals(list(seen.values()))}")
-    for each in seen.values():
-        if each.problem:
-            print(f"cannot be used: {each.problem}")
+    for state in seen.values():
+        if state.problem:
+            print(f"cannot be used: {state.problem}")
 
 
-def asked(figure: protocol.Figure, request: Request) -> list[status.Status]:
+def states_of(figure: protocol.Figure, request: Request) -> list[status.Status]:
     """The runs of a figure, as `seeds` and `protocol` leave them."""
-    found = status.of_figure(figure, request.scale, request.results)
+    states = status.of_figure(figure, request.scale, request.results)
     if request.seeds is not None:
-        found = [s for s in found if s.run.changes.get("seed", 0) < request.seeds]
+        states = [s for s in states if s.run.changes.get("seed", 0) < request.seeds]
     if request.protocol is not None:
-        found = [s for s in found if s.run.protocol == request.protocol]
-    return found
+        states = [s for s in states if s.run.protocol == request.protocol]
+    return states
 
 
-def totals(found: list[status.Status]) -> str:
+def totals(states: list[status.Status]) -> str:
     """'3 of 45 runs recorded; 1 h 40 min with them, 1 h 35 min to go'."""
-    done = [each for each in found if each.record]
-    whole = sum(each.seconds for each in found)
-    left = whole - sum(each.seconds for each in done)
+    done = [state for state in states if state.record]
+    whole = sum(state.seconds for state in states)
+    left = whole - sum(state.seconds for state in done)
     return (
-        f"{len(done)} of {len(found)} runs recorded; {progress.duration(whole)} with"
+        f"{len(done)} of {len(states)} runs recorded; {progress.duration(whole)} with"
         f" them, {progress.duration(left)} to go"
     )
 
 
-def _line(each: status.Status) -> str:
-    state = "missing"
-    if each.problem:
-        state = "other config"
-    elif each.record:
-        state = "done" if each.record["result"] else "diverged"
-    time = f"{'' if each.measured else '~'}{progress.duration(each.seconds)}"
-    return f"  {state:<12} {time:>14}  {each.run.name}"
+def _line(state: status.Status) -> str:
+    text = "missing"
+    if state.problem:
+        text = "other config"
+    elif state.record:
+        text = "done" if state.record["result"] else "diverged"
+    time = f"{'' if state.measured else '~'}{progress.duration(state.seconds)}"
+    return f"  {text:<12} {time:>14}  {state.run.name}"

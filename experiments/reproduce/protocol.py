@@ -17,7 +17,7 @@ singular values around 0, as the authors advise). Its iterations are those of `t
 gradients are clipped at norm 1, of which the paper says nothing.
 
 In `tuned` each model has the settings of the shipped config and, of its trials, as many
-for every model, what was best on validation data (`trials.CHOSEN`). Copying at lags of
+for every model, what was best on validation data (`grids.CHOSEN`). Copying at lags of
 500 and more, ornn and spectral have a much smaller rate for the reflectors, which the
 others have not (see configs/copying.py). rnn starts random, irnn from the identity
 (copy: orthogonal), ornn and spectral as the shipped config says; but for adding ornn
@@ -34,6 +34,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from configs import common
 from experiments.data import stand_in
 from experiments.runs import identity
+from experiments.tasks import scoring
 
 if TYPE_CHECKING:
     from matplotlib import figure
@@ -119,15 +120,15 @@ class Figure(NamedTuple):
         """
         if scale not in SCALES:
             raise ValueError(f"scale must be one of {', '.join(SCALES)}, got {scale!r}")
-        found = self.settings(scale)
+        runs = self.settings(scale)
         if scale == "smoke":
-            return [each._replace(changes=each.changes | SMOKE) for each in found]
-        return found
+            return [run._replace(changes=run.changes | SMOKE) for run in runs]
+        return runs
 
 
-def models(name: str, scale: str, known: tuple[str, ...]) -> tuple[str, ...]:
+def models(name: str, scale: str, names: tuple[str, ...]) -> tuple[str, ...]:
     """Those that run by a protocol: at `smoke` the last alone has `paper` too."""
-    return known[-1:] if (name, scale) == ("paper", "smoke") else known
+    return names[-1:] if (name, scale) == ("paper", "smoke") else names
 
 
 def paper(model: str) -> dict[str, Any]:
@@ -184,3 +185,8 @@ def config_file(run: Run) -> str:
 def config_dict(run: Run) -> dict:
     """The run's config as plain JSON values."""
     return identity.to_dict(build_config(run))
+
+
+def primary(run: Run) -> scoring.Metric:
+    """The primary metric of the run's task, by which its results are told."""
+    return scoring.PRIMARY[build_config(run).task.name]

@@ -7,17 +7,18 @@ import importlib
 import pathlib
 import runpy
 
-from experiments.reproduce import protocol, trials
+from experiments.reproduce import protocol
+from experiments.reproduce.tables import trials
 
-# Files beside this one, each with a `FIGURE`, in the order in which `all` takes them.
+# Files below this folder, each with a `FIGURE`, in the order in which `all` takes them.
 _FILES = (
-    "f1_addition",
-    "f2_copying",
-    "f3_pixel_mnist",
-    "f4_deep_mlp",
-    "f5_certificate",
-    "pixel_mnist",
-    "ptb_word",
+    "figures.f1_addition",
+    "figures.f2_copying",
+    "figures.f3_pixel_mnist",
+    "figures.f4_deep_mlp",
+    "figures.f5_certificate",
+    "tables.pixel_mnist",
+    "tables.ptb_word",
 )
 
 
@@ -36,21 +37,21 @@ def find(name: str) -> protocol.Figure:
     """
     if name.endswith(".py") and pathlib.Path(name).is_file():
         try:
-            found = runpy.run_path(name).get("FIGURE")
+            figure = runpy.run_path(name).get("FIGURE")
         except (Exception, SystemExit) as error:  # whatever the file does
             raise ValueError(f"{name}: {type(error).__name__}: {error}") from None
-        if not isinstance(found, protocol.Figure):
+        if not isinstance(figure, protocol.Figure):
             raise ValueError(
-                f"FIGURE must be a protocol.Figure in {name}, got {found!r}"
+                f"FIGURE must be a protocol.Figure in {name}, got {figure!r}"
             )
-        return found
-    known = FIGURES | trials.FIGURES
-    if name not in known:
+        return figure
+    figures = FIGURES | trials.FIGURES
+    if name not in figures:
         raise ValueError(
-            f"FIGURE must be one of {', '.join(known)}, all, trials, or a Python file"
+            f"FIGURE must be one of {', '.join(figures)}, all, trials, or a Python file"
             f" with FIGURE, got {name!r}"
         )
-    return known[name]
+    return figures[name]
 
 
 def named(words: list[str]) -> list[protocol.Figure]:
@@ -62,7 +63,7 @@ def named(words: list[str]) -> list[protocol.Figure]:
     if not words:
         raise ValueError("FIGURE must be given, got none")
     several = {"all": FIGURES, "trials": trials.FIGURES}
-    found: dict[str, protocol.Figure] = {}
+    figures: dict[str, protocol.Figure] = {}
     for word in words:
-        found |= several.get(word) or {word: find(word)}
-    return list(found.values())
+        figures |= several.get(word) or {word: find(word)}
+    return list(figures.values())

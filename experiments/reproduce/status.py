@@ -47,8 +47,8 @@ def find(run: protocol.Run, results: pathlib.Path) -> tuple[dict | None, str | N
         )
     stands_in = config["data_dir"] == stand_in.NAME
     if (record.get("data") == stand_in.NAME) != stands_in:
-        asked = "stand-in" if stands_in else "real"
-        return None, f"{path} is not of {asked} data"
+        kind = "stand-in" if stands_in else "real"
+        return None, f"{path} is not of {kind} data"
     if run.certificate and record["result"] and "certificate" not in record:
         return None, f"{path} has no certificate"
     return record, None
@@ -92,7 +92,7 @@ def measured_costs(results: pathlib.Path) -> dict[tuple, float]:
     Short runs, of less than half of the updates of the longest of their shape, are
     mostly compilation and evaluation.
     """
-    found: dict[tuple, list[tuple[int, float]]] = {}
+    costs: dict[tuple, list[tuple[int, float]]] = {}
     for path in sorted(results.rglob("*.json")):
         name = path.relative_to(results).with_suffix("")
         try:
@@ -109,8 +109,8 @@ def measured_costs(results: pathlib.Path) -> dict[tuple, float]:
                 shape = estimates.shape(record["config"])
             except (KeyError, TypeError):
                 continue  # a config that is damaged
-            found.setdefault(shape, []).append((steps, seconds / steps))
-    return {shape: _of_the_longer(values) for shape, values in found.items()}
+            costs.setdefault(shape, []).append((steps, seconds / steps))
+    return {shape: _of_the_longer(values) for shape, values in costs.items()}
 
 
 def _of_the_longer(costs: list[tuple[int, float]]) -> float:

@@ -4,14 +4,19 @@ import contextlib
 import os
 import pathlib
 import socket
-from collections.abc import Iterator
-from typing import Any
+import time
+from collections.abc import Callable, Iterator
+from typing import Any, TypeVar
 
 import filelock
 
 from experiments.runs import config_file, files, identity
 
 LOCK = "run.lock"
+
+_PAUSE = 0.5  # seconds between looks at a folder that is in use
+
+Made = TypeVar("Made")
 
 # What a command that was killed at once leaves; the first is of older versions.
 _OWN = {"config.json.tmp", LOCK}
@@ -123,6 +128,10 @@ def _no_result(path: pathlib.Path, why: str) -> ValueError:
     )
 
 
+class InUse(ValueError):
+    """Another process works in a folder; the text names it."""
+
+
 @contextlib.contextmanager
 def held(workdir: pathlib.Path) -> Iterator[None]:
     """Keeps other processes out of the folder for the length of a context.
@@ -130,7 +139,7 @@ def held(workdir: pathlib.Path) -> Iterator[None]:
     The lock is the operating system's: that of a process that died is free.
 
     Raises:
-      ValueError: another process works there; the text names it.
+      InUse: another process works there.
     """
     path = workdir / LOCK
     lock = filelock.FileLock(path)
@@ -139,10 +148,40 @@ def held(workdir: pathlib.Path) -> Iterator[None]:
             lock.acquire(blocking=False)
         except filelock.Timeout:  # a kind of OSError
             holder = path.read_text().strip() or "another process"
-            raise ValueError(f"--workdir {workdir} is in use by {holder}") from None
+            raise InUse(f"--workdir {workdir} is in use by {holder}") from None
     try:
         with files.writing(path):
             path.write_text(f"process {os.getpid()} on {socket.gethostname()}\n")
         yield
     finally:
         lock.release()
+
+
+def is_held(workdir: pathlib.Path) -> bool:
+    """Whether another process works in the folder now, as `held` tells them apart."""
+    path = workdir / LOCK
+    if not path.exists():
+        return False
+    lock = filelock.FileLock(path)
+    try:
+        lock.acquire(blocking=False)
+    except filelock.Timeout:
+        return True
+    lock.release()
+    return False
+
+
+def when_free(workdir: pathlib.Path, work: Callable[[], Made]) -> Made:
+    """What `work` returns, which is called again whenever the folder is in use.
+
+    Args:
+      workdir: the folder in which `work` makes a run.
+      work: raises `InUse` where another process works there.
+    """
+    while True:
+        try:
+            return work()
+        except InUse as error:
+            print(f"waiting: {error}", flush=True)
+            while is_held(workdir):
+                time.sleep(_PAUSE)

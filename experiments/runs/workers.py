@@ -7,8 +7,73 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterable
+from typing import NamedTuple
 
 from experiments.runs import cores
+
+
+class Job(NamedTuple):
+    """The work of one process.
+
+    name: what the command calls it.
+    arguments: of the process's own command line.
+    log: the file to whose end everything goes that the process prints.
+    """
+
+    name: str
+    arguments: list[str]
+    log: pathlib.Path
+
+
+class Pool:
+    """Processes of one module, each on a part of the cores of its own.
+
+    It is a context: at its end the processes that still run are stopped.
+
+    Args:
+      module: what each process runs, by `python -m`.
+      size: how many processes there are at a time, at most.
+    """
+
+    def __init__(self, module: str, size: int):
+        self._module = module
+        self._size = size
+        # By the number of the part of the cores.
+        self._running: dict[int, tuple[Job, subprocess.Popen]] = {}
+
+    def __enter__(self) -> "Pool":
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        stop(process for _, process in self._running.values())
+
+    @property
+    def running(self) -> int:
+        """How many processes run, as far as `ended` has told."""
+        return len(self._running)
+
+    @property
+    def is_full(self) -> bool:
+        """Whether a job has to end before another one can start."""
+        return self.running == self._size
+
+    def start(self, job: Job) -> int:
+        """Starts a job on a part of the cores that is free; returns the process id."""
+        part = next(i for i in range(self._size) if i not in self._running)
+        share = cores.share(part, self._size)
+        process = start(self._module, job.arguments, job.log, share)
+        self._running[part] = job, process
+        return process.pid
+
+    def ended(self) -> list[tuple[Job, int]]:
+        """The jobs that have ended since the last call, with their exit codes."""
+        jobs = []
+        for part, (job, process) in list(self._running.items()):
+            code = process.poll()
+            if code is not None:
+                del self._running[part]
+                jobs.append((job, code))
+        return jobs
 
 
 def start(
@@ -43,11 +108,11 @@ def how_it_ended(code: int) -> str:
 
 
 def stop(processes: Iterable[subprocess.Popen]) -> None:
-    """Interrupts the workers that still run, and kills those that do not end."""
-    left = [process for process in processes if process.poll() is None]
-    for process in left:
+    """Interrupts the processes that still run, and kills those that do not end."""
+    running = [process for process in processes if process.poll() is None]
+    for process in running:
         process.terminate()  # SIGINT is ignored by what runs in the background
-    for process in left:
+    for process in running:
         try:
             process.wait(timeout=30)
         except subprocess.TimeoutExpired:

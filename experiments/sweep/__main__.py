@@ -40,7 +40,8 @@ from experiments import commandline
 from experiments.runs import identity, signals, workers
 from experiments.sweep import contact, processes, setup, summary, worker
 from experiments.sweep import space as spaces
-from experiments.sweep import storage as storages
+
+_DEFAULTS = setup.Options()
 
 _CONFIG = config_flags.DEFINE_config_file(
     "config", None, "File with get_config(), as in configs/."
@@ -50,46 +51,70 @@ _SPACE = flags.DEFINE_string(
 )
 _WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the sweep.", required=True)
 _SAMPLER = flags.DEFINE_enum(
-    "sampler", "grid", ["grid", "random", "tpe"], "How values are chosen."
+    "sampler", _DEFAULTS.sampler, ["grid", "random", "tpe"], "How values are chosen."
 )
 _TRIALS = flags.DEFINE_integer(
-    "trials", None, "Runs in all; default: the whole grid.", lower_bound=1
+    "trials",
+    _DEFAULTS.trials,
+    "Runs in all; default: the whole grid.",
+    lower_bound=1,
 )
-_SEED = flags.DEFINE_integer("seed", 0, "Of the sampler, not the runs.", lower_bound=0)
+_SEED = flags.DEFINE_integer(
+    "seed", _DEFAULTS.seed, "Of the sampler, not the runs.", lower_bound=0
+)
 _PRUNER = flags.DEFINE_enum(
-    "pruner", "none", ["none", "median", "hyperband"], "What ends poor runs early."
+    "pruner",
+    _DEFAULTS.pruner,
+    ["none", "median", "hyperband"],
+    "What ends poor runs early.",
 )
 _PRUNER_STARTUP = flags.DEFINE_integer(
-    "pruner_startup", 5, "median: runs that complete before any is pruned."
+    "pruner_startup",
+    _DEFAULTS.pruner_startup,
+    "median: runs that complete before any is pruned.",
 )
 _PRUNER_WARMUP = flags.DEFINE_integer(
-    "pruner_warmup", 0, "Steps of a run before it can be pruned.", lower_bound=0
+    "pruner_warmup",
+    _DEFAULTS.pruner_warmup,
+    "Steps of a run before it can be pruned.",
+    lower_bound=0,
 )
 _WORKERS = flags.DEFINE_integer("workers", 1, "Local processes.", lower_bound=1)
 _WORKER = flags.DEFINE_integer("worker", None, "Set by --workers: a worker's index.")
 _STORAGE = flags.DEFINE_string(
-    "storage", None, "URL of a database; default: sweep.sqlite in the workdir."
+    "storage",
+    _DEFAULTS.storage,
+    "URL of a database; default: sweep.sqlite in the workdir.",
 )
 _STUDY = flags.DEFINE_string(
     "study",
-    None,
+    _DEFAULTS.study,
     "Name of the sweep in its database; default: that of the folder with --storage,"
     " else sweep.",
 )
 _HEARTBEAT = flags.DEFINE_integer(
-    "heartbeat", 15, "Seconds between a worker's signs of life.", lower_bound=1
+    "heartbeat",
+    _DEFAULTS.heartbeat,
+    "Seconds between a worker's signs of life.",
+    lower_bound=1,
 )
 _GRACE = flags.DEFINE_integer(
-    "grace", 60, "Seconds without one before a run is given to another.", lower_bound=2
+    "grace",
+    _DEFAULTS.grace,
+    "Seconds without one before a run is given to another.",
+    lower_bound=2,
 )
 _MAX_OUTAGE = flags.DEFINE_integer(
     "max_outage",
-    storages.MAX_OUTAGE,
+    _DEFAULTS.max_outage,
     "Most seconds for which a database that is away is waited for.",
     lower_bound=0,
 )
 _MAX_RETRIES = flags.DEFINE_integer(
-    "max_retries", 3, "Most times that a run is taken up again.", lower_bound=0
+    "max_retries",
+    _DEFAULTS.max_retries,
+    "Most times that a run is taken up again.",
+    lower_bound=0,
 )
 
 

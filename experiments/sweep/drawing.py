@@ -62,13 +62,13 @@ def draw(
 
 def _points(rows: list[dict], fields: list[str]) -> list[_Point]:
     """The points in the order of their first runs."""
-    found: dict[tuple, _Point] = {}
+    points: dict[tuple, _Point] = {}
     for row in rows:
         key = tuple(row[name] for name in fields)
-        point = found.setdefault(key, _Point({n: row[n] for n in fields}, [], []))
+        point = points.setdefault(key, _Point({n: row[n] for n in fields}, [], []))
         if row["state"] in ("complete", "pruned"):
             getattr(point, row["state"]).append(float(row["value"]))
-    return list(found.values())
+    return list(points.values())
 
 
 def _draw_field(panel: Any, points: list[_Point], field: str, over: str) -> None:

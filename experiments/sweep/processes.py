@@ -1,11 +1,9 @@
 """Several workers of a sweep on this machine, each the command itself."""
 
-import pathlib
-import subprocess
 import sys
 import time
 
-from experiments.runs import cores, workers
+from experiments.runs import workers
 from experiments.sweep import setup, summary
 
 
@@ -21,27 +19,16 @@ def spawn(sweep: setup.Sweep, count: int) -> None:
       ValueError: all workers ended, but not all runs.
     """
     shown = progress(sweep)
-    logs = [sweep.workdir / f"worker-{index}.log" for index in range(count)]
-    processes: dict[int, subprocess.Popen] = {}
-    try:
-        for index, log in enumerate(logs):
-            arguments = [*sys.argv[1:], f"--worker={index}"]
-            share = cores.share(index, count)
-            processes[index] = workers.start("experiments.sweep", arguments, log, share)
-        print(f"workers: {', '.join(str(each.pid) for each in processes.values())}")
-        running = dict(processes)
-        while running:
+    with workers.Pool("experiments.sweep", count) as pool:
+        ids = [pool.start(_worker(sweep, index)) for index in range(count)]
+        print(f"workers: {', '.join(map(str, ids))}")
+        while pool.running:
             time.sleep(1)
             shown.show()
-            for index, process in list(running.items()):
-                code = process.poll()
+            for job, code in pool.ended():
                 if code:
-                    _report_end(index, code, logs[index])
-                if code is not None:
-                    del running[index]
+                    _report_end(job, code)
         shown.show()
-    finally:
-        workers.stop(processes.values())
     left = shown.left()
     if left:
         raise ValueError(
@@ -49,8 +36,14 @@ def spawn(sweep: setup.Sweep, count: int) -> None:
         )
 
 
-def _report_end(index: int, code: int, log: pathlib.Path) -> None:
+def _worker(sweep: setup.Sweep, index: int) -> workers.Job:
+    arguments = [*sys.argv[1:], f"--worker={index}"]
+    log = sweep.workdir / f"worker-{index}.log"
+    return workers.Job(f"worker {index}", arguments, log)
+
+
+def _report_end(job: workers.Job, code: int) -> None:
     how = workers.how_it_ended(code)
     if code < 0:
         how += "; its run goes to another"
-    print(f"worker {index} ended {how} (see {log})", file=sys.stderr, flush=True)
+    print(f"{job.name} ended {how} (see {job.log})", file=sys.stderr, flush=True)

@@ -69,17 +69,17 @@ def prepare(config: Any, space: Any, workdir: pathlib.Path, options: Options) ->
             f" {options.grace}"
         )
     names = ("sampler", "seed", "pruner", "pruner_startup", "pruner_warmup")
-    asked = {"config": identity.to_dict(config), "space": space}
-    asked["settings"] = origin.settings()
-    asked |= {name: getattr(options, name) for name in names}
+    content = {"config": identity.to_dict(config), "space": space}
+    content["settings"] = origin.settings()
+    content |= {name: getattr(options, name) for name in names}
     place = storages.place(workdir, options.storage, options.study)
-    known = storages.read(workdir)
-    if known is None:
+    kept = storages.read(workdir)
+    if kept is None:
         judged = _judge(config, space)
         workdir.mkdir(parents=True, exist_ok=True)
     else:
-        _check_same(f"--workdir {workdir}", known, asked | place)
-        judged = {name: known[name] for name in ("metric", "higher_is_better")}
+        _check_same(f"--workdir {workdir}", kept, content | place)
+        judged = {name: kept[name] for name in ("metric", "higher_is_better")}
     storage = storages.connect(
         *(workdir, options.storage, options.heartbeat, options.grace),
         max_outage=options.max_outage,
@@ -95,13 +95,13 @@ def prepare(config: Any, space: Any, workdir: pathlib.Path, options: Options) ->
         where = f"--study {place['study']}"
         earlier = study.user_attrs["sweep"]
         files.check_form(earlier, storages.KEPT, where)
-        _check_same(where, earlier, asked)
-        if changed := origin.notice(earlier, asked):
+        _check_same(where, earlier, content)
+        if changed := origin.notice(earlier, content):
             print(changed)
     else:
-        study.set_user_attr("sweep", asked | judged)
-    if known is None:
-        files.write_json(workdir / "sweep.json", asked | judged | place)
+        study.set_user_attr("sweep", content | judged)
+    if kept is None:
+        files.write_json(workdir / "sweep.json", content | judged | place)
     return Sweep(
         config, space, plan, judged["metric"], workdir, options, storage, study
     )
@@ -115,22 +115,22 @@ def _judge(config: Any, space: spaces.Space) -> dict:
     return {"metric": task.primary, "higher_is_better": task.higher_is_better}
 
 
-def _check_same(where: str, known: dict, asked: dict) -> None:
-    """Raises ValueError where the sweep that was found is another."""
+def _check_same(where: str, kept: dict, content: dict) -> None:
+    """Raises ValueError where the sweep that is kept there is another."""
     # Whole configs: what the base does not read, some run of the space may.
-    old, new = (identity.completed(each["config"]) for each in (known, asked))
+    old, new = (identity.completed(sweep["config"]) for sweep in (kept, content))
     changed = identity.changes(old, new)
     changed += [
-        f"--{name}: {known.get(name)!r} -> {value!r}"
-        for name, value in asked.items()
-        if name not in ("config", "settings") and known.get(name) != value
+        f"--{name}: {kept.get(name)!r} -> {value!r}"
+        for name, value in content.items()
+        if name not in ("config", "settings") and kept.get(name) != value
     ]
     if changed:
         raise ValueError(
             f"{where} holds another sweep; name another or go back to these values"
             " (old -> new):\n  " + "\n  ".join(changed)
         )
-    origin.check_streams(where, known.get("settings"), asked["settings"])
+    origin.check_streams(where, kept.get("settings"), content["settings"])
 
 
 def _pruner(options: Options, config: Any) -> optuna.pruners.BasePruner:

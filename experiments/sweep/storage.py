@@ -122,7 +122,7 @@ def connect(
     if parsed.drivername in ("postgresql+psycopg", "postgresql+psycopg2"):
         own = {name: _LIBPQ[name] for name in _LIBPQ if name not in parsed.query}
         arguments["connect_args"] = own
-    known = contact.Contact(max_outage)
+    database = contact.Contact(max_outage)
 
     def connected() -> contact.Storage:
         try:
@@ -131,7 +131,7 @@ def connect(
                 engine_kwargs=arguments,
                 heartbeat_interval=heartbeat,
                 grace_period=grace,
-                contact=known,
+                contact=database,
             )
         except sqlalchemy.exc.OperationalError as error:
             if _is_refusal(str(error)):
@@ -140,7 +140,7 @@ def connect(
 
     for last in (False, False, True):  # two processes may both make the tables
         try:
-            storage = known.call(connected)
+            storage = database.call(connected)
             break
         except (sqlalchemy.exc.SQLAlchemyError, ImportError, _Refused) as error:
             if last or isinstance(error, _Refused):
@@ -165,12 +165,12 @@ def _is_refusal(text: str) -> bool:
 
 def attempts(study: optuna.Study) -> dict[int, list[FrozenTrial]]:
     """The attempts at every run, in the order of their making, without surplus."""
-    found: dict[int, list[FrozenTrial]] = {}
+    by_run: dict[int, list[FrozenTrial]] = {}
     for trial in study.get_trials(deepcopy=False):
         run = trial.user_attrs.get("run")
         if run is not None and "surplus" not in trial.user_attrs:
-            found.setdefault(run, []).append(trial)
-    return found
+            by_run.setdefault(run, []).append(trial)
+    return by_run
 
 
 def settled(attempt: FrozenTrial) -> bool:
@@ -182,8 +182,10 @@ def settled(attempt: FrozenTrial) -> bool:
 
 def killed(tried: list[FrozenTrial]) -> int:
     """How many of a run's attempts ended for no cause of their own."""
-    lost = [each for each in tried if each.state == TrialState.FAIL]
-    return sum(not {"error", "interrupted"} & set(each.user_attrs) for each in lost)
+    lost = [attempt for attempt in tried if attempt.state == TrialState.FAIL]
+    return sum(
+        not {"error", "interrupted"} & set(attempt.user_attrs) for attempt in lost
+    )
 
 
 def _parse(url: str) -> sqlalchemy.URL:

@@ -11,12 +11,11 @@ import warnings
 from collections.abc import Iterator
 from typing import Any
 
-import filelock
 import numpy as np
 import optuna
 from optuna.trial import TrialState
 
-from experiments.runs import files
+from experiments.runs import files, folder
 from experiments.sweep import contact, setup, summary
 from experiments.sweep import space as spaces
 from experiments.sweep import storage as storages
@@ -61,14 +60,14 @@ def queue(sweep: setup.Sweep) -> set[TrialState]:
     attempts = storages.attempts(sweep.study)
     left = set()
     for number, planned in enumerate(sweep.plan):
-        mine = attempts.get(number, [])
-        if any(storages.settled(each) for each in mine):
+        tried = attempts.get(number, [])
+        if any(storages.settled(attempt) for attempt in tried):
             continue
-        live = [each for each in mine if not each.state.is_finished()]
+        live = [attempt for attempt in tried if not attempt.state.is_finished()]
         if live:
-            left |= {each.state for each in live}
-        elif storages.killed(mine) <= sweep.options.max_retries:
-            sweep.study.add_trial(_next_attempt(number, planned, mine))
+            left |= {attempt.state for attempt in live}
+        elif storages.killed(tried) <= sweep.options.max_retries:
+            sweep.study.add_trial(_next_attempt(number, planned, tried))
             left.add(TrialState.WAITING)
     return left
 
@@ -186,8 +185,8 @@ def _note(
     sweep: setup.Sweep, trial: optuna.Trial | optuna.trial.FrozenTrial
 ) -> pathlib.Path:
     """The file that says that the attempt was interrupted."""
-    folder = summary.run_folder(sweep.workdir, trial.user_attrs.get("run", -1))
-    return folder.with_suffix(f".attempt-{trial.number}.interrupted")
+    workdir = summary.run_folder(sweep.workdir, trial.user_attrs.get("run", -1))
+    return workdir.with_suffix(f".attempt-{trial.number}.interrupted")
 
 
 def _end(sweep: setup.Sweep, trial_id: int, *, interrupted: bool) -> None:
@@ -247,11 +246,16 @@ def _train(sweep: setup.Sweep, trial: optuna.Trial) -> float:
         if poor:
             raise optuna.TrialPruned(f"at step {step}")
 
-    folder = summary.run_folder(sweep.workdir, trial.user_attrs["run"])
-    folder.parent.mkdir(exist_ok=True)
-    with _held(folder.with_suffix(".lock")), _log(folder.with_suffix(".log")):
-        result = loop.train(
-            config, folder, on_validation, config_file=sweep.options.config_file
+    workdir = summary.run_folder(sweep.workdir, trial.user_attrs["run"])
+    workdir.parent.mkdir(exist_ok=True)
+    # A worker that stood still for longer than the grace has lost its run to another,
+    # but learns it only at its next validation, and works in the folder until then.
+    with _log(workdir.with_suffix(".log")):
+        result = folder.when_free(
+            workdir,
+            lambda: loop.train(
+                config, workdir, on_validation, config_file=sweep.options.config_file
+            ),
         )
     report()
     trial.set_user_attr("best_step", result["best"]["step"])
@@ -273,15 +277,6 @@ def _log(path: pathlib.Path) -> Iterator[None]:
             raise
 
 
-def _held(path: pathlib.Path) -> filelock.BaseFileLock:
-    """Waits until no living process of this file system works in the folder.
-
-    A worker that stood still for longer than the grace has lost its run to another,
-    but learns it only at its next validation; killed processes hold nothing.
-    """
-    return filelock.FileLock(path, poll_interval=0.5)
-
-
 def _end_lost(sweep: setup.Sweep, unclaimed: dict[int, float]) -> None:
     """Ends the attempts of workers that are gone, so that others take up their runs.
 
@@ -294,19 +289,19 @@ def _end_lost(sweep: setup.Sweep, unclaimed: dict[int, float]) -> None:
       unclaimed: {attempt: when this worker first saw that nobody had begun it}. Optuna
         misses only heartbeats that have begun; others end between queue and beginning.
     """
-    now, known = time.monotonic(), sweep.storage.contact
+    now, database = time.monotonic(), sweep.storage.contact
     running = sweep.study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))
     for trial in running:
         if _note(sweep, trial).exists():
             _end(sweep, trial._trial_id, interrupted=True)
             _note(sweep, trial).unlink(missing_ok=True)
-    new = {each.number: each for each in running if "worker" not in each.user_attrs}
+    new = {trial.number: trial for trial in running if "worker" not in trial.user_attrs}
     for number in set(unclaimed) - set(new):
         del unclaimed[number]
     for number, trial in new.items():
         seen = unclaimed.setdefault(number, now)
-        if now - max(seen, known.since) > sweep.options.grace:
+        if now - max(seen, database.since) > sweep.options.grace:
             _end(sweep, trial._trial_id, interrupted=True)
-    if running and known.held() > sweep.options.grace:
+    if running and database.held() > sweep.options.grace:
         for trial_id in sweep.storage._get_stale_trial_ids(sweep.study._study_id):
             _end(sweep, trial_id, interrupted=False)

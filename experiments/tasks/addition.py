@@ -6,7 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 from typing_extensions import override
 
-from experiments.tasks import base, synthetic
+from experiments.tasks import base, scoring, synthetic
 
 
 class Addition(synthetic.SyntheticTask):
@@ -28,8 +28,8 @@ class Addition(synthetic.SyntheticTask):
     """
 
     name = "addition"
-    primary = "mse"
-    higher_is_better = False
+    primary = scoring.PRIMARY[name].name
+    higher_is_better = scoring.PRIMARY[name].higher_is_better
     in_features = 2
     out_features = 1
     readout = "last"

@@ -8,7 +8,7 @@ import numpy as np
 import optax
 from typing_extensions import override
 
-from experiments.tasks import base, synthetic
+from experiments.tasks import base, scoring, synthetic
 
 SYMBOLS = 8
 BLANK = 8
@@ -36,8 +36,8 @@ class Copying(synthetic.SyntheticTask):
     """
 
     name = "copying"
-    primary = "recall"
-    higher_is_better = True
+    primary = scoring.PRIMARY[name].name
+    higher_is_better = scoring.PRIMARY[name].higher_is_better
     in_features = CLASSES
     out_features = CLASSES
     readout = "all"

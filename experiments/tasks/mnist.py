@@ -13,7 +13,7 @@ from typing_extensions import override
 
 from experiments import checks
 from experiments.data import mnist
-from experiments.tasks import base
+from experiments.tasks import base, scoring
 
 PIXELS = 784
 CLASSES = 10
@@ -36,8 +36,8 @@ class MNIST(base.Task):
     """
 
     name = "mnist"
-    primary = "accuracy"
-    higher_is_better = True
+    primary = scoring.PRIMARY[name].name
+    higher_is_better = scoring.PRIMARY[name].higher_is_better
     sequential = False
     in_features = PIXELS
     out_features = CLASSES

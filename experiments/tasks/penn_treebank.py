@@ -11,7 +11,7 @@ from typing_extensions import override
 
 from experiments import checks
 from experiments.data import ptb
-from experiments.tasks import base
+from experiments.tasks import base, scoring
 
 EVAL_STREAMS = 10  # streams in an evaluation batch
 
@@ -40,7 +40,6 @@ class PennTreebank(base.Task):
         without `boundary`.
     """
 
-    higher_is_better = False
     readout = "all"
     stateful = True
     unit = "tokens"
@@ -134,7 +133,8 @@ class PennTreebankWords(PennTreebank):
     """
 
     name = "ptb_word"
-    primary = "perplexity"
+    primary = scoring.PRIMARY[name].name
+    higher_is_better = scoring.PRIMARY[name].higher_is_better
     boundary = ptb.EOS
 
     @override
@@ -151,7 +151,8 @@ class PennTreebankCharacters(PennTreebank):
     """
 
     name = "ptb_char"
-    primary = "bits_per_character"
+    primary = scoring.PRIMARY[name].name
+    higher_is_better = scoring.PRIMARY[name].higher_is_better
     boundary = "\n"
 
     @override

@@ -22,7 +22,7 @@ PAGES = sorted(
     for path in ROOT.glob(pattern)
 )
 MODULES = (
-    *("benchmark", "benchmark_constraints", "certify", "figures", "predict", "records"),
+    *("benchmark", "certify", "figures", "predict", "records"),
     *("reproduce", "run", "sweep"),
 )
 

@@ -1,9 +1,16 @@
 """The benchmark of constraints: its contenders compute one thing, and its table."""
 
+import json
+import pathlib
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 
 from experiments.benchmark import constraints, timing
+
+ROOT = pathlib.Path(__file__).resolve().parents[3]
 
 
 @pytest.mark.slow
@@ -33,3 +40,37 @@ def test_table():
     lines = constraints.table({"lstm": times}).splitlines()
     assert lines[3] == "| lstm | Spectral, baked | 12.0 | 11.0–13.0 | 1.20 | 1.22 |"
     assert lines[5].endswith("| 2.00 | 1.00 |")
+
+
+def test_results_are_printed_and_written(tmp_path, monkeypatch, capsys):
+    asked = []
+
+    def calls(name):
+        asked.append(name)
+        return {"unconstrained": lambda: 0.0, "Spectral, baked": lambda: 0.0}
+
+    monkeypatch.setattr(constraints, "calls", calls)
+    path = constraints.measure(["lstm"], peers=False, seconds=0.0, out=tmp_path)
+    assert path == tmp_path / "benchmark_constraints.json" and asked == ["lstm"]
+    record = json.loads(path.read_text())
+    assert record["machine"]["backend"] == "cpu" and "revision" in record
+    assert record["models"]["lstm"]["Spectral, baked"].keys() >= {"low", "median"}
+    assert "| lstm | Spectral, baked |" in capsys.readouterr().out
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "words,message",
+    [
+        (["constraints", "--quick", "--n=4"], "this benchmark does not read --quick"),
+        (["--model=lstm"], "this benchmark does not read --model"),
+        (["constraints", "layers"], "unknown arguments: constraints layers"),
+    ],
+)
+def test_flags_of_the_other_benchmark_are_refused(words, message, tmp_path):
+    done = subprocess.run(
+        [sys.executable, "-m", "experiments.benchmark", *words, f"--out={tmp_path}"],
+        **{"cwd": ROOT, "capture_output": True, "text": True},
+    )
+    assert done.returncode == 1 and done.stderr.startswith(f"error: {message}")
+    assert not list(tmp_path.iterdir())

@@ -88,7 +88,7 @@ def pretend(monkeypatch):
         path.write_text(json.dumps(content))
 
     stop = 3
-    monkeypatch.setattr(execution, "run", run)
+    monkeypatch.setattr(execution, "make", run)
     monkeypatch.setattr(pictures, "FORMATS", ("png",))
 
     def resume():
@@ -132,7 +132,7 @@ def test_a_run_that_diverges_is_recorded(tmp_path, capsys):
     fields = {"train.learning_rate": 1e30, "task.length": 6}
     run = protocol.Run("hopeless", "addition", protocol.SMOKE | fields)
     request = smoke(tmp_path)
-    execution.run(run, request)
+    execution.make(run, request)
     record = records.read("hopeless", request.results)
     assert record["result"] is None
     assert record["diverged"]["step"] == 2
@@ -149,7 +149,7 @@ def test_smoke_goes_through_every_figure(tmp_path, capsys, monkeypatch):
     whole = ("F1", "F4")  # which have every model
     last = {registry.FIGURES[name].runs("smoke")[-1].name for name in registry.FIGURES}
     tuned = "spectral_200_seed0_tuned"
-    make, made = execution.run, []
+    make, made = execution.make, []
 
     def run(each, request):
         figure, name = each.name.split("/")[1:]
@@ -161,7 +161,7 @@ def test_smoke_goes_through_every_figure(tmp_path, capsys, monkeypatch):
             content = json.loads(path.read_text()) | {"data": "stand-in"}
             path.write_text(json.dumps(content))
 
-    monkeypatch.setattr(execution, "run", run)
+    monkeypatch.setattr(execution, "make", run)
     execution.reproduce(smoke(tmp_path, *registry.FIGURES))
     results = tmp_path / "smoke_results"
     models = {protocol.build_config(each).model.name for each in made}

@@ -5,12 +5,10 @@ import json
 import pytest
 
 from configs import common
-from experiments.reproduce import (
-    config_fields,
-    documents,
+from experiments.reproduce import config_fields, documents, grids, registry
+from experiments.reproduce.tables import (
     pixel_mnist,
     ptb_word,
-    registry,
     shipped,
     targets,
     trials,
@@ -99,7 +97,7 @@ def test_an_unknown_table_is_named():
 
 
 def test_the_grid_marks_the_best_rate_of_each_model(tmp_path):
-    runs = {run.name: run for run in trials.runs("ptb_word_grid", "cpu")}
+    runs = {run.name: run for run in grids.runs("ptb_word_grid", "cpu")}
     for rate, perplexity in (("1e-3", 30.0), ("2e-3", 20.0)):
         path = invent(runs[f"ptb_word_grid/rnn_{rate}"], tmp_path)
         record = json.loads(path.read_text())

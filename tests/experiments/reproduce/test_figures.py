@@ -6,7 +6,8 @@ import sys
 
 import pytest
 
-from experiments.reproduce import figures, panels, registry, status
+from experiments.reproduce import panels, registry, status
+from experiments.reproduce.figures import drawing
 from experiments.runs import pictures
 from tests.experiments.reproduce.invented import invent
 
@@ -19,18 +20,18 @@ ROOT = pathlib.Path(__file__).resolve().parents[3]
 )
 def test_figures_are_drawn_from_what_there_is(figure, tmp_path):
     runs = registry.FIGURES[figure].runs("cpu")
-    assert figures.draw(registry.FIGURES[figure], "cpu", tmp_path) is None
+    assert drawing.draw(registry.FIGURES[figure], "cpu", tmp_path) is None
     for i, run in enumerate(runs):
         if i % 7 != 3:
             invent(run, tmp_path, diverged=2 if i % 5 == 1 else None)
-    output = figures.draw(registry.FIGURES[figure], "cpu", tmp_path)
+    output = drawing.draw(registry.FIGURES[figure], "cpu", tmp_path)
     assert output == tmp_path / "figures" / f"{figure}_cpu.png"
     files = {path.suffix: path.read_bytes() for path in output.parent.iterdir()}
     assert files.keys() == {".png", ".pdf", ".svg", ".md"}
     assert all(len(content) < 300_000 for content in files.values())
     assert registry.FIGURES[figure].title in files[".md"].decode()
     if figure == "F4":
-        assert figures.redraw(tmp_path) == [output]
+        assert drawing.redraw(tmp_path) == [output]
         again = {path.suffix: path.read_bytes() for path in output.parent.iterdir()}
         assert again == files  # to the byte
 
@@ -55,14 +56,14 @@ def test_curves_show_mean_range_and_divergence(tmp_path):
     assert band[:, 1].max() == 3 and band[:, 1].min() == pytest.approx(1 / 3)
     named = {run.name: record for run, record in zip(runs, found, strict=True)}
     named = {name: r | {"protocol": "tuned"} for name, r in named.items()}
-    text = figures.caption(registry.FIGURES["F1"], "cpu", named)
+    text = drawing.caption(registry.FIGURES["F1"], "cpu", named)
     assert "Protocol `paper`: not run." in text
     asked = len(registry.FIGURES["F1"].runs("cpu"))
     assert f"`cpu`, seeds 0, 1, 2, 3 of {asked} runs, on cpu, 2 cores, x86_64." in text
     assert "bands from the least to the greatest" in text
     diverged = runs[2].name.removeprefix("cpu/")
     assert f"Diverged (a cross at the last value): {diverged} at step 3." in text
-    one = figures.caption(
+    one = drawing.caption(
         registry.FIGURES["F1"], "cpu", {runs[0].name: named[runs[0].name]}
     )
     assert "seed 0, 1 of" in one and "bands" not in one and "Diverged" not in one
@@ -74,7 +75,7 @@ def test_protocols_are_drawn_below_one_another(tmp_path):
     for run in runs:
         if run.protocol == "tuned" or run.changes["model.name"] == "lstm":
             invent(run, tmp_path)
-    found = list(figures.usable(runs, tmp_path).values())
+    found = list(drawing.usable(runs, tmp_path).values())
     drawn = figure.draw(found, "cpu").axes
     assert [panel.get_title() for panel in drawn if panel.get_title()] == [
         f"{name}, lag T = {lag}, {count} iterations"
@@ -94,7 +95,7 @@ def test_the_certificate_s_figure_says_what_was_not_run(tmp_path):
     runs = [run for run in figure.runs("cpu") if run.changes.get("task.steps") != 112]
     for run in runs:
         invent(run, tmp_path)
-    found = list(figures.usable(runs, tmp_path).values())
+    found = list(drawing.usable(runs, tmp_path).values())
     drawn = figure.draw(found, "cpu").axes
     assert [panel.get_title() for panel in drawn[:3]] == [
         "T = 28",
@@ -119,7 +120,7 @@ def test_several_radii_are_told_apart_in_every_panel(tmp_path):
         invent(run, tmp_path)
     found = [
         record
-        for record in figures.usable(runs, tmp_path).values()
+        for record in drawing.usable(runs, tmp_path).values()
         if record["config"]["model"]["name"] == "spectral"
     ]
     looks = panels.styles(panels.by_radius(found))
@@ -139,7 +140,7 @@ def test_another_config_is_left_out_of_a_figure_aloud(tmp_path, capsys):
     runs = registry.FIGURES["F1"].runs("cpu")[:2]
     invent(runs[0], tmp_path)
     invent(runs[1], tmp_path, **{"model.hidden": 64})
-    assert len(figures.usable(runs, tmp_path)) == 1
+    assert len(drawing.usable(runs, tmp_path)) == 1
     assert "config.model.hidden: 64 -> 128" in capsys.readouterr().err
 
 

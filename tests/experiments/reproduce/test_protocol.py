@@ -5,7 +5,8 @@ import json
 import pytest
 
 from configs import common
-from experiments.reproduce import protocol, ptb_word, registry, status, trials
+from experiments.reproduce import grids, protocol, registry, status
+from experiments.reproduce.tables import ptb_word, trials
 from experiments.runs import identity, records
 from experiments.training import fields
 
@@ -61,24 +62,24 @@ def _values(config, names):
 
 
 def test_every_model_has_as_many_trials():
-    for grid in trials.GRIDS.values():
+    for grid in grids.GRIDS.values():
         assert len({len(settings) for settings in grid.settings.values()}) == 1
-    for name, chosen in trials.CHOSEN.items():
-        assert chosen.keys() == trials.GRIDS[name].settings.keys()
+    for name, chosen in grids.CHOSEN.items():
+        assert chosen.keys() == grids.GRIDS[name].settings.keys()
 
 
-@pytest.mark.parametrize("name", trials.CHOSEN)
+@pytest.mark.parametrize("name", grids.CHOSEN)
 def test_what_was_chosen_is_the_best_that_is_recorded(name):
-    grid = trials.GRIDS[name]
+    grid, metric = grids.GRIDS[name], grids.metric(name)
     found = {
-        run.name: trials._value(grid, status.find(run, records.RESULTS)[0])
-        for run in trials.runs(name, "cpu")
+        run.name: grids.value(status.find(run, records.RESULTS)[0], metric)
+        for run in grids.runs(name, "cpu")
     }
     for model, settings in grid.settings.items():
         values = {s: found[f"{name}/{model}_{s}"] for s in settings}
         known = {s: value for s, value in values.items() if value is not None}
-        best = grid.best(known.values())
-        assert known[trials.CHOSEN[name][model]] == best
+        best = metric.best(known.values())
+        assert known[grids.CHOSEN[name][model]] == best
 
 
 def test_cpu_has_the_seeds_and_fits_its_hours(tmp_path):

@@ -1,12 +1,16 @@
 """Runs shared between processes: each made once, and one failure is one alone."""
 
+import contextlib
 import subprocess
 import sys
+import time
 
 import pytest
 
-from experiments.reproduce import plan, protocol, sharing
-from experiments.runs import cores, records, workers
+from experiments.reproduce import execution, plan, protocol
+from experiments.runs import cores, folder, records, workers
+from experiments.training import loop
+from tests.experiments.reproduce.invented import invent
 from tests.experiments.reproduce.test_command import command
 
 # Stands for a run: notes that it began, and ends as its name says.
@@ -32,7 +36,7 @@ def test_every_run_is_made_once_and_failures_are_named(tmp_path, monkeypatch, ca
     monkeypatch.setattr(cores, "available", lambda: [3, 4])
     runs = [protocol.Run(f"{i}_{i % 3}", "addition", {}) for i in range(5)]
     request = plan.Request([], "smoke", None, False, tmp_path, tmp_path)
-    failed = sharing._make(runs, request, 2)
+    failed = execution.make_all(runs, request, 2)
     made = (tmp_path / "made").read_text().split()
     assert sorted(made) == sorted(run.name for run in runs)
     assert {tuple(each) for each in shares} == {(3,), (4,)}
@@ -58,8 +62,76 @@ def test_workers_do_not_outlive_the_command(tmp_path, monkeypatch):
     monkeypatch.setattr(workers, "start", start)
     request = plan.Request([], "smoke", None, False, tmp_path, tmp_path)
     with pytest.raises(KeyboardInterrupt):
-        sharing._make([protocol.Run(x, "addition", {}) for x in "ab"], request, 2)
+        execution.make_all([protocol.Run(x, "addition", {}) for x in "ab"], request, 2)
     assert processes[0].returncode is not None
+
+
+# Holds the lock of a run's folder until its input ends.
+HOLDER = """
+import pathlib, sys
+from experiments.runs import folder
+path = pathlib.Path(sys.argv[1])
+path.mkdir(parents=True)
+with folder.held(path):
+    print("held", flush=True)
+    sys.stdin.read()
+"""
+
+
+@contextlib.contextmanager
+def held_by_another(path):
+    process = subprocess.Popen(
+        [sys.executable, "-c", HOLDER, str(path)],
+        **{"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True},
+    )
+    assert process.stdout.readline() == "held\n"
+    yield process
+    process.communicate()
+
+
+def test_what_another_command_makes_is_left_to_it(tmp_path, capsys):
+    request = plan.Request([], "smoke", None, False, tmp_path / "w", tmp_path / "r")
+    first, second = (protocol.Run(name, "addition", {}) for name in "ab")
+    left = [first, second]
+    with held_by_another(execution.place(first, request.workdir)) as other:
+        assert execution.take(left, request) == second and left == [first]
+        assert execution.take(left, request) is None and left == [first]
+        other.kill()  # what it has not made is taken up
+        other.wait()
+        assert execution.take(left, request) == first and not left
+    left = [first, second]
+    invent(first, request.results)
+    assert execution.take(left, request) == second and not left
+    assert capsys.readouterr().out == "a: recorded by another command\n"
+
+
+def test_a_run_that_another_process_has_just_begun_is_waited_for(
+    tmp_path, monkeypatch, capsys
+):
+    request = plan.Request([], "cpu", None, False, tmp_path / "w", tmp_path / "r")
+    run = protocol.Run("a", "addition", {})
+    workdir = execution.place(run, request.workdir)
+    seen = []
+
+    def train(config, path, config_file):
+        seen.append(path)
+        with folder.held(path):
+            pass
+
+    monkeypatch.setattr(loop, "train", train)
+    monkeypatch.setattr(records, "record", lambda *_: "recorded")
+    with held_by_another(workdir) as other:
+
+        def sleep(seconds):
+            assert folder.is_held(workdir)
+            other.communicate()
+
+        monkeypatch.setattr(time, "sleep", sleep)
+        execution.make(run, request)
+    assert seen == [workdir, workdir] and not folder.is_held(workdir)
+    printed = capsys.readouterr().out
+    assert f"waiting: --workdir {workdir} is in use by process" in printed
+    assert printed.endswith("recorded\n")
 
 
 FIGURE = """

@@ -1,6 +1,9 @@
 """The folder of a run."""
 
+import contextlib
 import json
+import re
+import time
 
 import pytest
 
@@ -45,3 +48,31 @@ def test_a_folder_with_what_the_system_puts_there_is_empty(tmp_path, name):
     (tmp_path / name).mkdir()
     assert not folder.check(tmp_path, identity.to_dict(addition.get_config()))
     assert storage.read(tmp_path) is None
+
+
+def test_a_folder_is_held_by_one_at_a_time(tmp_path):
+    assert not folder.is_held(tmp_path / "new") and not folder.is_held(tmp_path)
+    with folder.held(tmp_path):
+        assert folder.is_held(tmp_path)
+        with pytest.raises(folder.InUse, match=r"in use by process \d+ on "):
+            with folder.held(tmp_path):
+                pass
+    assert not folder.is_held(tmp_path)  # and what it held stays as it is
+    assert (tmp_path / folder.LOCK).exists()
+
+
+def test_work_in_a_folder_begins_when_it_is_free(tmp_path, monkeypatch, capsys):
+    other = contextlib.ExitStack()
+    other.enter_context(folder.held(tmp_path))
+    monkeypatch.setattr(time, "sleep", lambda seconds: other.close())
+    calls = []
+
+    def work():
+        calls.append(folder.is_held(tmp_path))
+        with folder.held(tmp_path):
+            return "made"
+
+    assert folder.when_free(tmp_path, work) == "made" and calls == [True, False]
+    assert re.fullmatch(r"waiting: .* in use by process .*\n", capsys.readouterr().out)
+    with pytest.raises(ZeroDivisionError):  # what else it raises is its own
+        folder.when_free(tmp_path, lambda: 1 // 0)

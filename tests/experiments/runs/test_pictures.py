@@ -130,7 +130,7 @@ def test_matplotlib_comes_with_a_drawing_and_takes_any_backend(tmp_path):
     code = (
         "import os, sys\n"
         "from experiments.benchmark import drawing\n"
-        "from experiments.reproduce import documents, figures\n"
+        "from experiments.reproduce import documents\n"
         "from experiments.runs import curves, pictures\n"
         "from experiments.sweep import summary\n"
         "assert not {'matplotlib', 'PIL'} & set(sys.modules)\n"

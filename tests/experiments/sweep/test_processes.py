@@ -213,6 +213,7 @@ def test_workers_end_with_the_command_that_started_them(tmp_path):
 STRESS = """
 import os, pathlib, signal, sys, time, warnings
 import optuna
+from experiments.runs import folder as folders
 from experiments.sweep import setup, storage, worker
 warnings.simplefilter("ignore")
 optuna.logging.set_verbosity(optuna.logging.ERROR)
@@ -221,14 +222,20 @@ killed = sys.argv[4] == "killed"
 
 def stand_in(sweep, trial):
     run = trial.user_attrs["run"]
-    with worker._held(folder / f"{run}.lock"):
-        with (folder / "began").open("a") as file:
-            file.write(f"{run} {trial.number}\\n")
-        trial.report(1.0, 1)
-        time.sleep(0.1)
-        if killed:
-            os.kill(os.getpid(), signal.SIGKILL)
-    return float(run)
+    workdir = folder / str(run)
+    workdir.mkdir(exist_ok=True)
+
+    def train():
+        with folders.held(workdir):
+            with (folder / "began").open("a") as file:
+                file.write(f"{run} {trial.number}\\n")
+            trial.report(1.0, 1)
+            time.sleep(0.1)
+            if killed:
+                os.kill(os.getpid(), signal.SIGKILL)
+        return float(run)
+
+    return folders.when_free(workdir, train)
 
 worker._train = stand_in
 connection = storage.connect(folder, url, heartbeat=1, grace=4)

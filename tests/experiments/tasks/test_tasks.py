@@ -9,7 +9,7 @@ import pytest
 from ml_collections import config_dict
 
 from experiments import tasks
-from experiments.tasks import base, pixel_mnist
+from experiments.tasks import base, pixel_mnist, scoring
 from experiments.tasks.addition import Addition
 from experiments.tasks.copying import Copying
 from experiments.tasks.mnist import MNIST
@@ -343,3 +343,17 @@ def test_bad_data(split, change, message):
     vars(getattr(data, split)).update(change)
     with pytest.raises(ValueError, match=message):
         fake_task(data)
+
+
+def test_a_metric_tells_results_as_its_task_judges_them():
+    assert scoring.PRIMARY.keys() <= tasks.TASKS.keys()
+    for kind in (Addition, Copying, MNIST, PixelMNIST):
+        metric = scoring.PRIMARY[kind.name]
+        told = (metric.name, metric.higher_is_better)
+        assert told == (kind.primary, kind.higher_is_better)
+    assert [Addition.primary, Copying.primary, MNIST.primary] == [
+        *("mse", "recall", "accuracy")
+    ]
+    assert scoring.RECALL.best([0.5, 0.75]) == 0.75 and scoring.MSE.best([2, 1]) == 1
+    assert scoring.PERPLEXITY.number(12.345) == "12.3"
+    assert scoring.PERPLEXITY.number(12.345, 0) == "12"

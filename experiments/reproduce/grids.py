@@ -5,12 +5,10 @@ figures, made by `python -m experiments.reproduce trials --scale=cpu` (or the na
 grid), and judged by validation data alone, one seed.
 """
 
-import functools
-import pathlib
-from collections.abc import Callable
 from typing import Any, NamedTuple
 
-from experiments.reproduce import markdown, protocol, status
+from experiments.reproduce import protocol
+from experiments.tasks import scoring
 
 Settings = dict[str, dict[str, Any]]  # what a trial is called: its changes
 
@@ -22,18 +20,14 @@ class Grid(NamedTuple):
     config: as that of a `protocol.Run`, with {model} where it depends on it.
     changes: of all trials, besides the model.
     settings: {model: its trials}.
-    metric: validation metric that is compared, at the final parameters.
-    form: of a number.
-    best: min or max.
+    metric: what is compared instead of the primary metric of the task.
     """
 
     title: str
     config: str
     changes: dict[str, Any]
     settings: dict[str, Settings]
-    metric: str
-    form: str
-    best: Callable[[list[float]], float]
+    metric: scoring.Metric | None = None
 
 
 def _rates(*texts: str, own_rate: bool = True, **others: Any) -> Settings:
@@ -67,35 +61,32 @@ GRIDS = {
         "addition",
         {"train.steps": 1000},
         _SHORT,
-        *("mse", "{:.4f}", min),
     ),
     "addition_grid_300": Grid(
         "addition, T = 300, 1,500 iterations",
         "addition",
         {"task.length": 300, "train.steps": 1500},
         _SHORT | _LONG,
-        *("mse", "{:.4f}", min),
     ),
     "copying_grid": Grid(
         "copy at a lag of 100, 200 iterations",
         "copying",
         {"train.steps": 200, "train.eval_every": 100},
         dict.fromkeys(protocol.RECURRENT, _COPY),
-        *("loss", "{:.4f}", min),
+        metric=scoring.LOSS,
     ),
     "copying_grid_500": Grid(
         "copy at a lag of 500, 150 iterations",
         "copying:500",
         {"train.steps": 150},
         dict.fromkeys(protocol.RECURRENT, _COPY),
-        *("loss", "{:.4f}", min),
+        metric=scoring.LOSS,
     ),
     "pixel_mnist_grid": Grid(
         "pixel MNIST, 28 steps, 1 epoch",
         "pixel_mnist",
         {"task.steps": 28, "train.epochs": 1},
         dict.fromkeys(protocol.RECURRENT, _COPY),
-        *("accuracy", "{:.3f}", max),
     ),
     "deep_mlp_grid": Grid(
         "whole digits, 100 layers of 128 units, 1 epoch",
@@ -104,7 +95,6 @@ GRIDS = {
         dict.fromkeys(
             protocol.FEEDFORWARD, _rates("0.0001", "0.0003", "0.001", "0.003")
         ),
-        *("accuracy", "{:.3f}", max),
     ),
     "ptb_word_grid": Grid(
         "Penn Treebank words, 300 iterations",
@@ -117,7 +107,6 @@ GRIDS = {
             "ornn": _rates(*_WORDS, own_rate=False),
             "spectral": _rates(*_WORDS, own_rate=False, radius=0.5),
         },
-        *("perplexity", "{:.0f}", min),
     ),
 }
 
@@ -177,51 +166,12 @@ def runs(name: str, scale: str) -> list[protocol.Run]:
     ]
 
 
-def table(name: str, results: pathlib.Path, scale: str = "cpu") -> str:
-    """Validation metrics of trials, the best of a model in bold."""
-    grid = GRIDS[name]
-    found = {run.name: status.usable(run, results) for run in runs(name, scale)}
-    settings = dict.fromkeys(s for each in grid.settings.values() for s in each)
-    columns = sorted(settings, key=_order)
-    rows = []
-    for model in grid.settings:
-        tried = {s: found.get(f"{name}/{model}_{s}") for s in columns}
-        values = [_value(grid, record) for record in tried.values()]
-        numbers = [value for value in values if value is not None]
-        cells = ["not run" if s in grid.settings[model] else "" for s in columns]
-        for i, (record, value) in enumerate(zip(tried.values(), values, strict=True)):
-            if record is not None:
-                cells[i] = "diverged" if value is None else grid.form.format(value)
-                if numbers and value == grid.best(numbers):
-                    cells[i] = f"**{cells[i]}**"
-        rows.append([model, *cells])
-    return markdown.table(["model", *map(_shown, columns)], rows)
+def metric(name: str) -> scoring.Metric:
+    """What the trials of a grid are compared by: of their task, if it says no other."""
+    return GRIDS[name].metric or protocol.primary(runs(name, "cpu")[0])
 
 
-def _value(grid: Grid, record: dict | None) -> float | None:
-    end = record and record["result"]
-    return end["metrics"]["valid"][grid.metric] if end else None
-
-
-def _order(setting: str) -> tuple[float, str]:
-    """Rates by size, then other settings by name."""
-    try:
-        return float(setting), ""
-    except ValueError:
-        return float("inf"), setting
-
-
-def _shown(setting: str) -> str:
-    number = _order(setting)[0]
-    return setting if number == float("inf") else f"{number:g}"
-
-
-FIGURES = {
-    name: protocol.Figure(
-        name,
-        f"trials: {grid.title}",
-        functools.partial(runs, name),
-        table=functools.partial(table, name),
-    )
-    for name, grid in GRIDS.items()
-}
+def value(record: dict, metric: scoring.Metric) -> float | None:
+    """The validation metric at the final parameters; None where the trial diverged."""
+    result = record["result"]
+    return result["metrics"]["valid"][metric.name] if result else None

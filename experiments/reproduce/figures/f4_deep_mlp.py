@@ -6,7 +6,7 @@
 
 from typing import TYPE_CHECKING, Any
 
-from experiments.reproduce import estimates, panels, protocol, trials
+from experiments.reproduce import estimates, grids, panels, protocol
 from experiments.runs import pictures
 
 if TYPE_CHECKING:
@@ -61,21 +61,21 @@ def _run(
         **(
             protocol.paper(model)
             if name == "paper"
-            else trials.chosen("deep_mlp_grid", model)
+            else grids.chosen("deep_mlp_grid", model)
         ),
     }
     place = f"{folder}/{layers}x{hidden}_{model}_seed{seed}"
     return protocol.Run(place, f"deep_mlp:{model}", changes, protocol=name)
 
 
-def draw(found: list[dict], scale: str) -> "Figure":
+def draw(records: list[dict], scale: str) -> "Figure":
     """Accuracy over epochs at one shape, and test accuracy over depth."""
-    groups = panels.by_protocol(found)
+    groups = panels.by_protocol(records)
     size = 7.2, 2.6 * len(groups) + 0.3
     figure = pictures.figure(*size)
     grid = figure.subplots(len(groups), 2, squeeze=False)
-    for row, (name, records) in zip(grid, groups.items(), strict=True):
-        _draw_row(row, name, records, scale)
+    for row, (name, of_protocol) in zip(grid, groups.items(), strict=True):
+        _draw_row(row, name, of_protocol, scale)
     for column in grid.T:
         panels.same_limits(column)
     for panel in grid.flat:
@@ -83,7 +83,7 @@ def draw(found: list[dict], scale: str) -> "Figure":
     return figure
 
 
-def _draw_row(row: Any, name: str, found: list[dict], scale: str) -> None:
+def _draw_row(row: Any, name: str, records: list[dict], scale: str) -> None:
     """A protocol: left over epochs, right over depth."""
     left, right = row
     shape = SHAPE[scale]
@@ -93,8 +93,8 @@ def _draw_row(row: Any, name: str, found: list[dict], scale: str) -> None:
         model = record["config"]["model"]
         return (model["layers"], model["hidden"]) == shape
 
-    one = [record for record in found if fits(record)]
-    depths = [record for record in found if not fits(record)]
+    one = [record for record in records if fits(record)]
+    depths = [record for record in records if not fits(record)]
     series = panels.by_model(one)
     panels.curves(left, series, "valid", "accuracy", log=False, unit=epoch)
     iterations = panels.iterations(one)

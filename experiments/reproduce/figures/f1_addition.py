@@ -6,7 +6,7 @@ cosine schedule ends there.
 
 from typing import TYPE_CHECKING, Any
 
-from experiments.reproduce import panels, protocol, trials
+from experiments.reproduce import grids, panels, protocol
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -44,19 +44,19 @@ def _run(scale: str, name: str, length: int, model: str, seed: int) -> protocol.
         folder += "_paper"
     else:
         grid = "addition_grid_300" if length >= LONG else "addition_grid"
-        changes |= trials.chosen(grid, model)
+        changes |= grids.chosen(grid, model)
     place = f"{folder}/T{length}_{model}_seed{seed}"
     return protocol.Run(place, "addition", changes, protocol=name)
 
 
-def draw(found: list[dict], scale: str) -> "Figure":
+def draw(records: list[dict], scale: str) -> "Figure":
     """Validation MSE and ||dL/dh_0|| over iterations, by protocol and length."""
     del scale
     rows = (
         panels.Curve("valid", "mse", "validation MSE"),
         panels.Curve("train", "carry_grad_norm", panels.CARRY_GRADIENT),
     )
-    return panels.lengths(found, rows, "T = {}", "always answering 1", 2.3)
+    return panels.lengths(records, rows, "T = {}", "always answering 1", 2.3)
 
 
 FIGURE = protocol.Figure(

@@ -1,39 +1,32 @@
 """What recorded runs were to reach, and what they reached. No JAX."""
 
-import operator
 import pathlib
 import statistics
 from typing import NamedTuple
 
-from experiments.reproduce import (
-    f1_addition,
-    markdown,
-    panels,
-    ptb_word,
-    shipped,
-    status,
-)
+from experiments.reproduce import markdown, panels, protocol, status
+from experiments.reproduce.figures import f1_addition
+from experiments.reproduce.tables import ptb_word, shipped
+from experiments.tasks import scoring
 
 
 class Target(NamedTuple):
     """A figure that was set before the runs were made.
 
     task: what it is about.
-    names: runs of `shipped` or of a figure, one a seed.
-    metric: of test data; its mean over the runs has to reach the aim.
-    form: of a number.
-    sign: ≥ where the aim is the least that is enough, ≤ where it is the most.
-    aim: a number, or the runs whose mean it is, one a seed.
+    runs: names of runs of `shipped` or of a figure, one a seed. The primary metric of
+      their task, on test data, has to reach the aim in the mean.
+    aim: a number, or the names of the runs whose mean it is, one a seed. It is the
+      least that is enough of a metric of which more is better, else the most.
     published: the best of others on a single layer that we know of.
+    digits: of the metric, where it is printed with others than its own.
     """
 
     task: str
-    names: tuple[str, ...]
-    metric: str
-    form: str
-    sign: str
+    runs: tuple[str, ...]
     aim: float | tuple[str, ...]
-    published: str
+    published: str = ""
+    digits: int | None = None
 
 
 _WORDS = ("ptb_word/spectral_200_tuned",)
@@ -49,44 +42,44 @@ TARGETS = (
     Target(
         "permuted MNIST, n = 128",
         ("permuted_mnist_128", "permuted_mnist_128_seed1"),
-        *("accuracy", "{:.4f}", "≥", 0.940),
-        "expRNN, n = 170: 0.949",
+        aim=0.940,
+        published="expRNN, n = 170: 0.949",
     ),
     Target(
         f"permuted MNIST, n = 128, {_EVERY}",
         ("permuted_mnist_leaky",),
-        *("accuracy", "{:.4f}", "≥", 0.940),
-        "expRNN, n = 170: 0.949",
+        aim=0.940,
+        published="expRNN, n = 170: 0.949",
     ),
     Target(
         "permuted MNIST, n ≤ 256",
         ("permuted_mnist", "permuted_mnist_seed1"),
-        *("accuracy", "{:.4f}", "≥", 0.955),
-        "expRNN, n = 360: 0.962, n = 512: 0.966",
+        aim=0.955,
+        published="expRNN, n = 360: 0.962, n = 512: 0.966",
     ),
     Target(
         f"permuted MNIST, n ≤ 256, {_EVERY}",
         ("permuted_mnist_leaky",),
-        *("accuracy", "{:.4f}", "≥", 0.955),
-        "expRNN, n = 360: 0.962, n = 512: 0.966",
+        aim=0.955,
+        published="expRNN, n = 360: 0.962, n = 512: 0.966",
     ),
     Target(
         "pixel MNIST, 5,530 parameters",
         ("pixel_mnist_784_rows", "pixel_mnist_784_rows_seed1"),
-        *("accuracy", "{:.4f}", "≥", 0.986),
-        "expRNN, n = 170: 0.980; geotorch, n = 170: 0.985",
+        aim=0.986,
+        published="expRNN, n = 170: 0.980; geotorch, n = 170: 0.985",
     ),
     Target(
         f"pixel MNIST, 5,530 parameters, {_EVERY}",
         ("pixel_mnist_784", "pixel_mnist_784_seed1"),
-        *("accuracy", "{:.4f}", "≥", 0.986),
-        "expRNN, n = 170: 0.980; geotorch, n = 170: 0.985",
+        aim=0.986,
+        published="expRNN, n = 170: 0.980; geotorch, n = 170: 0.985",
     ),
     Target(
         "pixel MNIST, n ≤ 256",
         ("pixel_mnist_784_wide", "pixel_mnist_784_wide_seed1"),
-        *("accuracy", "{:.4f}", "≥", 0.988),
-        "expRNN, n = 512: 0.987",
+        aim=0.988,
+        published="expRNN, n = 512: 0.987",
     ),
     Target(
         f"pixel MNIST, n ≤ 256, {_EVERY}",
@@ -94,50 +87,48 @@ TARGETS = (
             "pixel_mnist_784_wide_every_step",
             "pixel_mnist_784_wide_every_step_seed1",
         ),
-        *("accuracy", "{:.4f}", "≥", 0.988),
-        "expRNN, n = 512: 0.987",
+        aim=0.988,
+        published="expRNN, n = 512: 0.987",
     ),
     Target(
         "PTB characters, one hour on two cores, bits",
         ("ptb_char", "ptb_char_seed1"),
-        *("bits_per_character", "{:.3f}", "≤", 1.58),
-        "expRNN, 1.3 M parameters, many epochs: 1.43",
+        aim=1.58,
+        published="expRNN, 1.3 M parameters, many epochs: 1.43",
     ),
     Target(
         "PTB words: Spectral-RNN, and the LSTM of as many parameters",
         _WORDS,
-        *("perplexity", "{:.1f}", "≤", ("ptb_word/lstm_equal_tuned",)),
-        "",
+        aim=("ptb_word/lstm_equal_tuned",),
     ),
     Target(
         "PTB words, three tries each: Spectral-RNN, and the LSTM of as many units",
         _WORDS,
-        *("perplexity", "{:.1f}", "≤", _WORDS_LSTM),
-        "",
+        aim=_WORDS_LSTM,
     ),
     Target(
         "PTB words: Spectral-LSTM, and the LSTM of as many units and parameters",
         _WORDS_SPECTRAL_LSTM,
-        *("perplexity", "{:.1f}", "≤", _WORDS_LSTM),
-        "",
+        aim=_WORDS_LSTM,
     ),
     Target(
         "copy at a lag of 5,000, recall",
         ("copying_5000", "copying_5000_seed1", "copying_5000_seed2"),
-        *("recall", "{:.4f}", "≥", 0.99),
-        "expRNN to 2,000, n = 190",
+        aim=0.99,
+        published="expRNN to 2,000, n = 190",
     ),
     Target(
         "addition, T = 300, 1,500 iterations",
         tuple(f"cpu/F1/T300_spectral_seed{seed}" for seed in range(3)),
-        *("mse", "{:.4f}", "≤", 0.005),
-        "",
+        aim=0.005,
+        digits=4,
     ),
     Target(
         "addition, T = 750",
         ("addition_750", "addition_750_seed1"),
-        *("mse", "{:.4f}", "≤", 0.01),
-        "scoRNN",
+        aim=0.01,
+        published="scoRNN",
+        digits=4,
     ),
 )
 
@@ -145,51 +136,57 @@ TARGETS = (
 def table(results: pathlib.Path) -> str:
     """Each target with the mean and the range of what was reached."""
     figures = (*f1_addition.runs("cpu"), *ptb_word.runs("cpu"))
-    known = {run.name: run for run in (*shipped.RUNS, *figures)}
+    runs = {run.name: run for run in (*shipped.RUNS, *figures)}
 
     def usable(names: tuple[str, ...]) -> list[dict]:
-        found = (status.usable(known[name], results) for name in names)
-        return [record for record in found if record]
+        records = (status.usable(runs[name], results) for name in names)
+        return [record for record in records if record]
 
     rows = []
-    for each in TARGETS:
+    for target in TARGETS:
+        metric = protocol.primary(runs[target.runs[0]])
         aim: float | None
-        if isinstance(each.aim, tuple):
-            others = _values(usable(each.aim), each.metric)
+        if isinstance(target.aim, tuple):
+            others = _values(usable(target.aim), metric)
             aim = statistics.mean(others) if others else None
         else:
-            aim = each.aim
-        wanted = "not run" if aim is None else f"{each.sign} {each.form.format(aim)}"
-        records = usable(each.names)
+            aim = target.aim
+        to_reach = "not run"
+        if aim is not None:
+            sign = "≥" if metric.higher_is_better else "≤"
+            to_reach = f"{sign} {metric.number(aim, target.digits)}"
+        records = usable(target.runs)
         cells = ["not run", "no"]
         if records:
-            cells = [_spread(records, each), _verdict(each, records, aim)]
-        rows.append([each.task, wanted, each.published, *cells])
+            reached = _reaches(records, metric, aim)
+            spread = _spread(records, metric, target.digits)
+            cells = [spread, "**yes**" if reached else "no"]
+        rows.append([target.task, to_reach, target.published, *cells])
     return markdown.table(["task", "to reach", "published", "test", "reached"], rows)
 
 
-def _values(records: list[dict], metric: str) -> list[float]:
+def _values(records: list[dict], metric: scoring.Metric) -> list[float]:
     """Those of the runs that did not diverge."""
-    found = (panels.final(record, metric) for record in records)
-    return [value for value in found if value is not None]
+    values = (panels.final(record, metric.name) for record in records)
+    return [value for value in values if value is not None]
 
 
-def _spread(records: list[dict], each: Target) -> str:
+def _spread(records: list[dict], metric: scoring.Metric, digits: int | None) -> str:
     """The mean, of several values their range, and how many seeds diverged."""
-    values = _values(records, each.metric)
-    texts = [each.form.format(statistics.mean(values))] if values else []
+    values = _values(records, metric)
+    texts = [metric.number(statistics.mean(values), digits)] if values else []
     if len(values) > 1:
-        low, high = each.form.format(min(values)), each.form.format(max(values))
+        low, high = (metric.number(end(values), digits) for end in (min, max))
         texts[0] += f" ({low} to {high}, {len(values)} seeds)"
     if len(values) < len(records):
         texts.append(f"{len(records) - len(values)} of {len(records)} seeds diverged")
     return "; ".join(texts)
 
 
-def _verdict(each: Target, records: list[dict], aim: float | None) -> str:
+def _reaches(records: list[dict], metric: scoring.Metric, aim: float | None) -> bool:
     """A seed that diverged reaches nothing, and then the mean does not either."""
-    values = _values(records, each.metric)
-    enough = {"≥": operator.ge, "≤": operator.le}[each.sign]
+    values = _values(records, metric)
     if aim is None or len(values) < len(records):
-        return "no"
-    return "**yes**" if enough(statistics.mean(values), aim) else "no"
+        return False
+    mean = statistics.mean(values)
+    return mean >= aim if metric.higher_is_better else mean <= aim

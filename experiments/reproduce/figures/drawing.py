@@ -34,15 +34,15 @@ def draw(
     Beside the PNG, whose path is returned, lie PDF, SVG and the caption. A record that
     cannot be used is left out, with a warning on stderr.
     """
-    found = usable(figure.runs(scale), results)
-    if not found or figure.draw is None:
+    records = usable(figure.runs(scale), results)
+    if not records or figure.draw is None:
         return None
     output = picture(figure, scale, results)
     with pictures.style():
-        drawing = figure.draw(list(found.values()), scale)
+        drawing = figure.draw(list(records.values()), scale)
         pictures.legend(drawing)
         pictures.save(drawing, output)
-    text = caption(figure, scale, found)
+    text = caption(figure, scale, records)
     files.write(output.with_suffix(".md"), f"{markdown.wrapped(text)}\n")
     return output
 
@@ -57,51 +57,52 @@ def usable(runs: Iterable[protocol.Run], results: pathlib.Path) -> dict[str, dic
 
     A record has the run's `protocol` besides.
     """
-    found = {}
+    records = {}
     for run in runs:
         record, problem = status.find(run, results)
         if problem:
             print(f"warning: left out: {problem}", file=sys.stderr)
         elif record:
-            found[run.name] = record | {"protocol": run.protocol}
-    return found
+            records[run.name] = record | {"protocol": run.protocol}
+    return records
 
 
-def caption(figure: protocol.Figure, scale: str, found: dict[str, dict]) -> str:
+def caption(figure: protocol.Figure, scale: str, records: dict[str, dict]) -> str:
     """What is drawn, of which runs, and on what machines they were made.
 
     Args:
       figure: the figure.
       scale: of the runs.
-      found: {name: record} of those that are drawn.
+      records: {name: record} of the runs that are drawn.
     """
-    seeds = sorted({record["config"]["seed"] for record in found.values()})
-    runs, records = figure.runs(scale), list(found.values())
+    seeds = sorted({record["config"]["seed"] for record in records.values()})
+    runs, values = figure.runs(scale), list(records.values())
     many = len(seeds) > 1
     parts = [
         f"**{figure.title}.** {figure.caption}",
         "Lines are means over seeds, bands from the least to the greatest." * many,
         f"Scale `{scale}`, {'seeds' if many else 'seed'} {', '.join(map(str, seeds))},"
-        f" {len(found)} of {len(runs)} runs, on {panels.machines(records)}.",
-        _absent(runs, records),
-        _diverged(found, scale),
+        f" {len(records)} of {len(runs)} runs, on {panels.machines(values)}.",
+        _absent(runs, values),
+        _diverged(records, scale),
         "Stand-in data, no result." * (scale == "smoke"),
     ]
     return " ".join(part for part in parts if part)
 
 
-def _absent(runs: list[protocol.Run], found: list[dict]) -> str:
+def _absent(runs: list[protocol.Run], records: list[dict]) -> str:
     """Which protocols have no record yet."""
-    asked = {run.protocol for run in runs} - {record["protocol"] for record in found}
-    text = " and ".join(f"`{name}`" for name in sorted(asked))
-    return f"Protocol {text}: not run." if asked else ""
+    recorded = {record["protocol"] for record in records}
+    absent = {run.protocol for run in runs} - recorded
+    text = " and ".join(f"`{name}`" for name in sorted(absent))
+    return f"Protocol {text}: not run." if absent else ""
 
 
-def _diverged(found: dict[str, dict], scale: str) -> str:
+def _diverged(records: dict[str, dict], scale: str) -> str:
     """Which runs diverged, and when."""
     steps = [
         f"{name.removeprefix(f'{scale}/')} at step {record['diverged']['step']:,}"
-        for name, record in found.items()
+        for name, record in records.items()
         if record["result"] is None
     ]
     return f"Diverged (a cross at the last value): {', '.join(steps)}." if steps else ""

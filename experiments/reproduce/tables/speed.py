@@ -44,7 +44,7 @@ COSTLY = {
 
 
 def constraints(results: pathlib.Path) -> str:
-    """A step of each model of `benchmark_constraints`, fastest call to fastest."""
+    """A step of each model of `benchmark constraints`, fastest call to fastest."""
     record = _record("benchmark_constraints", results)
     rows = []
     for name, timings in record["models"].items():
@@ -98,7 +98,7 @@ def cells(results: pathlib.Path) -> str:
     rows = [
         [
             *(str(n), f"{steps:,}", str(devices)),
-            *(text(cell, n, each, base) for each, _, base in LAYERS),
+            *(text(cell, n, contender, base) for contender, _, base in LAYERS),
         ]
         for (n, steps, devices), cell in sorted(cells.items())
     ]
@@ -111,10 +111,10 @@ def headline(results: pathlib.Path, more: str) -> str:
     machine = _record("benchmark_sizes", results)["machine"]
     parts = []
     for devices in sorted({devices for _, devices in widths}):
-        found = {n: t / ours for (n, on), (t, ours) in widths.items() if on == devices}
-        times = _listed([f"{ratio:.1f}" for ratio in found.values()])
+        ratios = {n: t / ours for (n, on), (t, ours) in widths.items() if on == devices}
+        times = _listed([f"{ratio:.1f}" for ratio in ratios.values()])
         where = "one device" if devices == 1 else f"{devices} devices"
-        parts.append(f"{times} times at n = {_listed(list(found))} on {where}")
+        parts.append(f"{times} times at n = {_listed(list(ratios))} on {where}")
     return markdown.wrapped(
         "The constraint costs no speed: with 16 reflectors a side, a training step of"
         " `SpectralRNN` is faster than one of `nnx.RNN` with the same activation,"
@@ -144,30 +144,30 @@ def widths(results: pathlib.Path) -> str:
 
 def _widths(results: pathlib.Path) -> dict[tuple[int, int], tuple[float, float]]:
     """{(n, devices): seconds of `nnx.RNN` and of SpectralRNN} of `benchmark_sizes`."""
-    found = {
+    seconds = {
         (row["n"], _devices(row), row["contender"]): row["seconds"]
         for row in _benchmark("benchmark_sizes", results)
         if row["kind"] == "layer" and "seconds" in row
     }
     return {
-        (n, devices): (found[n, devices, BASELINE], found[n, devices, OWN])
-        for n, devices in sorted({(n, devices) for n, devices, _ in found})
+        (n, devices): (seconds[n, devices, BASELINE], seconds[n, devices, OWN])
+        for n, devices in sorted({(n, devices) for n, devices, _ in seconds})
     }
 
 
 def linear(results: pathlib.Path) -> str:
     """A step of linear recurrences, of `benchmark_linear` on one device."""
-    found = {
+    measured = {
         (row["n"], row["steps"], row["contender"]): row["seconds"]
         for row in _benchmark("benchmark_linear", results)
         if row["kind"] == "layer" and "seconds" in row and _devices(row) == 1
     }
     rows = []
-    for n, steps in sorted({(n, steps) for n, steps, _ in found}):
-        base = found[n, steps, LINEAR]
+    for n, steps in sorted({(n, steps) for n, steps, _ in measured}):
+        base = measured[n, steps, LINEAR]
         cells = []
         for m in (16, n):
-            seconds = found[n, steps, f"SpectralRNN identity m={m}"]
+            seconds = measured[n, steps, f"SpectralRNN identity m={m}"]
             cells += [_milliseconds(seconds), f"**{seconds / base:.2f}**"]
         rows.append([str(n), str(steps), _milliseconds(base), *cells])
     names = [f"`SpectralRNN`, {m}" for m in ("16", "n")]
@@ -232,16 +232,16 @@ def lengths(results: pathlib.Path) -> str:
 
 def matrices(results: pathlib.Path) -> str:
     """Value and gradient of an orthogonal matrix, of `benchmark_grid`."""
-    found = {
+    measured = {
         (row["n"], row["contender"]): row
         for row in _benchmark("benchmark_grid", results)
         if row["kind"] == "matrix"
     }
     rows = []
-    for n in sorted({n for n, _ in found if n >= 256}):
+    for n in sorted({n for n, _ in measured if n >= 256}):
         cells = []
         for name in ("svdrnn", "paper", "QR", "matrix exponential"):
-            seconds = found[n, name].get("seconds")
+            seconds = measured[n, name].get("seconds")
             cells.append("skipped" if seconds is None else _milliseconds(seconds))
         rows.append([str(n), *cells])
     return markdown.table(

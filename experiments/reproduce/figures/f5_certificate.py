@@ -93,21 +93,21 @@ def _run(
     return protocol.Run(name, config, changes, certificate=True)
 
 
-def draw(found: list[dict], scale: str) -> "Figure":
+def draw(records: list[dict], scale: str) -> "Figure":
     """Certificate, test error and gap over the radius, a column for each length."""
     figure = pictures.figure(7.2, 5.4)
     columns = LENGTHS[scale]
     grid = figure.subplots(3, len(columns), squeeze=False, sharex=True, sharey="row")
     values = {"certificate": _bound, "test error": _error, "test − training": _gap}
     for column, steps in zip(grid.T, columns, strict=True):
-        mine = [r for r in found if r["config"]["task"]["steps"] == steps]
-        series, looks = _series(mine)
+        of_length = [r for r in records if r["config"]["task"]["steps"] == steps]
+        series, looks = _series(of_length)
         for panel, value in zip(column, values.values(), strict=True):
             panels.over(panel, series, value, looks=looks)
             panel.set_xscale("log")
             panel.set_xlim(RADII[scale][0] / 1.5, RADII[scale][-1] * 1.5)
         for panel in column[:2]:
-            if mine:
+            if of_length:
                 look = {"color": "gray", "linestyle": "--", "linewidth": 1}
                 panel.axhline(GUESSING, label="guessing", **look)
         column[0].set_title(f"T = {steps}")
@@ -120,11 +120,11 @@ def draw(found: list[dict], scale: str) -> "Figure":
     return figure
 
 
-def _series(found: list[dict]) -> tuple[panels.Series, panels.Styles]:
+def _series(records: list[dict]) -> tuple[panels.Series, panels.Styles]:
     """A series for each size and kind of labels; a colour for each size."""
     series: panels.Series = {}
     looks: panels.Styles = {}
-    for record in found:
+    for record in records:
         model = record["config"]["model"]
         label = f"n = {model['hidden']}, m = {model['reflectors']}"
         look = {"color": COLORS.get(model["hidden"], pictures.GREEN), "linestyle": "-"}

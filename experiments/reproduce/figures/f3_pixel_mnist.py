@@ -8,7 +8,7 @@ import functools
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from experiments.reproduce import panels, protocol, trials
+from experiments.reproduce import grids, panels, protocol
 from experiments.runs import pictures
 
 if TYPE_CHECKING:
@@ -44,12 +44,12 @@ def runs(scale: str) -> list[protocol.Run]:
         for model in ("spectral",) if scale == "smoke" else protocol.RECURRENT:
             if leak != LEAK and model != "lstm":
                 settings.append((LEAK_STEPS, model, RADIUS, leak))
-    found = [
+    tuned = [
         _run(scale, *setting, seed)
         for setting in settings
         for seed in range(SEEDS[scale])
     ]
-    return found + [
+    return tuned + [
         _paper(scale, steps, model, seed)
         for steps in lengths
         for model in protocol.models("paper", scale, protocol.RECURRENT)
@@ -68,7 +68,7 @@ def _run(
         "model.name": model,
         "model.radius": radius,
         "model.leak": leak,
-        **trials.chosen("pixel_mnist_grid", model),
+        **grids.chosen("pixel_mnist_grid", model),
     }
     return protocol.Run(f"{name}_seed{seed}", "pixel_mnist", changes)
 
@@ -95,27 +95,27 @@ COLUMNS = (
 )
 
 
-def draw(found: list[dict], scale: str) -> "Figure":
+def draw(records: list[dict], scale: str) -> "Figure":
     """Accuracy, ||dL/dh_0|| and margin over iterations, and over the leak."""
     del scale
-    looks = panels.styles(panels.by_radius(found))
+    looks = panels.styles(panels.by_radius(records))
     rows = [
-        (name, length, mine)
-        for name, records in panels.by_protocol(found).items()
-        for length in sorted({r["config"]["task"]["steps"] for r in records})
-        if (mine := [r for r in records if _of_curves(r, name, length)])
+        (name, length, of_row)
+        for name, of_protocol in panels.by_protocol(records).items()
+        for length in sorted({r["config"]["task"]["steps"] for r in of_protocol})
+        if (of_row := [r for r in of_protocol if _of_curves(r, name, length)])
     ]
-    tuned = [record for record in found if record["protocol"] == "tuned"]
+    tuned = [record for record in records if record["protocol"] == "tuned"]
     height = 1.9 * (len(rows) + 1) + 0.5
     figure = pictures.figure(7.2, height)
     grid = figure.subplots(len(rows) + 1, 3)
-    for row, (name, length, mine) in zip(grid[:-1], rows, strict=True):
-        series = panels.by_radius(mine)
+    for row, (name, length, of_row) in zip(grid[:-1], rows, strict=True):
+        series = panels.by_radius(of_row)
         for panel, curve in zip(row, COLUMNS, strict=True):
             split, key = curve.split, curve.key
             panels.curves(panel, series, split, key, log=curve.log, looks=looks)
             panels.label(panel, "iteration", curve.name)
-        row[0].set_title(f"{name}, {length} steps, {panels.iterations(mine)}")
+        row[0].set_title(f"{name}, {length} steps, {panels.iterations(of_row)}")
     _over_leak(grid[-1], tuned, looks)
     for panel in grid.flat:
         panels.not_run(panel)
@@ -129,13 +129,13 @@ def _of_curves(record: dict, name: str, length: int) -> bool:
     return steps == length and (name == "paper" or _leak(record) == LEAK)
 
 
-def _over_leak(row: Any, found: list[dict], looks: panels.Styles) -> None:
+def _over_leak(row: Any, records: list[dict], looks: panels.Styles) -> None:
     """The row over the leak, of the records that differ in it."""
-    leaks = {_leak(record) for record in found} - {LEAK}
-    steps = {r["config"]["task"]["steps"] for r in found if _leak(r) in leaks}
-    mine = [
+    leaks = {_leak(record) for record in records} - {LEAK}
+    steps = {r["config"]["task"]["steps"] for r in records if _leak(r) in leaks}
+    drawn = [
         record
-        for record in found
+        for record in records
         if record["config"]["task"]["steps"] in steps
         and record["config"]["model"]["name"] != "lstm"
         and record["config"]["model"].get("radius", RADIUS) == RADIUS
@@ -149,9 +149,9 @@ def _over_leak(row: Any, found: list[dict], looks: panels.Styles) -> None:
         ),
         f"{MARGIN} at the end": lambda record: panels.last(record, "spectral_margin"),
     }
-    series = panels.by_radius(mine)
+    series = panels.by_radius(drawn)
     shown = ", ".join(map(str, sorted(steps)))
-    row[0].set_title(f"tuned, {shown} steps, {panels.iterations(mine)}")
+    row[0].set_title(f"tuned, {shown} steps, {panels.iterations(drawn)}")
     for panel, (name, value) in zip(row, values.items(), strict=True):
         points = functools.partial(_point, value)
         panels.over(panel, series, points, log=name != "test accuracy", looks=looks)

@@ -6,7 +6,7 @@
 
 from typing import TYPE_CHECKING, Any
 
-from experiments.reproduce import panels, protocol, trials
+from experiments.reproduce import grids, panels, protocol
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -45,20 +45,20 @@ def _run(scale: str, name: str, lag: int, model: str, seed: int) -> protocol.Run
         folder += "_paper"
     else:
         grid = "copying_grid_500" if lag >= LONG else "copying_grid"
-        changes |= trials.chosen(grid, model)
+        changes |= grids.chosen(grid, model)
     place = f"{folder}/T{lag}_{model}_seed{seed}"
     config = f"copying:{lag}" if lag >= LONG else "copying"
     return protocol.Run(place, config, changes, protocol=name)
 
 
-def draw(found: list[dict], scale: str) -> "Figure":
+def draw(records: list[dict], scale: str) -> "Figure":
     """Validation loss and recall over iterations: lags across, protocols down."""
     del scale
     rows = (
         panels.Curve("valid", "loss", "validation loss"),
         panels.Curve("valid", "recall", "validation recall", log=False),
     )
-    return panels.lengths(found, rows, "lag T = {}", "knows nothing", 2.7)
+    return panels.lengths(records, rows, "lag T = {}", "knows nothing", 2.7)
 
 
 FIGURE = protocol.Figure(

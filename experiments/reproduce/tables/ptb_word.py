@@ -6,7 +6,8 @@
 import pathlib
 from typing import Any
 
-from experiments.reproduce import comparison, markdown, protocol, trials
+from experiments.reproduce import grids, markdown, protocol
+from experiments.reproduce.tables import comparison
 
 SEEDS = {"smoke": 1, "cpu": 1, "full": 5}
 TUNED_SEEDS = {"cpu": {"lstm": 2, "spectral_lstm": 2}}  # where they are more
@@ -37,7 +38,7 @@ UNTRIED = ("spectral_lstm",)  # in the short trials: there are tuned runs alone
 
 def runs(scale: str) -> list[protocol.Run]:
     """A run for every row and seed, and the tuned ones."""
-    found = []
+    runs = []
     for row in (*protocol.RECURRENT, *UNTRIED, "lstm_equal"):
         equal = row == "lstm_equal"
         model = "lstm" if equal else row
@@ -53,27 +54,21 @@ def runs(scale: str) -> list[protocol.Run]:
                 "seed": seed,
                 "model.name": model,
                 "model.hidden": EQUAL_LSTM if equal else 200,
-                **trials.chosen("ptb_word_grid", model),
+                **grids.chosen("ptb_word_grid", model),
                 "train.epochs": EPOCHS[scale],
             }
             if row not in UNTRIED and seed < SEEDS[scale]:
-                found.append(protocol.Run(name, "ptb_word", changes, free))
+                runs.append(protocol.Run(name, "ptb_word", changes, free))
             if row in TUNED:
                 changes = changes | TUNED[row]
-                found.append(protocol.Run(f"{name}_tuned", "ptb_word", changes))
-    return found
+                runs.append(protocol.Run(f"{name}_tuned", "ptb_word", changes))
+    return runs
 
 
 def table(results: pathlib.Path, scale: str) -> str:
     """A row for each model and learning rate."""
-    head, rows = comparison.rows(
-        FIGURE.runs(scale),
-        scale,
-        results,
-        "perplexity",
-        "{:.1f}",
-        ("valid", "test"),
-    )
+    splits = ("valid", "test")
+    head, rows = comparison.rows(FIGURE.runs(scale), scale, results, splits)
     names = ["validation perplexity", "test perplexity", "wall time"]
     text = markdown.table([*comparison.COLUMNS, *names], rows)
     return f"{markdown.wrapped(head)}\n\n{text}"
