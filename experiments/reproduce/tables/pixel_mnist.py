@@ -44,7 +44,7 @@ def runs(scale: str) -> list[protocol.Run]:
                 changes["task.steps"] = 28
             name = f"{scale}/pixel_mnist/{model}_seed{seed}"
             runs.append(protocol.Run(name, "pixel_mnist", changes))
-    return runs + (list(shipped.PIXEL_MNIST) if scale == "cpu" else [])
+    return runs + (shipped.PIXEL_MNIST.runs() if scale == "cpu" else [])
 
 
 def table(results: pathlib.Path, scale: str) -> str:

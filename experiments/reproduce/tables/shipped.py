@@ -8,11 +8,6 @@ from experiments.runs import progress
 
 PAPER = "0.977"  # of pixel MNIST: the ICML text, n = 128, m = 16
 
-PIXEL_MNIST = (
-    protocol.Run("pixel_mnist_784", "pixel_mnist", {}),
-    protocol.Run("pixel_mnist_784_seed1", "pixel_mnist", {"seed": 1}),
-)
-
 # The wide network with the activation of the narrow one, at every step.
 _EVERY_STEP: dict[str, Any] = {
     "model.activation_every": 1,
@@ -27,17 +22,37 @@ class Row(NamedTuple):
 
     title: what the run is about.
     run: whose record is shown, with the primary metric of its task.
+    seeds: how many of them are recorded; the others have lines of their own below it.
     paper: the paper's value.
     digits: of the metric, where it is printed with others than its own.
-    readme: whether the README has the row, too.
+    readme: whether the README has the row, too, with the first seed.
     """
 
     title: str
     run: protocol.Run
+    seeds: int = 1
     paper: str = ""
     digits: int | None = None
     readme: bool = False
 
+    def runs(self) -> list[protocol.Run]:
+        """The run with the seed of its config, and with the others."""
+        others = [
+            self.run._replace(
+                name=f"{self.run.name}_seed{seed}",
+                changes=self.run.changes | {"seed": seed},
+            )
+            for seed in range(1, self.seeds)
+        ]
+        return [self.run, *others]
+
+
+PIXEL_MNIST = Row(
+    "pixel MNIST, 784 steps",
+    protocol.Run("pixel_mnist_784", "pixel_mnist", {}),
+    seeds=2,
+    paper=PAPER,
+)
 
 ROWS = (
     Row("addition, T = 100", protocol.Run("addition_100", "addition", {})),
@@ -46,28 +61,19 @@ ROWS = (
         "addition, T = 750",
         protocol.Run("addition_750", "addition:750", {}),
         readme=True,
-    ),
-    Row(
-        "the same, another seed",
-        protocol.Run("addition_750_seed1", "addition:750", {"seed": 1}),
+        seeds=2,
     ),
     Row("copy, T = 100", protocol.Run("copying_100", "copying", {}), digits=3),
     Row("copy, T = 500", protocol.Run("copying_500", "copying:500", {})),
     Row("copy, T = 1000", protocol.Run("copying_1000", "copying:1000", {})),
     Row("copy, T = 2000", protocol.Run("copying_2000", "copying:2000", {})),
     Row(
-        "copy, T = 5000", protocol.Run("copying_5000", "copying:5000", {}), readme=True
+        "copy, T = 5000",
+        protocol.Run("copying_5000", "copying:5000", {}),
+        readme=True,
+        seeds=3,
     ),
-    Row(
-        "the same, another seed",
-        protocol.Run("copying_5000_seed1", "copying:5000", {"seed": 1}),
-    ),
-    Row(
-        "the same, another seed",
-        protocol.Run("copying_5000_seed2", "copying:5000", {"seed": 2}),
-    ),
-    Row("pixel MNIST, 784 steps", PIXEL_MNIST[0], paper=PAPER),
-    Row("the same, another seed", PIXEL_MNIST[1], paper=PAPER),
+    PIXEL_MNIST,
     Row(
         "pixel MNIST, 784 steps, 40 epochs",
         protocol.Run(
@@ -80,24 +86,14 @@ ROWS = (
     Row(
         "pixel MNIST, 784 steps, 256 units, an activation a row",
         protocol.Run("pixel_mnist_784_wide", "pixel_mnist:wide", {}),
-    ),
-    Row(
-        "the same, another seed",
-        protocol.Run("pixel_mnist_784_wide_seed1", "pixel_mnist:wide", {"seed": 1}),
+        seeds=2,
     ),
     Row(
         "pixel MNIST, 784 steps, 256 units",
         protocol.Run(
             "pixel_mnist_784_wide_every_step", "pixel_mnist:wide", _EVERY_STEP
         ),
-    ),
-    Row(
-        "the same, another seed",
-        protocol.Run(
-            "pixel_mnist_784_wide_every_step_seed1",
-            "pixel_mnist:wide",
-            _EVERY_STEP | {"seed": 1},
-        ),
+        seeds=2,
     ),
     Row(
         "pixel MNIST, 784 steps, 192 units",
@@ -112,11 +108,7 @@ ROWS = (
         protocol.Run("pixel_mnist_784_rows", "pixel_mnist:rows", {}),
         paper=PAPER,
         readme=True,
-    ),
-    Row(
-        "the same, another seed",
-        protocol.Run("pixel_mnist_784_rows_seed1", "pixel_mnist:rows", {"seed": 1}),
-        paper=PAPER,
+        seeds=2,
     ),
     Row(
         "the same by the IRNN, 67 units from W = I",
@@ -130,10 +122,7 @@ ROWS = (
         "permuted MNIST",
         protocol.Run("permuted_mnist", "pixel_mnist:permuted", {}),
         readme=True,
-    ),
-    Row(
-        "the same, another seed",
-        protocol.Run("permuted_mnist_seed1", "pixel_mnist:permuted", {"seed": 1}),
+        seeds=2,
     ),
     Row(
         "permuted MNIST, 128 units, an activation at every pixel",
@@ -157,14 +146,7 @@ ROWS = (
         protocol.Run(
             "permuted_mnist_128", "pixel_mnist:permuted", {"model.hidden": 128}
         ),
-    ),
-    Row(
-        "the same, another seed",
-        protocol.Run(
-            "permuted_mnist_128_seed1",
-            "pixel_mnist:permuted",
-            {"model.hidden": 128, "seed": 1},
-        ),
+        seeds=2,
     ),
     Row(
         "pixel MNIST, 28 steps",
@@ -202,27 +184,27 @@ ROWS = (
         protocol.Run("ptb_word_smoke", "ptb_word:smoke", {}),
         digits=0,
     ),
-    Row("PTB characters", protocol.Run("ptb_char", "ptb_char", {}), readme=True),
     Row(
-        "the same, another seed",
-        protocol.Run("ptb_char_seed1", "ptb_char", {"seed": 1}),
+        "PTB characters", protocol.Run("ptb_char", "ptb_char", {}), readme=True, seeds=2
     ),
 )
 
-RUNS = tuple(row.run for row in ROWS)
+RUNS = tuple(run for row in ROWS for run in row.runs())
 
 
 def table(results: pathlib.Path, few: bool = False) -> str:
     """Recorded runs of the shipped configs, all or the few of the README."""
-    rows = []
+    lines = []
     for row in ROWS:
-        if few and not row.readme:
-            continue
-        record = status.usable(row.run, results)
-        cells = _cells(row, record) if record else ("", "not run", "", "")
-        parameters, value, wall, revision = cells
-        about = [row.title, f"`{command(row.run)}`", parameters, value, row.paper]
-        rows.append([*about, wall, revision])
+        for run in row.runs():
+            if few and not (row.readme and run is row.run):
+                continue
+            title = row.title if run is row.run else "the same, another seed"
+            record = status.usable(run, results)
+            cells = _cells(row, record) if record else ("", "not run", "", "")
+            parameters, value, wall, revision = cells
+            about = [title, f"`{command(run)}`", parameters, value, row.paper]
+            lines.append([*about, wall, revision])
     columns = [
         "task",
         "command (`python -m experiments.run --workdir=DIR --config=...`)",
@@ -233,8 +215,8 @@ def table(results: pathlib.Path, few: bool = False) -> str:
         "revision",
     ]
     if few:
-        columns, rows = columns[:-1], [row[:-1] for row in rows]
-    return markdown.table(columns, rows)
+        columns, lines = columns[:-1], [line[:-1] for line in lines]
+    return markdown.table(columns, lines)
 
 
 def _cells(row: Row, record: dict) -> tuple[str, str, str, str]:
