@@ -132,8 +132,8 @@ def after_two_calls(kind, transform, prepare):
     ("kind", "transform"),
     [
         (Sowing, nnx.jit),
-        (OfBare, nnx.jit),
-        (NoPytree, nnx.jit),
+        pytest.param(OfBare, nnx.jit, marks=pytest.mark.slow),
+        pytest.param(NoPytree, nnx.jit, marks=pytest.mark.slow),
         pytest.param(Sowing, nnx.grad, marks=pytest.mark.slow),
         pytest.param(Circular, nnx.jit, marks=pytest.mark.slow),
         pytest.param(Making, lambda f: nnx.jit(nnx.grad(f)), marks=pytest.mark.slow),

@@ -126,6 +126,7 @@ def test_an_activation_before_the_readout_has_the_same_class():
         )
 
 
+@pytest.mark.slow
 def test_models_without_sigma_or_biases():
     rnn, _ = model(radius=0, use_bias=False, reflectors=(3, 1))
     readout = nnx.Linear(N, CLASSES, use_bias=False, rngs=nnx.Rngs(0))
@@ -135,6 +136,7 @@ def test_models_without_sigma_or_biases():
     assert certification.norms(rnn, readout).bias == 0
 
 
+@pytest.mark.slow
 def test_an_input_longer_than_the_bound_is_refused():
     rnn, readout = model()
     inputs, labels = data(scale=1.5)

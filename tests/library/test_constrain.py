@@ -407,6 +407,7 @@ def test_no_one_reading(layer):
 # --- sharing, first values, assignment, back ---------------------------------------
 
 
+@pytest.mark.slow
 def test_shared_kernels_stay_shared():
     net = nnx.Dict(
         a=nnx.Linear(3, 3, rngs=nnx.Rngs(0)), b=nnx.Linear(3, 3, rngs=nnx.Rngs(1))
@@ -619,6 +620,7 @@ def assert_like(found, expected):
         assert found == expected
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
 def test_every_public_name_of_a_parameter_and_its_array():
     kernel, dense = a_kernel()
@@ -672,6 +674,7 @@ EXAMPLES = {
 }
 
 
+@pytest.mark.slow
 def test_every_operator_of_a_parameter_and_its_array():
     kernel, dense = a_kernel()
     array = dense.get_value()
@@ -785,6 +788,7 @@ def test_looking_for_what_is_not_there_builds_nothing(monkeypatch):
 # --- bake ---------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_baked_outside_is_a_copy():
     net = Net(nnx.Rngs(0))
     svdrnn.constrain(net, SPECTRAL)
@@ -882,8 +886,8 @@ def test_created_under_transformations():
     "constraint",
     [
         svdrnn.Spectral(0.2, reflectors=2),
-        svdrnn.Orthogonal(),
-        svdrnn.Orthogonal("cayley"),
+        pytest.param(svdrnn.Orthogonal(), marks=pytest.mark.slow),
+        pytest.param(svdrnn.Orthogonal("cayley"), marks=pytest.mark.slow),
     ],
     ids=str,
 )
@@ -959,14 +963,9 @@ class Parallel(nnx.Module):
         return self.down(jnp.tanh(self.up(x)), **sharding)
 
 
-@pytest.mark.parametrize(
-    "constraint",
-    [svdrnn.Orthogonal(), pytest.param(SPECTRAL, marks=pytest.mark.slow)],
-    ids=str,
-)
-@pytest.mark.parametrize(
-    "axis_type", ["Explicit", pytest.param("Auto", marks=pytest.mark.slow)]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("constraint", [svdrnn.Orthogonal(), SPECTRAL], ids=str)
+@pytest.mark.parametrize("axis_type", ["Explicit", "Auto"])
 def test_partitioned_kernels(axis_type, constraint):
     axis_type = jax.sharding.AxisType[axis_type]
     mesh = jax.make_mesh((2,), ("model",), axis_types=(axis_type,))

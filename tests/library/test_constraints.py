@@ -227,7 +227,10 @@ def test_training_from_minus_one():
 @pytest.mark.parametrize(
     "map", ["householder", pytest.param("cayley", marks=pytest.mark.slow)]
 )
-@pytest.mark.parametrize("start", ["minus", "nearly", "random"])
+@pytest.mark.parametrize(
+    "start",
+    ["minus", *(pytest.param(s, marks=pytest.mark.slow) for s in ("nearly", "random"))],
+)
 def test_orthogonal_starts_have_a_derivative(x64, map, start):
     w = STARTS.get(start, random_matrix((4, 3)))
     weights = random_matrix(w.shape, seed=2)

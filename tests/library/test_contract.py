@@ -253,7 +253,13 @@ def test_lengths_closed_over_as_an_array(form):
     np.testing.assert_allclose(nnx.jit(last)(model, X), last(model, X), atol=1e-5)
 
 
-@pytest.mark.parametrize("form", ["nnx.RNN", "low_rank", "dense", "wy", "autodiff"])
+@pytest.mark.parametrize(
+    "form",
+    [
+        *("nnx.RNN", "low_rank"),
+        *(pytest.param(f, marks=pytest.mark.slow) for f in ("dense", "wy", "autodiff")),
+    ],
+)
 def test_no_step_at_all(form):
     model = make(form)
     empty = np.zeros((BATCH, 0, FEATURES), np.float32)
@@ -562,7 +568,13 @@ def constrained(layer):
     return layer
 
 
-@pytest.mark.parametrize("layer", LAYERS)
+@pytest.mark.parametrize(
+    "layer",
+    [
+        pytest.param(layer, marks=[] if layer == "constrained" else pytest.mark.slow)
+        for layer in LAYERS
+    ],
+)
 def test_tabulate(layer):
     model = LAYERS[layer]()
     table = nnx.tabulate(model, X, console_kwargs={"force_terminal": False})

@@ -41,7 +41,14 @@ def loop(w, inputs, carry, input_weights):
 
 @x64
 @pytest.mark.parametrize(
-    "steps,features", [(0, 1), (1, 1), (2, 3), (3, 1), (5, 1), (8, 3), (13, 1)]
+    "steps,features",
+    [
+        *((0, 1), (1, 1), (13, 3)),
+        *(
+            pytest.param(*sizes, marks=pytest.mark.slow)
+            for sizes in ((2, 3), (3, 1), (5, 1), (8, 3))
+        ),
+    ],
 )
 def test_the_loop_and_its_gradients(steps, features):
     given = draw(steps, features)

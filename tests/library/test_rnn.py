@@ -632,7 +632,14 @@ def test_dtypes(x64, param_dtype, dtype, input_dtype, expected):
     assert all(leaf.dtype == param_dtype for leaf in grads)
 
 
-@pytest.mark.parametrize("make", [SpectralRNNCell, DenseRNNCell, OrthogonalRNNCell])
+@pytest.mark.parametrize(
+    "make",
+    [
+        SpectralRNNCell,
+        pytest.param(DenseRNNCell, marks=pytest.mark.slow),
+        pytest.param(OrthogonalRNNCell, marks=pytest.mark.slow),
+    ],
+)
 @pytest.mark.parametrize(
     ("param_dtype", "input_dtype"),
     [

@@ -193,6 +193,7 @@ def test_ratios_are_those_of_one_activation_in_one_cell(capsys):
     assert lines[3].split() == ["n=4,", "T=8,", "2", "devices", "0.200"]
 
 
+@pytest.mark.slow
 def test_a_figure_of_a_record(tmp_path):
     rows = [
         timed("SpectralRNN low_rank m=4", 0.1),

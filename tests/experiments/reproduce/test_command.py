@@ -99,6 +99,7 @@ def pretend(monkeypatch):
     return resume, made
 
 
+@pytest.mark.slow
 def test_stop_and_go_on(tmp_path, pretend, capsys):
     resume, made = pretend
     with pytest.raises(KeyboardInterrupt):

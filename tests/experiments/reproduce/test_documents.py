@@ -25,6 +25,7 @@ def test_the_pages_are_what_the_records_say():
     assert set(found) == set(documents.TABLES)
 
 
+@pytest.mark.slow
 def test_links_start_from_the_page_they_stand_on():
     speed = "<!-- table: speed -->\n<!-- end -->\n"
     headline = "<!-- table: headline -->\n<!-- end -->\n"

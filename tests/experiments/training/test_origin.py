@@ -56,6 +56,7 @@ def test_a_finished_run_of_other_settings(finished, capsys):
             assert line == f"changed since then, and may move numbers: {notice}"
 
 
+@pytest.mark.slow
 def test_a_run_goes_on_under_other_settings(finished, capsys):
     workdir, result = finished
     (workdir / "result.json").unlink()  # as if it had been stopped before its end
