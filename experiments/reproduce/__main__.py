@@ -43,7 +43,7 @@ from experiments.reproduce import (
     registry,
 )
 from experiments.reproduce.figures import drawing
-from experiments.runs import records, signals, workers
+from experiments.runs import folder, records, signals, workers
 
 _SCALE = flags.DEFINE_string("scale", None, ", ".join(protocol.SCALES))
 _PLAN = flags.DEFINE_bool("plan", False, "Show the runs only.")
@@ -77,7 +77,10 @@ def main(words: list[str]) -> None:
             plan.show(request)
         elif _RUN.value is not None:
             workers.end_with_parent()
-            execution.make(execution.find(_RUN.value, request), request)
+            try:
+                execution.make(execution.find(_RUN.value, request), request)
+            except folder.InUse as error:
+                commandline.fail(execution.IN_USE, error)
         elif _WORKERS.value > 1:
             signals.raise_at_once()  # that workers are ended
             execution.share(request, _WORKERS.value)

@@ -17,6 +17,7 @@ from experiments.reproduce import plan, protocol, status
 from experiments.reproduce.figures import drawing
 from experiments.runs import folder, records, workers
 
+IN_USE = 75  # exit code of a process whose run another process makes, as EX_TEMPFAIL
 _PAUSE = 0.2  # seconds before it is looked again whether a run has ended
 
 
@@ -30,10 +31,13 @@ def reproduce(request: plan.Request) -> None:
         left = missing(figure, request)
         while left:
             next_run = take(left, request)
-            if next_run is not None:
+            if next_run is None:
+                _wait(left, request)
+                continue
+            try:
                 make(next_run, request)
-            else:
-                time.sleep(_PAUSE)
+            except folder.InUse:  # another command was faster
+                left.append(next_run)
         drawing.show(figure, request.scale, request.results)
 
 
@@ -87,20 +91,36 @@ def take(left: list[protocol.Run], request: plan.Request) -> protocol.Run | None
     return None
 
 
+def _wait(left: list[protocol.Run], request: plan.Request) -> None:
+    """Waits, where runs are left, until other commands no longer make all of them."""
+    if left:
+        print(f"waiting for {len(left)} runs that other commands make", flush=True)
+    workdirs = [place(run, request.workdir) for run in left]
+    while workdirs and all(map(folder.is_held, workdirs)):
+        time.sleep(_PAUSE)
+
+
 def make_all(runs: list[protocol.Run], request: plan.Request, count: int) -> list[str]:
     """Makes the runs, each in a process of its own, and returns in words what failed.
 
     A process is the command itself with one run.
     """
     left, failed = list(runs), []
+    by_name = {run.name: run for run in runs}
     with workers.Pool("experiments.reproduce", count) as pool:
         while left or pool.running:
             while not pool.is_full and (run := take(left, request)):
                 pool.start(_job(run, request))
+            if not pool.running:
+                _wait(left, request)
+                continue
             time.sleep(_PAUSE)
             for job, code in pool.ended():
                 how = "recorded"
-                if code:
+                if code == IN_USE:
+                    how = "another command was faster"
+                    left.append(by_name[job.name])
+                elif code:
                     how = f"ended {workers.how_it_ended(code)} (see {job.log})"
                     failed.append(f"{job.name} {how}")
                 still = f"{pool.running} running, {len(left)} left"
@@ -132,18 +152,14 @@ def find(name: str, request: plan.Request) -> protocol.Run:
 def make(run: protocol.Run, request: plan.Request) -> None:
     """Makes one run, or goes on with it, and records it, diverged or not.
 
-    Where another process has begun with it meanwhile, that is waited for.
+    Raises:
+      folder.InUse: another process has begun with it meanwhile.
     """
-    workdir = place(run, request.workdir)
-    print(f"---- {run.name} in {workdir}", flush=True)
-    folder.when_free(workdir, lambda: _train(run, request, workdir))
-    print(records.record(workdir, run.name, request.results), flush=True)
-
-
-def _train(run: protocol.Run, request: plan.Request, workdir: pathlib.Path) -> None:
     from experiments.training import certificates, loop  # errors before are quick
 
     config = protocol.build_config(run)
+    workdir = place(run, request.workdir)
+    print(f"---- {run.name} in {workdir}", flush=True)
     light = request.scale == "smoke"
     with _light_compilation() if light else contextlib.nullcontext():
         try:
@@ -152,6 +168,7 @@ def _train(run: protocol.Run, request: plan.Request, workdir: pathlib.Path) -> N
                 certificates.of_run(workdir)
         except loop.NonFiniteLoss as error:
             print(f"diverged: {error}", flush=True)
+    print(records.record(workdir, run.name, request.results), flush=True)
 
 
 def place(run: protocol.Run, workdir: pathlib.Path) -> pathlib.Path:

@@ -3,7 +3,6 @@
 import contextlib
 import subprocess
 import sys
-import time
 
 import pytest
 
@@ -105,33 +104,65 @@ def test_what_another_command_makes_is_left_to_it(tmp_path, capsys):
     assert capsys.readouterr().out == "a: recorded by another command\n"
 
 
-def test_a_run_that_another_process_has_just_begun_is_waited_for(
-    tmp_path, monkeypatch, capsys
+@pytest.mark.parametrize("count", [1, 2])
+def test_the_last_runs_of_another_command_are_waited_for(
+    count, tmp_path, monkeypatch, capsys
 ):
-    request = plan.Request([], "cpu", None, False, tmp_path / "w", tmp_path / "r")
     run = protocol.Run("a", "addition", {})
-    workdir = execution.place(run, request.workdir)
-    seen = []
+    figure = protocol.Figure("F9", "F9", lambda scale: [run], table=lambda *_: "")
+    request = plan.Request([figure], "cpu", None, False, tmp_path / "w", tmp_path / "r")
+    with held_by_another(execution.place(run, request.workdir)) as other:
 
-    def train(config, path, config_file):
-        seen.append(path)
-        with folder.held(path):
-            pass
+        def sleep(seconds):
+            invent(run, request.results)
+            other.communicate()
+
+        monkeypatch.setattr(execution.time, "sleep", sleep)
+        if count == 1:
+            execution.reproduce(request)
+        else:
+            execution.share(request, count)
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[1:3] == [
+        "waiting for 1 runs that other commands make",
+        "a: recorded by another command",
+    ]
+
+
+def test_a_run_that_another_command_has_just_begun_is_left_for_later(
+    tmp_path, monkeypatch
+):
+    runs = [protocol.Run(name, "addition", {}) for name in "abc"]
+    figure = protocol.Figure("F9", "F9", lambda scale: runs, table=lambda *_: "")
+    request = plan.Request([figure], "cpu", None, False, tmp_path / "w", tmp_path / "r")
+    began = []
+
+    def train(config, workdir, config_file):
+        began.append(workdir.name[0])
+        if began == ["a"]:
+            raise folder.InUse("in use")
 
     monkeypatch.setattr(loop, "train", train)
     monkeypatch.setattr(records, "record", lambda *_: "recorded")
-    with held_by_another(workdir) as other:
+    execution.reproduce(request)
+    assert began == ["a", "b", "c", "a"]
 
-        def sleep(seconds):
-            assert folder.is_held(workdir)
-            other.communicate()
 
-        monkeypatch.setattr(time, "sleep", sleep)
-        execution.make(run, request)
-    assert seen == [workdir, workdir] and not folder.is_held(workdir)
-    printed = capsys.readouterr().out
-    assert f"waiting: --workdir {workdir} is in use by process" in printed
-    assert printed.endswith("recorded\n")
+def test_a_process_whose_run_is_in_use_is_no_failure(tmp_path, monkeypatch, capsys):
+    began = []
+
+    def start(module, arguments, log, kept_to):
+        began.append(arguments[-1].removeprefix("--run="))
+        code = execution.IN_USE if began == ["a"] else 0
+        return subprocess.Popen([sys.executable, "-c", f"raise SystemExit({code})"])
+
+    monkeypatch.setattr(workers, "start", start)
+    request = plan.Request([], "smoke", None, False, tmp_path, tmp_path)
+    runs = [protocol.Run(name, "addition", {}) for name in "ab"]
+    assert execution.make_all(runs, request, 1) == [] and began == ["a", "b", "a"]
+    assert (
+        "a: another command was faster | 0 running, 2 left" in capsys.readouterr().out
+    )
 
 
 FIGURE = """
