@@ -1,7 +1,7 @@
 """The registry of models: `config.model.name`, and which fields of a config are read.
 
-A model is a function and a line below. No JAX: the function's file is imported when the
-model is built or its fields are checked.
+A model is a function and a line of `_KINDS`. No JAX: the function's file is imported
+when the model is built or its fields are checked.
 
 The line says of which kinds a model is, and `configs/common.py` says which fields are
 read by which kinds or models. The kinds are:
@@ -70,12 +70,8 @@ def register(
         sequences, or of vectors, need no mention.
     """
     fields = {f"model.{field}" for field in reads} | {*beside}
-    fields |= _read_by(_kind(sequential)) & {*BESIDE}
+    fields |= _read_by("sequences" if sequential else "vectors") & {*BESIDE}
     MODELS[name] = Entry(make, sequential, frozenset(fields))
-
-
-def _kind(sequential: bool) -> str:
-    return "sequences" if sequential else "vectors"
 
 
 def _read_by(*readers: str) -> set[str]:
@@ -87,36 +83,31 @@ def _read_by(*readers: str) -> set[str]:
     }
 
 
-def _ship(name: str, sequential: bool, *kinds: str) -> None:
-    """Adds a model of ours, which reads what the table of fields says."""
-    module = "recurrent" if sequential else "feedforward"
-    reads = _read_by(name, _kind(sequential), *kinds)
-    make = f"experiments.models.{module}:{name}"
-    MODELS[name] = Entry(make, sequential, frozenset(reads))
+# The models that come with the project. Each is the function of its name.
+_KINDS = {
+    "spectral": ("sequences", "cells", "reflectors", "intervals"),
+    "ornn": ("sequences", "cells", "reflectors"),
+    "exprnn": ("sequences", "cells"),
+    "scornn": ("sequences", "cells"),
+    "rnn": ("sequences", "cells"),
+    "irnn": ("sequences", "cells"),
+    "spectral_lstm": ("sequences", "reflectors", "intervals"),
+    "spectral_gru": ("sequences", "reflectors", "intervals"),
+    "lstm": ("sequences",),
+    "gru": ("sequences",),
+    "mlp": ("vectors",),
+    "resnet": ("vectors",),
+    "spectral_mlp": ("vectors", "reflectors", "intervals"),
+    "spectral_resnet": ("vectors", "reflectors", "intervals"),
+}
+_FILES = {"sequences": "recurrent", "vectors": "feedforward"}
 
-
-def _recurrent(name: str, *kinds: str) -> None:
-    _ship(name, True, *kinds)
-
-
-def _feedforward(name: str, *kinds: str) -> None:
-    _ship(name, False, *kinds)
-
-
-_recurrent("spectral", "cells", "reflectors", "intervals")
-_recurrent("ornn", "cells", "reflectors")
-_recurrent("exprnn", "cells")
-_recurrent("scornn", "cells")
-_recurrent("rnn", "cells")
-_recurrent("irnn", "cells")
-_recurrent("spectral_lstm", "reflectors", "intervals")
-_recurrent("spectral_gru", "reflectors", "intervals")
-_recurrent("lstm")
-_recurrent("gru")
-_feedforward("mlp")
-_feedforward("resnet")
-_feedforward("spectral_mlp", "reflectors", "intervals")
-_feedforward("spectral_resnet", "reflectors", "intervals")
+for _name, (_inputs, *_others) in _KINDS.items():
+    MODELS[_name] = Entry(
+        f"experiments.models.{_FILES[_inputs]}:{_name}",
+        _inputs == "sequences",
+        frozenset(_read_by(_name, _inputs, *_others)),
+    )
 
 _SHIPPED = MODELS.copy()
 
