@@ -27,7 +27,7 @@ from svdrnn.cells import (
     SpectralRNNCell,
     TransitionCell,
 )
-from svdrnn.constraint import Constraint, Orthogonal, Spectral, SpectralNorm
+from svdrnn.constraint import Constraint, Free, Orthogonal, Spectral, SpectralNorm
 from svdrnn.kernels import bake, constrain, constraints, set_matrix, unconstrain
 from svdrnn.layers import SpectralLinear
 from svdrnn.matrices import DenseMatrix, OrthogonalMatrix, SpectralMatrix
@@ -39,6 +39,7 @@ __all__ = [
     "DenseMatrix",
     "DenseRNN",
     "DenseRNNCell",
+    "Free",
     "Orthogonal",
     "OrthogonalMatrix",
     "OrthogonalRNN",

@@ -1,9 +1,11 @@
 """What can be asked of a matrix, and parameters that never leave it: pure functions.
 
-A `Constraint` says which matrices W (n_out, n_in) are allowed, how W is made from free
-parameters, and which parameters give a W. It knows nothing of layers:
-`svdrnn.kernels` puts it in the place of a flax kernel, `svdrnn.trees` in the place of a
-leaf of any tree of parameters.
+A `Constraint` says all there is to say of a parameterization: which matrices W
+(n_out, n_in) are allowed, how W is made from free parameters, which parameters give a
+W, with which W to start, and how a recurrence applies it. It knows nothing of layers:
+`svdrnn.matrices` holds one with its parameters as a module, `svdrnn.kernels` puts one
+in the place of a flax kernel, `svdrnn.trees` in the place of a leaf of any tree of
+parameters.
 """
 
 import abc
@@ -11,6 +13,7 @@ import dataclasses
 import functools
 import math
 from collections.abc import Mapping
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -18,12 +21,15 @@ import numpy as np
 from jax.typing import ArrayLike, DTypeLike
 from jaxtyping import Array, Float, Key
 
-from svdrnn import householder, initializers, skew, spectral
+from svdrnn import householder, initializers, skew, spectral, transitions
 from svdrnn._types import Number
 from svdrnn.checks import check_finite, check_name
-from svdrnn.spectral import Reflectors, reflector_counts
+from svdrnn.spectral import Reflectors, check_interval, reflector_counts
 
-INITS = ("project", "strict", "random", "identity")
+# Starts of a kernel: near the matrix that is there or at it, or whatever that is.
+FROM_MATRIX = ("project", "strict")
+FROM_NOTHING = ("random", "identity", *initializers.BLOCK_ROTATIONS)
+INITS = (*FROM_MATRIX, *FROM_NOTHING)
 
 # A singular value outside of the interval is put at this share of the way from the
 # center to the end: the end itself has an infinite parameter, and close to it the
@@ -38,6 +44,9 @@ class Constraint(abc.ABC):
     `interval`, if that is a range of singular values, or else by `violation`. Make it
     a frozen dataclass: NNX compares and hashes it as part of a model's structure. Its
     methods see one matrix without leading axes; stacks of matrices are mapped over.
+
+    The other methods follow from these two. A constraint that knows better, as one that
+    has the singular values without decomposing W, overrides them.
     """
 
     @property
@@ -74,6 +83,38 @@ class Constraint(abc.ABC):
         """Parameters of the matrix near the one with ones on its diagonal."""
         return self.parameters(jnp.eye(*shape, dtype=dtype))
 
+    def rotation(
+        self, init: str, key: Key[Array, ""], shape: tuple[int, int], dtype: DTypeLike
+    ) -> dict[str, Array]:
+        """Parameters of a rotation R of planes of two coordinates by random angles.
+
+        Here of the allowed matrix near R.
+
+        Args:
+          init: the law of the angles, see `initializers.rotation_angles`.
+          key: draws them.
+          shape: of W, which has to be square.
+          dtype: of the parameters.
+
+        Raises:
+          ValueError: W is not square.
+        """
+        _check_square_start(init, shape)
+        wide = householder.factor_dtype(dtype)
+        angles = initializers.rotation_angles(key, shape[0], init, wide)
+        return self.parameters(skew.block_rotation(angles, shape[0]).astype(dtype))
+
+    def with_sigma(
+        self, parameters: Mapping[str, Array], shape: tuple[int, int], init_sigma: Any
+    ) -> dict[str, Array]:
+        """The parameters with other singular values, where those are parameters.
+
+        Raises:
+          ValueError: they are none, as here.
+        """
+        del parameters, shape
+        raise ValueError(f"init_sigma must be None under {self}, got {init_sigma!r}")
+
     def violation(self, w: ArrayLike) -> float:
         """How far w (n_out, n_in) is from allowed: here its worst singular value."""
         low, high = self.interval
@@ -84,6 +125,40 @@ class Constraint(abc.ABC):
         """(of U, of V), the reflectors that a matrix of this shape has, if any."""
         del shape
         return None
+
+    def redundant(self, shape: tuple[int, int]) -> int:
+        """How many stored numbers no result depends on, of a matrix of this shape."""
+        del shape
+        return 0
+
+    def singular_values(
+        self, parameters: Mapping[str, Array], shape: tuple[int, int]
+    ) -> Float[Array, "*stack smaller"]:
+        """Singular values of W in descending order; here an n^3 decomposition."""
+        return spectral.singular_values(self.matrix(parameters, shape))
+
+    def transition(
+        self,
+        parameters: Mapping[str, Array],
+        shape: tuple[int, int],
+        method: str = "auto",
+        *,
+        custom_backward: bool = True,
+    ) -> transitions.Transition:
+        """A square W as a recurrent transition, built once a sequence.
+
+        Args:
+          parameters: of W.
+          shape: of W.
+          method: here `dense` or `auto`, see `transitions.from_matrix`.
+          custom_backward: False for forward mode through the building of W, where
+            there is another way to build it.
+
+        Raises:
+          ValueError: another method; W is not square.
+        """
+        del custom_backward
+        return transitions.from_matrix(self.matrix(parameters, shape), method)
 
 
 def largest_violation(constraint: Constraint, matrices: ArrayLike) -> float:
@@ -96,6 +171,42 @@ def largest_violation(constraint: Constraint, matrices: ArrayLike) -> float:
         return math.inf
     each = stack.reshape(-1, *stack.shape[-2:])
     return max((float(constraint.violation(w)) for w in each), default=0.0)
+
+
+def _check_square_start(init: str, shape: tuple[int, int]) -> None:
+    """Raises ValueError unless W is square, for a start that has to be."""
+    if shape[0] != shape[1]:
+        raise ValueError(f"init {init!r} needs a square matrix, got shape {shape}")
+
+
+def check_no_sigma(init_sigma: Any) -> None:
+    """Raises ValueError for first singular values beside those of a matrix."""
+    if init_sigma is not None:
+        raise ValueError(
+            f"init_sigma must be None where a matrix is the start, got {init_sigma!r}"
+        )
+
+
+@dataclasses.dataclass(frozen=True)
+class Free(Constraint):
+    """Every W: the parameter is the matrix.
+
+    Parameters: `w` (n_out, n_in).
+    """
+
+    def matrix(self, parameters, shape):
+        """W (n_out, n_in)."""
+        del shape
+        return parameters["w"]
+
+    def parameters(self, w):
+        """W itself."""
+        return {"w": w}
+
+    def violation(self, w):
+        """0, whatever w is."""
+        del w
+        return 0.0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -113,9 +224,9 @@ class Spectral(Constraint):
     Starting from a matrix, a singular value outside of the interval is moved to `END`
     of the way to its end; those inside are kept. Random: random reflectors, every
     sigma_i at the center (center 0: sigma_raw from N(0, 1)). Identity: sigma I with
-    the sigma of the interval nearest to 1 (of a negative center, to -1). U and V have
-    no derivative where singular values are equal, so a start from a matrix refuses to
-    be differentiated.
+    the sigma of the interval nearest to 1 (of a negative center, to -1). Rotation:
+    center R of a square W with all reflectors. U and V have no derivative where
+    singular values are equal, so a start from a matrix refuses to be differentiated.
 
     Args:
       radius: r >= 0.
@@ -141,10 +252,7 @@ class Spectral(Constraint):
     custom_backward: bool = dataclasses.field(default=True, repr=False, kw_only=True)
 
     def __post_init__(self):
-        radius = check_finite("radius", self.radius, least=0)
-        center = check_finite("center", self.center)
-        if radius == 0 and center == 0:
-            raise ValueError("radius must be above 0 where center is 0, got 0.0")
+        radius, center = check_interval(self.radius, self.center)
         object.__setattr__(self, "radius", radius)
         object.__setattr__(self, "center", center)
         if isinstance(self.reflectors, list):
@@ -160,77 +268,269 @@ class Spectral(Constraint):
         """(m1, m2)."""
         return reflector_counts(self.reflectors, *shape)
 
+    def redundant(self, shape):
+        """The entries of the vectors below their upper trapezoids."""
+        return sum(m * (m - 1) // 2 for m in self.reflectors_of(shape))
+
+    def sigma(
+        self,
+        parameters: Mapping[str, Array],
+        shape: tuple[int, int],
+        dtype: DTypeLike | None = None,
+    ) -> Float[Array, "*stack smaller"]:
+        """Sigma's diagonal, whose magnitudes are the singular values.
+
+        Args:
+          parameters: of W.
+          shape: of W.
+          dtype: in which it is computed; None is that of the parameters.
+        """
+        if self.radius == 0:
+            frozen = jnp.full((min(shape),), self.center, parameters["u_vectors"].dtype)
+            return frozen if dtype is None else frozen.astype(dtype)
+        raw = parameters["sigma_raw"]
+        return spectral.bounded_singular_values(
+            raw if dtype is None else raw.astype(dtype),
+            radius=self.radius,
+            center=self.center,
+        )
+
+    def svd(
+        self,
+        parameters: Mapping[str, Array],
+        shape: tuple[int, int],
+        dtype: DTypeLike | None = None,
+    ) -> spectral.SVD:
+        """The parameters as the pytree that `svdrnn.spectral` works on.
+
+        Args:
+          parameters: of W.
+          shape: of W.
+          dtype: of its leaves; None is that of the parameters. A wider one keeps sigma,
+            and gradients to it, from being rounded to a narrow one.
+        """
+        u, v = parameters["u_vectors"], parameters["v_vectors"]
+        sigma = self.sigma(parameters, shape, dtype)
+        if dtype is None:
+            return spectral.SVD(u, v, sigma)
+        return spectral.SVD(u.astype(dtype), v.astype(dtype), sigma)
+
     def matrix(self, parameters, shape):
         """W = U Sigma V^T, (n_out, n_in)."""
-        u, v = parameters["u_vectors"], parameters["v_vectors"]
-        if self.radius == 0:
-            sigma = jnp.full((min(shape),), self.center, u.dtype)
-        else:
-            sigma = spectral.bounded_singular_values(
-                parameters["sigma_raw"], radius=self.radius, center=self.center
-            )
         return spectral.materialize(
-            spectral.SVD(u, v, sigma), custom_backward=self.custom_backward
+            self.svd(parameters, shape), custom_backward=self.custom_backward
         )
+
+    def singular_values(self, parameters, shape):
+        """The magnitudes of sigma in descending order."""
+        return spectral.singular_values(self.svd(parameters, shape))
+
+    def transition(self, parameters, shape, method="auto", *, custom_backward=True):
+        """W as a recurrent transition, in float32, or in float64 where parameters are.
+
+        Args:
+          parameters: of W.
+          shape: of W.
+          method: one of `transitions.METHODS`, see `transitions.from_svd`.
+          custom_backward: False, here or of the constraint, is for forward mode.
+
+        Raises:
+          ValueError: an unknown method; W is not square.
+        """
+        dtype = householder.factor_dtype(parameters["u_vectors"].dtype)
+        return transitions.from_svd(
+            self.svd(parameters, shape, dtype),
+            method,
+            custom_backward=custom_backward and self.custom_backward,
+        )
+
+    def decompose(self, w: Float[Array, "n_out n_in"]) -> spectral.SVD:
+        """W = U Sigma V^T with all reflectors and its singular values as they are.
+
+        A negative center holds W = (-U) |Sigma| V^T with the signs moved to Sigma.
+
+        Raises:
+          ValueError: for too few reflectors.
+        """
+        full = min(w.shape)
+        self._check_all_reflectors(
+            w.shape, f"to start from a matrix of shape {w.shape}"
+        )
+        m1, m2 = self.reflectors_of(w.shape)
+        sign = -1.0 if self.center < 0 else 1.0
+        svd = spectral.from_matrix(sign * w)
+        # Zero rows are reflectors that do nothing; they only fill up to m1 and m2.
+        u = jnp.pad(svd.u_vectors, ((0, m1 - full), (0, 0)))
+        v = jnp.pad(svd.v_vectors, ((0, m2 - full), (0, 0)))
+        return spectral.SVD(u, v, sign * svd.sigma)
+
+    def parameters_of(self, svd: spectral.SVD, dtype: DTypeLike) -> dict[str, Array]:
+        """The parameters of a W whose factors are known.
+
+        Raises:
+          ValueError: a singular value not strictly inside the interval, where its value
+            is known (outside of `jit`).
+        """
+        u, v = svd.u_vectors.astype(dtype), svd.v_vectors.astype(dtype)
+        return self._named(u, v, self._raw(svd.sigma).astype(dtype))
 
     def parameters(self, w):
         """Of w with its singular values moved into the interval."""
-        m1, m2 = self.reflectors_of(w.shape)
-        full = min(w.shape)
-        if min(m1, m2) < full:
-            raise ValueError(
-                f"reflectors must be None or at least {full} in U and in V to start "
-                f"from a matrix of shape {w.shape} (init 'random' and 'identity' take "
-                f"fewer), got {m1} and {m2}"
-            )
-        # A negative center holds W = (-U) |Sigma| V^T with the signs moved to Sigma.
-        sign = -1.0 if self.center < 0 else 1.0
         wide = _undifferentiated(self, w).astype(householder.factor_dtype(w.dtype))
-        svd = spectral.from_matrix(sign * wide)
-        u = jnp.pad(svd.u_vectors, ((0, m1 - full), (0, 0)))
-        v = jnp.pad(svd.v_vectors, ((0, m2 - full), (0, 0)))
-        return self._named(u, v, sign * svd.sigma, w.dtype)
+        return self.parameters_of(self._moved_inside(self.decompose(wide)), w.dtype)
 
     def random(self, key, shape, dtype):
         """Random reflectors, every sigma_i at the center."""
         u_key, v_key, raw_key = jax.random.split(key, 3)
-        m1, m2 = self.reflectors_of(shape)
-        named = {
-            "u_vectors": initializers.reflector_rows(u_key, (m1, shape[0]), dtype),
-            "v_vectors": initializers.reflector_rows(v_key, (m2, shape[1]), dtype),
-        }
-        if self.radius > 0:
-            size = min(shape)
-            named["sigma_raw"] = initializers.raw_singular_values(
-                raw_key, size, self.center, dtype
-            )
-        return named
+        return self.random_by_keys(u_key, v_key, raw_key, shape, dtype)
 
     def identity(self, shape, dtype):
         """U = V from rows e_k, with any number of reflectors, and equal sigma_i."""
+        m = self._equal_count(shape)
+        wide = householder.factor_dtype(dtype)
+        sigma = jnp.full((min(shape),), -1.0 if self.center < 0 else 1.0, wide)
+        u, v = (jnp.eye(m, n, dtype=wide) for n in shape)
+        svd = self._moved_inside(spectral.SVD(u, v, sigma))
+        return self.parameters_of(svd, dtype)
+
+    def rotation(self, init, key, shape, dtype):
+        """W = center R, see `rotation_by_keys`."""
+        rows_key, raw_key, angles_key = jax.random.split(key, 3)
+        return self.rotation_by_keys(init, rows_key, raw_key, angles_key, shape, dtype)
+
+    def with_sigma(self, parameters, shape, init_sigma):
+        """The parameters with given singular values, in turn.
+
+        Raises:
+          ValueError: for no number, more than there are singular values, and numbers
+            not strictly inside the interval.
+        """
+        size = min(shape)
+        values = _numbers(init_sigma)
+        fit = values is not None and 1 <= values.size <= size
+        low, high = self.center - self.radius, self.center + self.radius
+        if not (fit and np.all((low < values) & (values < high))):
+            raise ValueError(
+                f"init_sigma must be None or 1 to {size} numbers strictly between"
+                f" {low:g} and {high:g} (center {self.center:g}, radius"
+                f" {self.radius:g}), got {init_sigma!r}"
+            )
+        raw = self._raw(np.resize(values, size))
+        dtype = parameters["u_vectors"].dtype
+        return {**parameters, "sigma_raw": raw.astype(dtype)}
+
+    # A module draws its keys from a stream, one after another, and a kernel splits one
+    # key. The starts themselves are the same. `raw_key` draws sigma_raw, which is
+    # random where the center is 0.
+
+    def random_by_keys(
+        self,
+        u_key: Key[Array, ""],
+        v_key: Key[Array, ""],
+        raw_key: Key[Array, ""],
+        shape: tuple[int, int],
+        dtype: DTypeLike,
+    ) -> dict[str, Array]:
+        """Independent random reflectors of U and V, every sigma_i at the center."""
+        m1, m2 = self.reflectors_of(shape)
+        u = initializers.reflector_rows(u_key, (m1, shape[0]), dtype)
+        v = initializers.reflector_rows(v_key, (m2, shape[1]), dtype)
+        return self._at_center(u, v, raw_key)
+
+    def rotation_by_keys(
+        self,
+        init: str,
+        rows_key: Key[Array, ""],
+        raw_key: Key[Array, ""],
+        angles_key: Key[Array, ""],
+        shape: tuple[int, int],
+        dtype: DTypeLike,
+    ) -> dict[str, Array]:
+        """W = center R: random rows of V, and those of U that make R of them.
+
+        Raises:
+          ValueError: W is not square, or there are too few reflectors.
+        """
+        _check_square_start(init, shape)
+        self._check_all_reflectors(shape, f"for init {init!r}")
+        v = initializers.reflector_rows(rows_key, shape, dtype)
+        wide = householder.factor_dtype(dtype)
+        angles = initializers.rotation_angles(angles_key, shape[0], init, wide)
+        return self._at_center(initializers.rotated_rows(v, angles), v, raw_key)
+
+    def equal_rows_by_keys(
+        self,
+        rows_key: Key[Array, ""],
+        raw_key: Key[Array, ""],
+        shape: tuple[int, int],
+        dtype: DTypeLike,
+    ) -> dict[str, Array]:
+        """W = center I: equal random reflectors of U and V.
+
+        Raises:
+          ValueError: W is not square, or the reflectors are not equally many.
+        """
+        _check_square_start("identity", shape)
+        m = self._equal_count(shape)
+        u = initializers.reflector_rows(rows_key, (m, shape[0]), dtype)
+        # A copy: two parameters must not share one buffer.
+        return self._at_center(u, jnp.array(u), raw_key)
+
+    def _at_center(self, u, v, raw_key):
+        """Given reflectors, and every sigma_i at the center unless that is 0."""
+        size = min(u.shape[1], v.shape[1])
+        raw = initializers.raw_singular_values(raw_key, size, self.center, u.dtype)
+        return self._named(u, v, raw)
+
+    def _named(self, u, v, raw):
+        """The parameters by name; with radius 0 there are no singular values."""
+        named = {"u_vectors": u, "v_vectors": v}
+        return named | {"sigma_raw": raw} if self.radius > 0 else named
+
+    def _raw(self, sigma):
+        """The sigma_raw of singular values strictly inside the interval."""
+        return initializers.raw_from_singular_values(
+            sigma, radius=self.radius, center=self.center
+        )
+
+    def _moved_inside(self, svd):
+        """The factors with singular values outside of the interval moved to `END`."""
+        away = svd.sigma - self.center
+        end = self.center + END * self.radius * jnp.sign(away)
+        sigma = jnp.where(jnp.abs(away) < self.radius, svd.sigma, end)
+        return dataclasses.replace(svd, sigma=sigma)
+
+    def _check_all_reflectors(self, shape, purpose):
+        """Raises ValueError unless there are enough to reach every matrix."""
+        m1, m2 = self.reflectors_of(shape)
+        if min(m1, m2) < min(shape):
+            raise ValueError(
+                f"reflectors must be None or at least {min(shape)} in U and in V"
+                f" {purpose} (init 'random' and 'identity' take fewer), got {m1} and"
+                f" {m2}"
+            )
+
+    def _equal_count(self, shape):
+        """The reflectors of U and of V; ValueError unless they are equally many."""
         m1, m2 = self.reflectors_of(shape)
         if m1 != m2:
             raise ValueError(
                 f"reflectors must be equally many in U and V for init 'identity', got "
                 f"{m1} and {m2}"
             )
-        wide = householder.factor_dtype(dtype)
-        sigma = jnp.full((min(shape),), -1.0 if self.center < 0 else 1.0, wide)
-        rows = [jnp.eye(m, n, dtype=wide) for m, n in zip((m1, m2), shape, strict=True)]
-        return self._named(*rows, sigma, dtype)
+        return m1
 
-    def _named(self, u, v, sigma, dtype):
-        """The parameters with the singular values moved into the interval."""
-        named = {"u_vectors": u.astype(dtype), "v_vectors": v.astype(dtype)}
-        if self.radius > 0:
-            away = sigma - self.center
-            end = self.center + END * self.radius * jnp.sign(away)
-            inside = jnp.abs(away) < self.radius
-            raw = initializers.raw_from_singular_values(
-                jnp.where(inside, sigma, end), radius=self.radius, center=self.center
-            )
-            named["sigma_raw"] = raw.astype(dtype)
-        return named
+
+def _numbers(given: Any) -> np.ndarray | None:
+    """Known numbers as a vector in float64, or None for anything else."""
+    try:
+        values = np.asarray(given)
+    except (TypeError, ValueError):
+        return None  # a tracer, or lists of several lengths
+    kinds = (jnp.floating, jnp.integer)
+    if not any(jnp.issubdtype(values.dtype, kind) for kind in kinds):
+        return None
+    return values.ravel().astype(np.float64)
 
 
 @functools.partial(jax.custom_jvp, nondiff_argnums=(0,))
@@ -330,6 +630,16 @@ class Orthogonal(Constraint):
     def fixed(self) -> tuple[str, ...]:
         """The signs of householder, the base of the maps."""
         return ("signs",) if self.map == "householder" else ("base",)
+
+    def redundant(self, shape):
+        """The entries of the vectors below their upper trapezoid."""
+        p = min(shape)
+        return p * (p - 1) // 2 if self.map == "householder" else 0
+
+    def singular_values(self, parameters, shape):
+        """Ones."""
+        name = "vectors" if self.map == "householder" else "skew_entries"
+        return jnp.ones((min(shape),), parameters[name].dtype)
 
     def reflectors_of(self, shape):
         """p on the larger side."""

@@ -96,6 +96,15 @@ class Kernel(Operators, nnx.Module):
         """W as the constraint sees it, (..., n_out, n_in)."""
         return self.rule.matrices(self._parameters())
 
+    def singular_values(self) -> jax.Array:
+        """Those of W as the constraint knows them, (..., min(n_out, n_in))."""
+        return self.rule.singular_values(self._parameters())
+
+    @property
+    def num_redundant(self) -> int:
+        """Stored entries of the parameters that no result depends on."""
+        return self.rule.num_redundant(self._parameters())
+
     @property
     def shape(self) -> tuple[int, ...]:
         """Of the kernel, known without building it."""
@@ -404,6 +413,7 @@ def constrain(
     axes: Any = None,
     blocks: int | None = None,
     init: str = "project",
+    init_sigma: ArrayLike | None = None,
     rngs: nnx.Rngs | None = None,
 ) -> Paths:
     """Puts kernels of a model under a constraint, in place.
@@ -429,9 +439,14 @@ def constrain(
       blocks: equal parts of the outputs that are matrices of their own; None takes
         what the layer has.
       init: first value: `"project"` (the weight that is there, moved where it is not
-        allowed), `"strict"` (an error where it would be), `"random"`, `"identity"`.
-        A model of `nnx.eval_shape`, without values, takes the last two.
-      rngs: its `params` stream, for `"random"`.
+        allowed), `"strict"` (an error where it would be), `"random"`, `"identity"`, or
+        `"henaff"` or `"cayley"`, which need square matrices (a rotation of planes of
+        two coordinates by random angles, see `initializers.rotation_angles`). A model
+        of `nnx.eval_shape`, without values, takes all but the first two.
+      init_sigma: the first singular values under `Spectral` and `SpectralNorm`: a
+        number, or several that are taken in turn. None leaves them to `init`, and with
+        `"project"` and `"strict"` it must be None.
+      rngs: its `params` stream draws the random numbers of `init`.
 
     Returns:
       The paths changed, a tuple; its `skipped` has the paths that matched but hold no
@@ -451,7 +466,9 @@ def constrain(
         key = None if rngs is None else rngs.params()
         try:
             matrices = read.matrices(variable.get_value())
-            rule, named = start(constraint, read, matrices, init=init, key=key)
+            rule, named = start(
+                constraint, read, matrices, init=init, init_sigma=init_sigma, key=key
+            )
         except ValueError as error:
             raise ValueError(f"{error} ({path})") from None
         kernels[id(variable)] = Kernel(rule, named, variable)

@@ -14,12 +14,20 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.typing import ArrayLike
 from jaxtyping import Array, Float
 
 from svdrnn._sharding import replicated
 from svdrnn._types import is_abstract
 from svdrnn.checks import check_floating, check_integer, check_name
-from svdrnn.constraint import INITS, Constraint, largest_violation
+from svdrnn.constraint import (
+    FROM_MATRIX,
+    FROM_NOTHING,
+    INITS,
+    Constraint,
+    check_no_sigma,
+    largest_violation,
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -167,9 +175,29 @@ class Rule:
         self, parameters: Mapping[str, Array]
     ) -> Float[Array, "*stack n_out n_in"]:
         """All matrices of the kernel, (*lead, *stack_shape, n_out, n_in)."""
-        stack = len(self.lead(parameters)) + len(self.layout.stack_shape)
         shape = self.layout.matrix_shape
+        stack = len(self.stack_shape(parameters))
         return _build(self.constraint, shape, stack, dict(parameters))
+
+    def stack_shape(self, parameters: Mapping[str, Any]) -> tuple[int, ...]:
+        """Shape of the axes that count matrices."""
+        return self.lead(parameters) + self.layout.stack_shape
+
+    def singular_values(
+        self, parameters: Mapping[str, Array]
+    ) -> Float[Array, "*stack smaller"]:
+        """Those of all matrices, (*lead, *stack_shape, min(n_out, n_in))."""
+        shape = self.layout.matrix_shape
+
+        def of_one(parameters):
+            return self.constraint.singular_values(parameters, shape)
+
+        return _over(of_one, len(self.stack_shape(parameters)))(dict(parameters))
+
+    def num_redundant(self, parameters: Mapping[str, Any]) -> int:
+        """Stored numbers that no result depends on, of all matrices."""
+        count = math.prod(self.stack_shape(parameters))
+        return count * self.constraint.redundant(self.layout.matrix_shape)
 
     def kernel(self, parameters: Mapping[str, Array]) -> Float[Array, "*kernel"]:
         """The kernel, (*lead, *shape)."""
@@ -194,6 +222,7 @@ def start(
     matrices: Float[Array, "*stack n_out n_in"] | jax.ShapeDtypeStruct,
     *,
     init: str,
+    init_sigma: ArrayLike | None = None,
     key: jax.Array | None = None,
 ) -> tuple[Rule, dict[str, Any]]:
     """The rule of a kernel and its first parameters.
@@ -201,18 +230,21 @@ def start(
     Args:
       constraint: what is to hold.
       layout: of the kernel.
-      matrices: (*lead, *stack_shape, n_out, n_in), the kernel read by the layout;
-        with `random` and `identity` only its shape and dtype matter, and where it has
+      matrices: (*lead, *stack_shape, n_out, n_in), the kernel read by the layout.
+        Where `init` leaves them only their shape and dtype matter, and where they have
         nothing else the parameters have neither.
       init: `"project"` starts near the matrices, at them where they are allowed;
-        `"strict"` at them; `"random"` and `"identity"` leave them.
-      key: for `random`.
+        `"strict"` at them; `"random"`, `"identity"`, `"henaff"` and `"cayley"` leave
+        them.
+      init_sigma: see `Spectral.with_sigma`.
+      key: for a start that draws random numbers, which is every one that leaves the
+        matrices but `identity`.
 
     Raises:
-      ValueError: for an unknown init, `random` without a key, `project` and `strict`
-        where there are no values, matrices that are not floating and, where their
-        values are known (outside of `jit`), not finite or, with `strict`, changed by
-        the constraint; as the constraint does.
+      ValueError: for an unknown init, one that needs a key without it, `project` and
+        `strict` where there are no values or with an `init_sigma`, matrices that are
+        not floating and, where their values are known (outside of `jit`), not finite
+        or, with `strict`, changed by the constraint; as the constraint does.
     """
     check_name("init", init, INITS)
     check_floating("kernel", matrices)
@@ -225,28 +257,40 @@ def start(
     shape, dtype = layout.matrix_shape, matrices.dtype
     stack = matrices.shape[:-2]
     named: dict[str, Any]
-    if init == "random" and key is None:
+    if init in FROM_MATRIX:
+        check_no_sigma(init_sigma)
+    elif init != "identity" and key is None:
         raise ValueError(
             "init must be project, strict or identity without a source of random "
-            "numbers (rngs or key), got 'random'"
+            f"numbers (rngs or key), got {init!r}"
         )
-    if init in ("random", "identity"):
+    if init in FROM_NOTHING:
+
+        def one(key):
+            if init == "identity":
+                first = constraint.identity(shape, dtype)
+            elif init == "random":
+                first = constraint.random(key, shape, dtype)
+            else:
+                first = constraint.rotation(init, key, shape, dtype)
+            if init_sigma is None:
+                return first
+            return constraint.with_sigma(first, shape, init_sigma)
 
         def make(key):
-            if init == "random":
-                random = _over(lambda k: constraint.random(k, shape, dtype), len(stack))
-                return random(jax.random.split(key, stack))
-            one = constraint.identity(shape, dtype)
+            if init != "identity":
+                return _over(one, len(stack))(jax.random.split(key, stack))
             return {
                 k: jnp.array(jnp.broadcast_to(v, stack + v.shape))
-                for k, v in one.items()
+                for k, v in one(key).items()
             }
 
         named = jax.eval_shape(make, key) if is_abstract(matrices) else make(key)
     elif isinstance(matrices, jax.ShapeDtypeStruct):
         raise ValueError(
-            "init must be random or identity where kernels have no values, as those of "
-            f"eval_shape, got {init!r}: constrain inside of the function given to it"
+            f"init must be one of {', '.join(FROM_NOTHING)} where kernels have no"
+            f" values, as those of eval_shape, got {init!r}: constrain inside of the"
+            " function given to it"
         )
     else:
         known = not isinstance(matrices, jax.core.Tracer)

@@ -1,5 +1,8 @@
 """Square and rectangular matrices as NNX modules: how W is parameterized.
 
+A module holds the parameters of a constraint (`svdrnn.constraint`), draws the first of
+them from a stream of random numbers, and asks the constraint for the rest.
+
 Every parameterization is a `Matrix`: it offers `matrix()`, `matrix_shape`,
 `singular_values()` and `num_redundant`, and, if square, `transition(method)`, the form
 of W that a recurrence applies at every step.
@@ -13,7 +16,6 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from flax import nnx
 from jax.typing import ArrayLike, DTypeLike
 from jaxtyping import Array, Float
@@ -21,6 +23,7 @@ from jaxtyping import Array, Float
 from svdrnn import checks, householder, initializers, skew, spectral, transitions
 from svdrnn._flax import signature_of_init
 from svdrnn._types import Number
+from svdrnn.constraint import Free, Spectral, check_no_sigma
 from svdrnn.spectral import Reflectors, reflector_counts
 
 
@@ -72,13 +75,7 @@ class Matrix(nnx.Module, abc.ABC):
           ValueError: another method; W is not square.
         """
         del custom_backward
-        checks.check_name("method", method, ("auto", "dense"))
-        n_out, n_in = self.matrix_shape
-        if n_out != n_in:
-            raise ValueError(
-                f"a transition must be square, got shape ({n_out}, {n_in})"
-            )
-        return transitions.Dense(self.matrix())
+        return transitions.from_matrix(self.matrix(), method)
 
     @property
     def num_redundant(self) -> int:
@@ -145,97 +142,65 @@ class SpectralMatrix(Matrix):
     ):
         self.n_in = checks.check_integer("n_in", n_in)
         self.n_out = checks.check_integer("n_out", n_out)
-        m1, m2 = reflector_counts(reflectors, self.n_out, self.n_in)
-        self.radius, self.center = check_interval(radius, center)
-        sigma = self._given_sigma(init_sigma)
-        if isinstance(init, str):
-            u, v, raw = self._named_init(init, m1, m2, param_dtype, rngs)
-            if sigma is not None:
-                raw = initializers.raw_from_singular_values(
-                    sigma, radius=self.radius, center=self.center
-                ).astype(param_dtype)
-        elif sigma is not None:
-            raise ValueError("init_sigma must be None where init is a matrix")
-        else:
-            u, v, raw = self._matrix_init(init, m1, m2, param_dtype)
-        self.u_vectors = nnx.Param(u)
-        self.v_vectors = nnx.Param(v)
-        self.sigma_raw = nnx.Param(raw) if self.radius > 0 else None
-
-    def _given_sigma(self, given):
-        """The first singular values, in turn, or None where they are not given."""
-        if given is None:
-            return None
-        size = min(self.n_out, self.n_in)
-        values = _numbers(given)
-        fit = values is not None and 1 <= values.size <= size
-        low, high = self.center - self.radius, self.center + self.radius
-        if not (fit and np.all((low < values) & (values < high))):
-            raise ValueError(
-                f"init_sigma must be None or 1 to {size} numbers strictly between"
-                f" {low:g} and {high:g} (center {self.center:g}, radius"
-                f" {self.radius:g}), got {given!r}"
+        counts = reflector_counts(reflectors, self.n_out, self.n_in)
+        self.constraint = Spectral(radius, center, counts)
+        if not isinstance(init, str):
+            check_no_sigma(init_sigma)
+        parameters = self._start(init, param_dtype, rngs)
+        if init_sigma is not None:
+            parameters = self.constraint.with_sigma(
+                parameters, self.matrix_shape, init_sigma
             )
-        return np.resize(values, size)
+        self.u_vectors = nnx.Param(parameters["u_vectors"])
+        self.v_vectors = nnx.Param(parameters["v_vectors"])
+        raw = parameters.get("sigma_raw")
+        self.sigma_raw = None if raw is None else nnx.Param(raw)
 
-    def _named_init(self, init, m1, m2, dtype, rngs):
+    def _start(self, init, dtype, rngs):
+        """The first parameters, each of which is drawn by a key of its own."""
+        shape = self.matrix_shape
+        if not isinstance(init, str):
+            svd = self.constraint.decompose(given_matrix(init, shape, dtype))
+            return self.constraint.parameters_of(svd, dtype)
         _check_init(init, self.INITS, "or a matrix")
-        u = initializers.reflector_rows(rngs.params(), (m1, self.n_out), dtype)
-        size = min(self.n_out, self.n_in)
-        raw = initializers.raw_singular_values(rngs.params(), size, self.center, dtype)
+        rows_key, raw_key = rngs.params(), rngs.params()
         if init == "random":
-            v = initializers.reflector_rows(rngs.params(), (m2, self.n_in), dtype)
-            return u, v, raw
-        if init in initializers.BLOCK_ROTATIONS:
-            n = self.n_in
-            if not self.n_out == m1 == m2 == n:
-                raise ValueError(
-                    f"init {init!r} needs a square matrix with n reflectors in U and "
-                    f"in V, got shape ({self.n_out}, {n}), reflectors {m1}, {m2}"
-                )
-            wide = householder.factor_dtype(dtype)
-            angles = initializers.rotation_angles(rngs.params(), n, init, wide)
-            return initializers.rotated_rows(u, angles), u, raw
-        if self.n_out != self.n_in or m1 != m2:
-            raise ValueError(
-                "init 'identity' needs a square matrix with equally many reflectors in "
-                f"U and V, got shape ({self.n_out}, {self.n_in}), reflectors {m1}, {m2}"
+            v_key = rngs.params()
+            return self.constraint.random_by_keys(
+                rows_key, v_key, raw_key, shape, dtype
             )
-        # A copy: two parameters must not share one buffer.
-        return u, jnp.array(u), raw
-
-    def _matrix_init(self, matrix, m1, m2, dtype):
-        matrix = given_matrix(matrix, (self.n_out, self.n_in), dtype)
-        full = min(self.n_out, self.n_in)
-        if m1 < full or m2 < full:
-            raise ValueError(
-                f"init from a matrix needs {full} reflectors on each side, got "
-                f"{m1} and {m2}"
-            )
-        # A negative center holds W = (-U) |Sigma| V^T with the signs moved to Sigma.
-        sign = -1.0 if self.center < 0 else 1.0
-        svd = spectral.from_matrix(sign * matrix)
-        raw = initializers.raw_from_singular_values(
-            sign * svd.sigma, radius=self.radius, center=self.center
+        if init == "identity":
+            return self.constraint.equal_rows_by_keys(rows_key, raw_key, shape, dtype)
+        angles_key = rngs.params()
+        return self.constraint.rotation_by_keys(
+            init, rows_key, raw_key, angles_key, shape, dtype
         )
-        # Zero rows are reflectors that do nothing; they only fill up to m1 and m2.
-        u = jnp.pad(svd.u_vectors, ((0, m1 - full), (0, 0)))
-        v = jnp.pad(svd.v_vectors, ((0, m2 - full), (0, 0)))
-        return u, v, raw
+
+    @property
+    def radius(self) -> float:
+        """How far a singular value may be from the center."""
+        return float(self.constraint.radius)
+
+    @property
+    def center(self) -> float:
+        """The middle of the interval of the singular values."""
+        return float(self.constraint.center)
 
     @property
     def matrix_shape(self) -> tuple[int, int]:
         """The shape (n_out, n_in) of W."""
         return self.n_out, self.n_in
 
+    def parameters(self) -> dict[str, Array]:
+        """What the constraint makes W of, by name; `sigma_raw` unless it is frozen."""
+        named = {"u_vectors": self.u_vectors[...], "v_vectors": self.v_vectors[...]}
+        if self.sigma_raw is not None:
+            named["sigma_raw"] = self.sigma_raw[...]
+        return named
+
     def sigma(self) -> Float[Array, "*stack smaller"]:
         """Sigma's diagonal, (min(n_out, n_in),)."""
-        if self.sigma_raw is None:
-            dtype = self.u_vectors[...].dtype
-            return jnp.full((min(self.n_out, self.n_in),), self.center, dtype)
-        return spectral.bounded_singular_values(
-            self.sigma_raw[...], radius=self.radius, center=self.center
-        )
+        return self.constraint.sigma(self.parameters(), self.matrix_shape)
 
     def svd(self, dtype: DTypeLike | None = None) -> spectral.SVD:
         """The parameters as the pytree that `svdrnn.spectral` works on.
@@ -244,16 +209,7 @@ class SpectralMatrix(Matrix):
           dtype: of its leaves; None is that of the parameters. A wider one keeps sigma,
             and gradients to it, from being rounded to a narrow one.
         """
-        u, v = self.u_vectors[...], self.v_vectors[...]
-        if dtype is None:
-            return spectral.SVD(u, v, self.sigma())
-        sigma = self.sigma().astype(dtype)
-        if self.sigma_raw is not None:
-            raw = self.sigma_raw[...].astype(dtype)
-            sigma = spectral.bounded_singular_values(
-                raw, radius=self.radius, center=self.center
-            )
-        return spectral.SVD(u.astype(dtype), v.astype(dtype), sigma)
+        return self.constraint.svd(self.parameters(), self.matrix_shape, dtype)
 
     def matrix(self, *, custom_backward: bool = True) -> Float[Array, "n_out n_in"]:
         """W, (n_out, n_in).
@@ -265,7 +221,7 @@ class SpectralMatrix(Matrix):
 
     def singular_values(self) -> Float[Array, "*stack smaller"]:
         """Singular values of W in descending order, without decomposing it."""
-        return spectral.singular_values(self.svd())
+        return self.constraint.singular_values(self.parameters(), self.matrix_shape)
 
     def transition(
         self, method: str = "auto", *, custom_backward: bool = True
@@ -282,8 +238,12 @@ class SpectralMatrix(Matrix):
         Raises:
           ValueError: an unknown method; W is not square.
         """
-        svd = self.svd(householder.factor_dtype(self.u_vectors[...].dtype))
-        return transitions.from_svd(svd, method, custom_backward=custom_backward)
+        return self.constraint.transition(
+            self.parameters(),
+            self.matrix_shape,
+            method,
+            custom_backward=custom_backward,
+        )
 
     @property
     def num_redundant(self) -> int:
@@ -291,39 +251,8 @@ class SpectralMatrix(Matrix):
 
         Of a stack of matrices, with leading axes on every parameter, those of all.
         """
-        *stack, m1, _ = self.u_vectors.shape
-        m2 = self.v_vectors.shape[-2]
-        return math.prod(stack) * (m1 * (m1 - 1) + m2 * (m2 - 1)) // 2
-
-
-def _numbers(given: Any) -> np.ndarray | None:
-    """Known numbers as a vector in float64, or None for anything else."""
-    try:
-        values = np.asarray(given)
-    except (TypeError, ValueError):
-        return None  # a tracer, or lists of several lengths
-    kinds = (jnp.floating, jnp.integer)
-    if not any(jnp.issubdtype(values.dtype, kind) for kind in kinds):
-        return None
-    return values.ravel().astype(np.float64)
-
-
-def check_interval(
-    radius: Number, center: Number, names: tuple[str, str] = ("radius", "center")
-) -> tuple[float, float]:
-    """Radius and center of an interval of singular values, as floats.
-
-    Raises:
-      ValueError: they are not finite, the radius is negative, or both are zero.
-    """
-    radius = checks.check_finite(names[0], radius, least=0)
-    center = checks.check_finite(names[1], center)
-    if radius == center == 0:
-        raise ValueError(
-            f"{names[0]} and {names[1]} must not both be 0, W would be 0, got"
-            f" {radius} and {center}"
-        )
-    return radius, center
+        stack = self.u_vectors.shape[:-2]
+        return math.prod(stack) * self.constraint.redundant(self.matrix_shape)
 
 
 @signature_of_init
@@ -354,14 +283,20 @@ class DenseMatrix(Matrix):
         rngs: nnx.Rngs,
     ):
         self.n = n = checks.check_integer("n", n)
+        self.constraint = Free()
+        shape = self.matrix_shape
         if not isinstance(init, str):
-            w = given_matrix(init, (n, n), param_dtype)
+            matrix = given_matrix(init, shape, param_dtype)
+            parameters = self.constraint.parameters(matrix)
         elif _check_init(init, self.INITS, "or a matrix") == "identity":
-            w = jnp.eye(n, dtype=param_dtype)
+            parameters = self.constraint.identity(shape, param_dtype)
+        elif init == "lecun_normal":
+            parameters = self.constraint.random(rngs.params(), shape, param_dtype)
         else:
-            draw = getattr(jax.nn.initializers, init)()
-            w = draw(rngs.params(), (n, n), param_dtype)
-        self.w = nnx.Param(w)
+            draw = jax.nn.initializers.orthogonal()
+            matrix = draw(rngs.params(), shape, param_dtype)
+            parameters = self.constraint.parameters(matrix)
+        self.w = nnx.Param(parameters["w"])
 
     @property
     def matrix_shape(self) -> tuple[int, int]:
@@ -370,7 +305,7 @@ class DenseMatrix(Matrix):
 
     def matrix(self) -> Float[Array, "n n"]:
         """W, (n, n)."""
-        return self.w[...]
+        return self.constraint.matrix({"w": self.w[...]}, self.matrix_shape)
 
 
 @signature_of_init

@@ -75,6 +75,22 @@ def bounded_singular_values(
     return (radius * jnp.tanh(wide / 2) + center).astype(raw.dtype)
 
 
+def check_interval(radius: Number, center: Number) -> tuple[float, float]:
+    """Radius and center of an interval of singular values, as floats.
+
+    Raises:
+      ValueError: they are not finite, the radius is negative, or both are zero.
+    """
+    radius = checks.check_finite("radius", radius, least=0)
+    center = checks.check_finite("center", center)
+    if radius == center == 0:
+        raise ValueError(
+            "radius and center must not both be 0, W would be 0, got"
+            f" {radius} and {center}"
+        )
+    return radius, center
+
+
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True, eq=False)
 class SVD:

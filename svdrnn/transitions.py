@@ -276,6 +276,23 @@ class Factored(Transition):
         return spectral.singular_values(self.svd)
 
 
+def from_matrix(w: Float[AnyArray, "n_out n_in"], method: str = "auto") -> "Dense":
+    """A W without factors as a transition, which has one form.
+
+    Args:
+      w: W, square.
+      method: `dense`, or `auto`, which means it.
+
+    Raises:
+      ValueError: another method; W is not square.
+    """
+    checks.check_name("method", method, ("auto", "dense"))
+    n_out, n_in = w.shape
+    if n_out != n_in:
+        raise ValueError(f"a transition must be square, got shape ({n_out}, {n_in})")
+    return Dense(w)
+
+
 def from_svd(
     svd: spectral.SVD, method: str = "auto", *, custom_backward: bool = True
 ) -> Transition:

@@ -8,6 +8,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.typing import ArrayLike
 from jaxtyping import Array
 
 from svdrnn._types import is_abstract
@@ -82,6 +83,7 @@ def constrain_tree(
     axes: Any = None,
     blocks: int = 1,
     init: str = "project",
+    init_sigma: ArrayLike | None = None,
     key: jax.Array | None = None,
 ) -> tuple[Any, Dense]:
     """Free parameters for leaves of a tree that are to stay under a constraint.
@@ -100,7 +102,8 @@ def constrain_tree(
         (in, out), the order of flax. Axes in neither count matrices.
       blocks: equal parts of the outputs that are matrices of their own.
       init: first value, as in `constrain`.
-      key: for `init="random"`.
+      init_sigma: first singular values, as in `constrain`.
+      key: for an `init` that draws random numbers.
 
     Returns:
       raw: the tree with a dict of parameters for every constrained leaf.
@@ -132,7 +135,9 @@ def constrain_tree(
         read = layout(leaf.shape, ((0,), (1,)) if axes is None else axes, blocks)
         own = None if key is None else jax.random.fold_in(key, len(raw))
         matrices = read.matrices(leaf if is_abstract(leaf) else jnp.asarray(leaf))
-        rule, named = start(constraint, read, matrices, init=init, key=own)
+        rule, named = start(
+            constraint, read, matrices, init=init, init_sigma=init_sigma, key=own
+        )
         fixed.append({name: named.pop(name) for name in constraint.fixed})
         raw.append(named)
         rules.append((path, rule))

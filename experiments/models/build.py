@@ -4,7 +4,6 @@ import contextlib
 import functools
 import importlib
 import json
-import math
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -12,11 +11,10 @@ import jax
 from flax import nnx
 from ml_collections import config_dict
 
-import svdrnn
 from experiments import checks
 from experiments.models import recurrent, registry
 from experiments.tasks import base
-from svdrnn import kernels, projection
+from svdrnn import kernels, matrices
 
 MOST_LAYERS = 200  # of a recurrent network; ten times as many of a feed-forward one
 
@@ -155,23 +153,8 @@ def count_params(model: nnx.Module) -> int:
 
 def count_independent_params(model: nnx.Module) -> int:
     """Parameters that results depend on: stored ones less those below trapezoids."""
-    modules = [module for _, module in nnx.iter_modules(model)]
-    redundant = sum(
+    return count_params(model) - sum(
         module.num_redundant
-        for module in modules
-        if isinstance(module, svdrnn.SpectralMatrix)
+        for _, module in nnx.iter_modules(model)
+        if isinstance(module, matrices.Matrix | kernels.Kernel)
     )
-    redundant += sum(
-        _below_trapezoid(getattr(module, name)[...].shape)
-        for module in modules
-        if isinstance(module, kernels.Kernel)
-        for name, _ in module.rule.ranks
-        if name in projection.REFLECTORS
-    )
-    return count_params(model) - redundant
-
-
-def _below_trapezoid(shape: tuple[int, ...]) -> int:
-    """Entries that reflectors (..., m, n) do not read, m <= n."""
-    *stack, m, _ = shape
-    return math.prod(stack) * m * (m - 1) // 2

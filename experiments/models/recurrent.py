@@ -15,7 +15,6 @@ import svdrnn
 from experiments import checks
 from experiments.models import activation
 from svdrnn import activations, diagnostics, kernels
-from svdrnn import spectral as spectral_form
 
 Carry = list[Any]
 
@@ -138,17 +137,10 @@ def _singular_values(layer: Any) -> jax.Array | None:
     if isinstance(layer, svdrnn.TransitionRNN):
         weight: Any = layer.cell.weight
         return weight.singular_values()
-    found = getattr(getattr(layer.cell, "dense_h", None), "kernel", None)
-    if not isinstance(found, kernels.Kernel):
+    kernel = getattr(getattr(layer.cell, "dense_h", None), "kernel", None)
+    if not isinstance(kernel, kernels.Kernel):
         return None
-    kernel: Any = found
-    constraint = kernel.rule.constraint
-    if constraint.radius == 0:
-        return jnp.array([abs(constraint.center)])
-    sigma = spectral_form.bounded_singular_values(
-        kernel.sigma_raw[...], radius=constraint.radius, center=constraint.center
-    )
-    return jnp.abs(sigma).ravel()
+    return kernel.singular_values().ravel()
 
 
 def _run(layer: Any, x: jax.Array, carry: Any, last: bool) -> tuple[jax.Array, Any]:

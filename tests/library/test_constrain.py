@@ -471,6 +471,37 @@ def test_inits():
     )
 
 
+def test_starts_that_modules_have():
+    """A rotation, and given singular values, of both matrices of a kernel."""
+    layer = nnx.Linear(4, 8, rngs=nnx.Rngs(0))
+    with pytest.raises(ValueError, match="without a source of random .* got 'henaff'"):
+        svdrnn.constrain(layer, SPECTRAL, blocks=2, init="henaff")
+    with pytest.raises(ValueError, match=r"needs a square matrix, .*\(kernel\)"):
+        svdrnn.constrain(layer, SPECTRAL, init="henaff", rngs=nnx.Rngs(1))
+    with pytest.raises(ValueError, match="init_sigma must be None where a matrix is"):
+        svdrnn.constrain(layer, SPECTRAL, init_sigma=1.0)
+    with pytest.raises(ValueError, match="init_sigma must be None or 1 to 4 numbers"):
+        svdrnn.constrain(layer, SPECTRAL, init="identity", init_sigma=9.0)
+    options = {"blocks": 2, "init": "henaff", "rngs": nnx.Rngs(1)}
+    svdrnn.constrain(layer, SPECTRAL, **options, init_sigma=(1.1, 0.9))
+    w = np.asarray(layer.kernel.matrix())
+    assert np.abs(w[0] - w[1]).max() > 0.1  # each has angles of its own
+    sigma = np.linalg.svd(w, compute_uv=False)
+    expected = np.tile([1.1, 1.1, 0.9, 0.9], (2, 1))
+    np.testing.assert_allclose(sigma, expected, atol=1e-5)
+    np.testing.assert_allclose(layer.kernel.singular_values(), expected, atol=1e-5)
+    # Below the trapezoids of U and of V, of both.
+    assert layer.kernel.num_redundant == 2 * (6 + 6)
+    for case in (SPECTRAL, svdrnn.Orthogonal("cayley")):
+        layer = nnx.Linear(4, 8, rngs=nnx.Rngs(0))
+        svdrnn.constrain(layer, case, **options)
+        w = np.asarray(layer.kernel.matrix())
+        blocks = np.kron(np.eye(2), np.ones((2, 2)))
+        np.testing.assert_allclose(w * (1 - blocks), 0, atol=1e-5)
+        np.testing.assert_allclose(w @ w.mT, np.tile(np.eye(4), (2, 1, 1)), atol=1e-5)
+        np.testing.assert_allclose(layer.kernel.singular_values(), np.ones((2, 4)))
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("map", ["householder", "exponential"])
 def test_set_matrix(map):
@@ -936,7 +967,7 @@ def test_trees_without_values():
 @pytest.mark.parametrize("init", ["project", "strict"])
 def test_starts_that_need_values(init):
     model = nnx.eval_shape(lambda: nnx.Linear(3, 4, rngs=nnx.Rngs(0)))
-    message = f"init must be random or identity .* got '{init}'.*inside"
+    message = f"init must be one of random, .*, cayley where .* got '{init}'.*inside"
     with pytest.raises(ValueError, match=message):
         svdrnn.constrain(model, SPECTRAL, init=init)
     assert type(model.kernel) is nnx.Param

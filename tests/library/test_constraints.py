@@ -12,7 +12,7 @@ import scipy.linalg
 from flax import nnx
 
 import svdrnn
-from svdrnn import constraint, layouts
+from svdrnn import constraint, initializers, layouts, skew
 from tests import oracles
 from tests.oracles import reflector_product, svd_matrix
 
@@ -27,6 +27,7 @@ def quick_compilation():
 
 
 SHAPES = [(4, 4), (3, 5), (4, 1)]
+KEY = jax.random.key(7)
 NEGATIVE = svdrnn.Spectral(radius=0.3, center=-1.0)
 CASES = [
     svdrnn.Spectral(radius=0.2),
@@ -106,6 +107,84 @@ def test_householder_matrix_by_hand(x64):
     expected = -reflector_product(p["vectors"])[:, :3] * np.asarray(p["signs"])
     np.testing.assert_allclose(case.matrix(p, (5, 3)), expected, atol=1e-12)
     np.testing.assert_allclose(case.matrix(p, (3, 5)), expected.T, atol=1e-12)
+
+
+@pytest.mark.parametrize("case", [*CASES, svdrnn.Free()], ids=str)
+def test_what_a_constraint_knows_of_its_matrix(x64, case):
+    for shape in SHAPES[:2]:
+        parameters = case.random(KEY, shape, jnp.float64)
+        w = np.asarray(case.matrix(parameters, shape))
+        np.testing.assert_allclose(
+            case.singular_values(parameters, shape),
+            np.linalg.svd(w, compute_uv=False),
+            atol=1e-12,
+        )
+        redundant = sum(
+            value.shape[0] * (value.shape[0] - 1) // 2
+            for name, value in parameters.items()
+            if name in ("u_vectors", "v_vectors", "vectors")
+        )
+        assert case.redundant(shape) == redundant
+    square = (4, 4)
+    parameters = case.random(KEY, square, jnp.float64)
+    w = np.asarray(case.matrix(parameters, square))
+    methods = ("auto", "low_rank") if isinstance(case, svdrnn.Spectral) else ("auto",)
+    for method in (*methods, "dense"):
+        form = case.transition(parameters, square, method)
+        rows = form.apply(jnp.eye(4), None)[0]
+        np.testing.assert_allclose(rows.T, w, atol=1e-12)
+
+
+@pytest.mark.parametrize("init", initializers.BLOCK_ROTATIONS)
+@pytest.mark.parametrize("case", [*CASES, svdrnn.Free()], ids=str)
+def test_start_at_a_rotation(x64, case, init):
+    parameters = case.rotation(init, KEY, (5, 5), jnp.float64)
+    w = np.asarray(case.matrix(parameters, (5, 5)))
+    assert case.violation(w) < 1e-12
+    if isinstance(case, svdrnn.Spectral):
+        if case.center == 0:
+            return
+        # Every reflector that matters can be trained.
+        for rows in (parameters["u_vectors"], parameters["v_vectors"]):
+            assert np.all(np.linalg.norm(rows, axis=1) > 0)
+        w = w / case.center
+        _, _, key = jax.random.split(KEY, 3)
+    else:
+        key = KEY
+    angles = initializers.rotation_angles(key, 5, init, jnp.float64)
+    np.testing.assert_allclose(w, skew.block_rotation(angles, 5), atol=1e-12)
+
+
+def test_a_module_and_a_kernel_are_one_parameterization(x64):
+    """The same matrix has the same parameters, transition and singular values."""
+    case = svdrnn.Spectral(radius=0.3, center=-1.0)
+    u, _, v_transposed = np.linalg.svd(random_matrix((4, 4)))
+    w = jnp.asarray(u * [1.2, 1.1, 0.9, 0.8]) @ v_transposed
+    made = svdrnn.SpectralMatrix(
+        *(4, 4), radius=0.3, center=-1.0, reflectors=None, init=w,
+        param_dtype=jnp.float64, rngs=nnx.Rngs(0),
+    )  # fmt: skip
+    found = case.parameters(w)
+    assert set(found) == set(made.parameters())
+    for name, value in made.parameters().items():
+        np.testing.assert_allclose(found[name], value, atol=1e-12)
+    np.testing.assert_array_equal(
+        case.transition(found, (4, 4), "dense").w, made.transition("dense").w
+    )
+    assert made.num_redundant == case.redundant((4, 4)) == 12
+
+
+def test_a_free_matrix_is_its_parameter():
+    w = jnp.asarray(random_matrix((3, 4)))
+    case = svdrnn.Free()
+    assert set(case.parameters(w)) == {"w"}
+    assert case.interval == (0, np.inf) and case.violation(1e6 * w) == 0
+    np.testing.assert_array_equal(case.matrix(case.parameters(w), (3, 4)), w)
+    layer = nnx.Linear(3, 4, rngs=nnx.Rngs(0))
+    before = np.asarray(layer.kernel)
+    svdrnn.constrain(layer, case)
+    np.testing.assert_array_equal(layer.kernel, before)
+    assert layer.kernel.num_redundant == 0
 
 
 STARTS = {
@@ -336,7 +415,7 @@ def test_constraints_are_values():
     [
         (lambda: svdrnn.Spectral(radius=-1), "radius must be finite and at least 0"),
         (lambda: svdrnn.Spectral(radius=np.nan), "radius must be finite"),
-        (lambda: svdrnn.Spectral(radius=0, center=0), "radius must be above 0"),
+        (lambda: svdrnn.Spectral(radius=0, center=0), "radius and center must"),
         (lambda: svdrnn.SpectralNorm(at_most=0), "at_most must be finite and above 0"),
         (lambda: svdrnn.Orthogonal("qr"), "map must be one of householder, expo"),
         (
@@ -347,6 +426,32 @@ def test_constraints_are_values():
         (
             lambda: svdrnn.Spectral(0.1, reflectors=(2, 3)).identity((3, 3), float),
             "reflectors must be equally many",
+        ),
+        (
+            lambda: svdrnn.Spectral(0.1).rotation("cayley", KEY, (3, 4), float),
+            r"init 'cayley' needs a square matrix, got shape \(3, 4\)",
+        ),
+        (
+            lambda: svdrnn.Orthogonal().rotation("henaff", KEY, (3, 4), float),
+            r"init 'henaff' needs a square matrix, got shape \(3, 4\)",
+        ),
+        (
+            lambda: svdrnn.Spectral(0.1, reflectors=2).rotation(
+                "henaff", KEY, (3, 3), float
+            ),
+            "at least 3 in U and in V for init 'henaff' .* got 2 and 2",
+        ),
+        (
+            lambda: svdrnn.Orthogonal().with_sigma({}, (3, 3), 1.0),
+            r"init_sigma must be None under Orthogonal\(.*got 1.0",
+        ),
+        (
+            lambda: svdrnn.Free().transition({"w": jnp.eye(3, 4)}, (3, 4)),
+            "a transition must be square",
+        ),
+        (
+            lambda: svdrnn.Free().transition({"w": jnp.eye(3)}, (3, 3), "wy"),
+            "method must be one of auto, dense, got 'wy'",
         ),
     ],
 )
@@ -462,6 +567,18 @@ def test_tree_keeps_fixed_arrays_out_of_training():
     np.testing.assert_allclose(built.T @ built, np.eye(4), atol=1e-5)
 
 
+def test_tree_starts_with_given_singular_values():
+    params = {"w": jnp.zeros((2, 4, 4))}
+    options = {"axes": (1, 2), "key": KEY, "init_sigma": (1.05, 0.95)}
+    for init in ("henaff", "identity"):
+        raw, dense = svdrnn.constrain_tree(
+            params, "w", svdrnn.Spectral(0.1), init=init, **options
+        )
+        sigma = np.linalg.svd(dense(raw)["w"], compute_uv=False)
+        expected = np.tile([1.05, 1.05, 0.95, 0.95], (2, 1))
+        np.testing.assert_allclose(sigma, expected, atol=1e-5)
+
+
 @pytest.mark.slow
 def test_tree_stacks_and_axes():
     params = {"w": jnp.asarray(random_matrix((2, 3, 4)), jnp.float32)}
@@ -497,6 +614,8 @@ def test_tree_errors():
         svdrnn.constrain_tree(params, "w", svdrnn.Spectral(0.1), init="random")
     with pytest.raises(ValueError, match="init must be one of project"):
         svdrnn.constrain_tree(params, "w", svdrnn.Spectral(0.1), init="zeros")
+    with pytest.raises(ValueError, match="init_sigma must be None where a matrix is"):
+        svdrnn.constrain_tree(params, "w", svdrnn.Spectral(0.1), init_sigma=1.0)
     params["w"] = params["w"].at[0, 0].set(jnp.nan)
     with pytest.raises(ValueError, match="kernel must be finite"):
         svdrnn.constrain_tree(params, "w", svdrnn.Spectral(0.1))

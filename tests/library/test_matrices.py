@@ -289,7 +289,7 @@ def test_first_singular_values_of_one_number(given):
         ({"init_sigma": 1.0, "radius": 0.0}, "init_sigma must be .* radius 0"),
         (
             {"init_sigma": 1.0, "init": np.eye(6), "reflectors": None},
-            "init_sigma must be None where init is a matrix",
+            "init_sigma must be None where a matrix is the start",
         ),
     ],
 )
@@ -524,14 +524,14 @@ def test_dense_transition():
         ({"n_out": -1}, "n_out must be an integer of at least 1, got -1"),
         ({"n_in": 2.5}, "n_in must be an integer of at least 1, got 2.5"),
         ({"init": "ones"}, "init must be one of random, .* or a matrix, got 'ones'"),
-        ({"init": "henaff"}, r"n reflectors in U .* \(6, 6\), reflectors 3, 3"),
+        ({"init": "henaff"}, "at least 6 in U and in V for init 'henaff' .* 3 and 3"),
         ({"init": "cayley", "n_in": 5, "reflectors": None}, r"square .* \(6, 5\)"),
-        ({"init": "henaff", "reflectors": (6, 5)}, "reflectors 6, 5"),
+        ({"init": "henaff", "reflectors": (6, 5)}, "reflectors must .* got 6 and 5"),
         ({"init": "identity", "n_in": 5}, r"square .* got shape \(6, 5\)"),
-        ({"init": "identity", "reflectors": (2, 3)}, "equally many .* reflectors 2, 3"),
+        ({"init": "identity", "reflectors": (2, 3)}, "equally many .* got 2 and 3"),
         ({"init": np.eye(5)}, r"init must have shape \(6, 6\), got \(5, 5\)"),
-        ({"init": np.eye(6)}, "needs 6 reflectors on each side, got 3 and 3"),
-        ({"init": np.eye(6), "reflectors": (6, 5)}, "needs 6 .* got 6 and 5"),
+        ({"init": np.eye(6)}, "at least 6 in U and in V to start from .* 3 and 3"),
+        ({"init": np.eye(6), "reflectors": (6, 5)}, "at least 6 .* got 6 and 5"),
         ({"init": np.full((6, 6), np.nan), "reflectors": 6}, "must be finite"),
     ],
 )

@@ -783,6 +783,13 @@ def _(draw):
     assert found == (3 * reflectors <= n)
 
 
+@case("transitions.from_matrix")
+def _(draw):
+    w = draw.array(4, 4)
+    form = yield transitions.from_matrix, {"w": w}
+    assert np.array_equal(form.w, w)
+
+
 @case("transitions.batch_outer")
 def _(draw):
     count = draw.one_of((0, 1, 3))
@@ -1020,11 +1027,11 @@ def _(draw):
     assert np.array_equal((yield matrices.given_matrix, arguments), init)
 
 
-@case("matrices.check_interval", plain=True, odd=("radius", "center"))
+@case("spectral.check_interval", plain=True, odd=("radius", "center"))
 def _(draw):
     radius, center = number(draw), draw.one_of((1, -1.0, 1e30))
     arguments = {"radius": radius, "center": center}
-    assert (yield matrices.check_interval, arguments) == (radius, center)
+    assert (yield spectral.check_interval, arguments) == (radius, center)
 
 
 def layer_outputs(inputs, options, sizes, dtype):
@@ -1121,6 +1128,20 @@ def _(draw):
     assert made.interval[1] == arguments["radius"] + abs(arguments["center"])
 
 
+@case("constraint.Free", plain=True)
+def _(draw):
+    w = draw.array(2, 4)
+    free = constraint.Free()
+    found = yield lambda w: free.matrix(free.parameters(w), w.shape), {"w": w}
+    assert np.array_equal(found, w)
+
+
+@case("constraint.check_no_sigma", plain=True)
+def _(draw):
+    del draw
+    assert (yield constraint.check_no_sigma, {"init_sigma": None}) is None
+
+
 @case("constraint.SpectralNorm", plain=True, odd=("at_most",))
 def _(draw):
     at_most = number(draw, 0.1)
@@ -1187,7 +1208,7 @@ def constrained(asked, where, init, n_in, n_out):
 def _(draw):
     n_out, n_in = draw.one_of(MATRICES[2:])
     arguments = {"asked": draw.one_of(CONSTRAINTS[::2]), "where": "**/kernel"}
-    arguments |= {"init": draw.one_of(constraint.INITS[::2]), "n_in": n_in}
+    arguments |= {"init": draw.one_of(("project", "random")), "n_in": n_in}
     y, *others, paths, _ = yield constrained, {**arguments, "n_out": n_out}
     assert len(paths) == 2
     for other in others:

@@ -158,13 +158,14 @@ def test_inits_fit_their_models(name):
 
 @pytest.mark.parametrize("reflectors", [127, (128, 127)])
 def test_block_rotations_need_all_reflectors(reflectors):
-    with pytest.raises(ValueError, match=r"^config\.model\.init .*'cayley'.*127"):
+    with pytest.raises(ValueError, match=r"^config\.model\.reflectors .*'cayley'.*127"):
         check("ornn", reflectors=reflectors, init="cayley")
     check("scornn", reflectors=reflectors, init="cayley")
 
 
 def test_a_pair_of_reflectors_with_the_identity_names_both_fields():
-    with pytest.raises(ValueError, match=r"config\.model\.init .*reflectors.* 8, 16"):
+    message = r"config\.model\.reflectors .* init 'identity', got 8 and 16"
+    with pytest.raises(ValueError, match=message):
         check(reflectors=(8, 16), init="identity")
 
 
