@@ -11,6 +11,7 @@ import jax
 from flax import nnx
 from ml_collections import config_dict
 
+import svdrnn
 from experiments import checks
 from experiments.models import recurrent, registry
 from experiments.tasks import base
