@@ -20,7 +20,7 @@ The validation accuracy of mlp jumps between 0.64 and 0.93 from epoch to epoch, 
 its end is a draw: older code ended at 0.9064 with the same seed.
 
 The rates are the best of four after one epoch, but for spectral_resnet, whose 3e-3 had
-0.974 against 0.972 (all: docs/experiments.md). The plain residual network does not
+0.974 against 0.972 (all: docs/results.md). The plain residual network does not
 fail at this depth, as the paper's does: its branches start small.
 """
 
