@@ -15,11 +15,26 @@ def pytest_addoption(parser):
         action="store_true",
         help="run the tests that want a GPU or a TPU on the CPU, to try them",
     )
+    parser.addoption(
+        "--part",
+        metavar="K/N",
+        help="run the K-th of N parts of the tests that are asked for, K from 1",
+    )
 
 
 def wants_accelerator(config):
     """Whether the tests of accelerators alone are asked for."""
     return config.option.markexpr == "accelerator"
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(config, items):
+    """Leaves the tests of --part, which are spread over all files."""
+    if config.option.part:
+        part, parts = map(int, config.option.part.split("/"))
+        chosen = items[part - 1 :: parts]
+        config.hook.pytest_deselected(items=[i for i in items if i not in set(chosen)])
+        items[:] = chosen
 
 
 @pytest.hookimpl(tryfirst=True)

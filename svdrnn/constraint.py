@@ -22,7 +22,7 @@ from jax.typing import ArrayLike, DTypeLike
 from jaxtyping import Array, Float, Key
 
 from svdrnn import householder, initializers, skew, spectral, transitions
-from svdrnn._types import Number
+from svdrnn._types import AnyArray, Number
 from svdrnn.checks import check_finite, check_name
 from svdrnn.spectral import Reflectors, check_interval, reflector_counts
 
@@ -61,7 +61,7 @@ class Constraint(abc.ABC):
 
     @abc.abstractmethod
     def matrix(
-        self, parameters: Mapping[str, Array], shape: tuple[int, int]
+        self, parameters: Mapping[str, AnyArray], shape: tuple[int, int]
     ) -> Float[Array, "n_out n_in"]:
         """W (n_out, n_in) from its parameters, whatever their values."""
 
@@ -105,7 +105,10 @@ class Constraint(abc.ABC):
         return self.parameters(skew.block_rotation(angles, shape[0]).astype(dtype))
 
     def with_sigma(
-        self, parameters: Mapping[str, Array], shape: tuple[int, int], init_sigma: Any
+        self,
+        parameters: Mapping[str, AnyArray],
+        shape: tuple[int, int],
+        init_sigma: Any,
     ) -> dict[str, Array]:
         """The parameters with other singular values, where those are parameters.
 
@@ -132,14 +135,14 @@ class Constraint(abc.ABC):
         return 0
 
     def singular_values(
-        self, parameters: Mapping[str, Array], shape: tuple[int, int]
+        self, parameters: Mapping[str, AnyArray], shape: tuple[int, int]
     ) -> Float[Array, "*stack smaller"]:
         """Singular values of W in descending order; here an n^3 decomposition."""
         return spectral.singular_values(self.matrix(parameters, shape))
 
     def transition(
         self,
-        parameters: Mapping[str, Array],
+        parameters: Mapping[str, AnyArray],
         shape: tuple[int, int],
         method: str = "auto",
         *,
@@ -274,7 +277,7 @@ class Spectral(Constraint):
 
     def sigma(
         self,
-        parameters: Mapping[str, Array],
+        parameters: Mapping[str, AnyArray],
         shape: tuple[int, int],
         dtype: DTypeLike | None = None,
     ) -> Float[Array, "*stack smaller"]:
@@ -297,7 +300,7 @@ class Spectral(Constraint):
 
     def svd(
         self,
-        parameters: Mapping[str, Array],
+        parameters: Mapping[str, AnyArray],
         shape: tuple[int, int],
         dtype: DTypeLike | None = None,
     ) -> spectral.SVD:

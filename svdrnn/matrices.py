@@ -22,7 +22,7 @@ from jaxtyping import Array, Float
 
 from svdrnn import checks, householder, initializers, skew, spectral, transitions
 from svdrnn._flax import signature_of_init
-from svdrnn._types import Number
+from svdrnn._types import AnyArray, Number
 from svdrnn.constraint import Free, Spectral, check_no_sigma
 from svdrnn.spectral import Reflectors, reflector_counts
 
@@ -191,9 +191,12 @@ class SpectralMatrix(Matrix):
         """The shape (n_out, n_in) of W."""
         return self.n_out, self.n_in
 
-    def parameters(self) -> dict[str, Array]:
+    def parameters(self) -> dict[str, AnyArray]:
         """What the constraint makes W of, by name; `sigma_raw` unless it is frozen."""
-        named = {"u_vectors": self.u_vectors[...], "v_vectors": self.v_vectors[...]}
+        named: dict[str, AnyArray] = {
+            "u_vectors": self.u_vectors[...],
+            "v_vectors": self.v_vectors[...],
+        }
         if self.sigma_raw is not None:
             named["sigma_raw"] = self.sigma_raw[...]
         return named
