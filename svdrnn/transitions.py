@@ -284,12 +284,13 @@ def from_matrix(w: Float[AnyArray, "n_out n_in"], method: str = "auto") -> "Dens
       method: `dense`, or `auto`, which means it.
 
     Raises:
-      ValueError: another method; W is not square.
+      ValueError: another method; W is not floating or not square.
     """
     checks.check_name("method", method, ("auto", "dense"))
-    n_out, n_in = w.shape
-    if n_out != n_in:
-        raise ValueError(f"a transition must be square, got shape ({n_out}, {n_in})")
+    w = jnp.asarray(w)
+    checks.check_floating("w", w)
+    if w.ndim != 2 or w.shape[0] != w.shape[1]:
+        raise ValueError(f"a transition must be square, got shape {w.shape}")
     return Dense(w)
 
 
