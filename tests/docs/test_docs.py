@@ -41,7 +41,7 @@ def outside(page):
 
 
 def test_readme_is_a_first_page():
-    assert len(text("README.md").splitlines()) <= 180
+    assert len(text("README.md").splitlines()) <= 150
 
 
 # ---- Blocks of Python.
