@@ -55,8 +55,8 @@ def over_batch(run: Callable, states: bool, inputs: Any, carry: Any):
       inputs: (time, batch, n_in), one of the arguments.
       carry: (batch, n), another.
     """
-    found = ((inputs, 1), (carry, 0))
-    shardings = [(jax.typeof(array).sharding, axis) for array, axis in found]
+    batch_axes = ((inputs, 1), (carry, 0))
+    shardings = [(jax.typeof(array).sharding, axis) for array, axis in batch_axes]
     meshes = [sharding.mesh for sharding, _ in shardings]
     explicit = [mesh for mesh in meshes if AxisType.Explicit in mesh.axis_types]
     if not explicit:

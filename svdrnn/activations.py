@@ -57,8 +57,8 @@ class Activation:
         if not callable(self.name):
             checks.check_name("activation", self.name, NAMES)
         if self.name == "leaky_relu":
-            given = LEAK if self.leak is None else self.leak
-            leak = checks.check_finite("leak", given, least=0, most=1)
+            leak = LEAK if self.leak is None else self.leak
+            leak = checks.check_finite("leak", leak, least=0, most=1)
             object.__setattr__(self, "leak", leak)
         elif self.leak is not None:
             raise ValueError(

@@ -172,8 +172,8 @@ def largest_violation(constraint: Constraint, matrices: ArrayLike) -> float:
     stack = np.asarray(matrices, np.float64)
     if not np.all(np.isfinite(stack)):
         return math.inf
-    each = stack.reshape(-1, *stack.shape[-2:])
-    return max((float(constraint.violation(w)) for w in each), default=0.0)
+    flat = stack.reshape(-1, *stack.shape[-2:])
+    return max((float(constraint.violation(w)) for w in flat), default=0.0)
 
 
 def _check_square_start(init: str, shape: tuple[int, int]) -> None:
@@ -524,10 +524,10 @@ class Spectral(Constraint):
         return m1
 
 
-def _numbers(given: Any) -> np.ndarray | None:
+def _numbers(value: Any) -> np.ndarray | None:
     """Known numbers as a vector in float64, or None for anything else."""
     try:
-        values = np.asarray(given)
+        values = np.asarray(value)
     except (TypeError, ValueError):
         return None  # a tracer, or lists of several lengths
     kinds = (jnp.floating, jnp.integer)

@@ -477,8 +477,8 @@ def signed_reflectors(
     wide = _orthonormal("q", q)
     if wide.shape[1] == 0:
         return q.T, q[0]
-    _, found = jax.lax.scan(_eliminate_signed, wide, jnp.arange(wide.shape[1]))
-    vectors, signs = (part.astype(q.dtype) for part in found)
+    _, eliminated = jax.lax.scan(_eliminate_signed, wide, jnp.arange(wide.shape[1]))
+    vectors, signs = (part.astype(q.dtype) for part in eliminated)
     return vectors, signs
 
 

@@ -315,13 +315,13 @@ def _read(reference: _Reference, axes: Any, blocks: int | None) -> Layout | str:
             reading = how
     if axes is not None:
         return layout(shape, axes, 1 if blocks is None else blocks)
-    found = reading(owner) if reading else None
-    if found is None or len(shape) < found[0]:
+    axes_of_owner = reading(owner) if reading else None
+    if axes_of_owner is None or len(shape) < axes_of_owner[0]:
         raise ValueError(
             f"axes must be given, (input axes, output axes), for {reference.path} of "
             f"shape {shape}: a {type(owner).__name__} has no one reading of it"
         )
-    rank, inputs, outputs, parts = found
+    rank, inputs, outputs, parts = axes_of_owner
     lead = len(shape) - rank
     sides = [[lead + i for i in side] for side in (inputs, outputs)]
     own = parts * _gates(reference)
@@ -345,8 +345,8 @@ def _matcher(where: Any) -> Callable[[_Reference], bool]:
     if isinstance(where, type) and not issubclass(where, nnx.Variable):
         return lambda r: any(isinstance(owner, where) for owner in r.owners)
     if isinstance(where, (list, tuple)):
-        each = [_matcher(w) for w in where]
-        return lambda r: any(match(r) for match in each)
+        matchers = [_matcher(w) for w in where]
+        return lambda r: any(match(r) for match in matchers)
     of_flax = type(where).__module__ == nnx.filterlib.__name__
     if of_flax or isinstance(where, (type, bool)) or where is ...:
         accepts = nnx.filterlib.to_predicate(where)
@@ -371,14 +371,14 @@ def _matching(model: nnx.Module, where: Any, kind: Any) -> list[_Reference]:
     """Places of that kind that `where` matches; ValueError where it matches none."""
     everything = [r for r in _references(model) if isinstance(r.child, kind)]
     matches = _matcher(where)
-    found = [r for r in everything if matches(r)]
-    if not found:
-        known = ", ".join(r.path for r in everything[:8]) or "none"
+    matched = [r for r in everything if matches(r)]
+    if not matched:
+        paths = ", ".join(r.path for r in everything[:8]) or "none"
         more = ", ..." if len(everything) > 8 else ""
         raise ValueError(
-            f"where must match a parameter of the model ({known}{more}), got {where!r}"
+            f"where must match a parameter of the model ({paths}{more}), got {where!r}"
         )
-    return found
+    return matched
 
 
 class Paths(tuple):
@@ -492,10 +492,10 @@ def _layouts(
         if isinstance(read, str):
             skipped[reference.path] = read
             continue
-        found = layouts.setdefault(id(child), (child, reference.path, read))
-        if found[2] != read:
+        first = layouts.setdefault(id(child), (child, reference.path, read))
+        if first[2] != read:
             raise ValueError(
-                f"axes must be given for a kernel read in two ways, as {found[1]} and "
+                f"axes must be given for a kernel read in two ways, as {first[1]} and "
                 f"as {reference.path}"
             )
     if not layouts:
@@ -567,8 +567,8 @@ def _baked(model: Any) -> Any:
             copies[id(node)] = node.plain()
         elif isinstance(node, nnx.Pytree):
             copies[id(node)] = empty_copy(node)  # first: it may be inside of itself
-            each = {name: copy(value) for name, value in vars(node).items()}
-            own = {k: v for k, v in each.items() if v is not vars(node)[k]}
+            copied_values = {name: copy(value) for name, value in vars(node).items()}
+            own = {k: v for k, v in copied_values.items() if v is not vars(node)[k]}
             fill(copies[id(node)], node, own)
         else:
             inside = functools.partial(operator.is_not, node)
@@ -644,10 +644,10 @@ class Reports(tuple):
 
     def __repr__(self):
         lines = [Report._fields]
-        for each in self:
-            low, high = each.interval
-            worst = "unknown" if each.violation is None else f"{each.violation:.1e}"
-            shown = (*each[:3], f"[{low:.4g}, {high:.4g}]", each.reflectors, worst)
+        for report in self:
+            low, high = report.interval
+            worst = "unknown" if report.violation is None else f"{report.violation:.1e}"
+            shown = (*report[:3], f"[{low:.4g}, {high:.4g}]", report.reflectors, worst)
             lines.append(tuple(map(str, shown)))
         widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
         rows = ("  ".join(map(str.ljust, line, widths)).rstrip() for line in lines)
@@ -666,4 +666,4 @@ def constraints(model: nnx.Module) -> Reports:
     for reference in _references(model):
         if isinstance(reference.child, Kernel):
             kernels.setdefault(id(reference.child), (reference.path, reference.child))
-    return Reports(report(*each) for each in kernels.values())
+    return Reports(report(path, kernel) for path, kernel in kernels.values())

@@ -71,8 +71,8 @@ class Layout:
     ) -> Float[Array, "*stack n_out n_in"] | jax.ShapeDtypeStruct:
         """(*lead, *shape) -> (*lead, *stack_shape, n_out, n_in).
 
-        Of a kernel that a mesh with explicit axes splits they are whole on every
-        device; of the shape of a kernel they are a shape.
+        The matrices are whole on every device, also where a mesh with explicit axes
+        splits the kernel. For the shape of a kernel the result is a shape.
         """
         if isinstance(kernel, jax.ShapeDtypeStruct):
             return jax.eval_shape(self.matrices, kernel)  # type: ignore[arg-type]
@@ -208,7 +208,7 @@ class Rule:
 # ones, and one trace for all kernels of a shape.
 @functools.partial(jax.jit, static_argnums=(0, 1, 2))
 def _build(constraint, shape, stack, parameters):
-    return _over(lambda each: constraint.matrix(each, shape), stack)(parameters)
+    return _over(lambda named: constraint.matrix(named, shape), stack)(parameters)
 
 
 @functools.partial(jax.jit, static_argnums=0)
@@ -293,11 +293,11 @@ def start(
             " function given to it"
         )
     else:
-        known = not isinstance(matrices, jax.core.Tracer)
-        if known and not bool(jnp.all(jnp.isfinite(matrices))):
+        has_values = not isinstance(matrices, jax.core.Tracer)
+        if has_values and not bool(jnp.all(jnp.isfinite(matrices))):
             raise ValueError("kernel must be finite, got NaN or infinite entries")
         named = dict(_find(constraint, matrices))
-        if init == "strict" and known:
+        if init == "strict" and has_values:
             rule = _rule(constraint, layout, stack, named)
             _check_unchanged(rule, matrices, named)
     return _rule(constraint, layout, stack, named), named
@@ -311,11 +311,11 @@ def _rule(constraint, layout, stack, named) -> Rule:
 
 
 def _check_unchanged(rule: Rule, matrices: Array, named: dict[str, Array]) -> None:
-    given = np.asarray(matrices, np.float64)
-    change = np.max(np.abs(np.asarray(rule.matrices(named), np.float64) - given))
-    size = max(1.0, float(np.max(np.abs(given))))
+    before = np.asarray(matrices, np.float64)
+    change = np.max(np.abs(np.asarray(rule.matrices(named), np.float64) - before))
+    size = max(1.0, float(np.max(np.abs(before))))
     if not change <= float(jnp.finfo(matrices.dtype).eps) ** 0.5 * size:
-        worst = largest_violation(rule.constraint, given)
+        worst = largest_violation(rule.constraint, before)
         raise ValueError(
             f"kernel must be inside {rule.constraint} with init 'strict', got one that "
             f"violates it by {worst:.3g} and would change by {change:.3g}"

@@ -252,7 +252,8 @@ class SpectralMatrix(Matrix):
     def num_redundant(self) -> int:
         """Stored entries below the trapezoids, which no result depends on.
 
-        Of a stack of matrices, with leading axes on every parameter, those of all.
+        For a stack of matrices, where every parameter has leading axes, it counts
+        those of all matrices.
         """
         stack = self.u_vectors.shape[:-2]
         return math.prod(stack) * self.constraint.redundant(self.matrix_shape)

@@ -313,8 +313,8 @@ def _lengths(
             f"shape {lengths.shape}"
         )
     if not checks.is_traced(seq_lengths) and lengths.size:
-        known = np.asarray(seq_lengths)  # what jax.numpy gives is traced under `jit`
-        low, high = int(known.min()), int(known.max())
+        values = np.asarray(seq_lengths)  # what jax.numpy gives is traced under `jit`
+        low, high = int(values.min()), int(values.max())
         if low < 0 or high > steps:
             raise ValueError(
                 f"seq_lengths must lie in [0, {steps}], got values from {low} to {high}"

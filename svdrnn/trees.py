@@ -142,8 +142,8 @@ def constrain_tree(
         raw.append(named)
         rules.append((path, rule))
     if not any(rules):
-        known = ", ".join(_path(keys) for keys, _ in with_paths[:8])
+        paths = ", ".join(_path(keys) for keys, _ in with_paths[:8])
         raise ValueError(
-            f"where must match a leaf of two axes or more ({known}), got {where!r}"
+            f"where must match a leaf of two axes or more ({paths}), got {where!r}"
         )
     return treedef.unflatten(raw), Dense(tuple(fixed), treedef, tuple(rules))

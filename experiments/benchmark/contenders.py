@@ -84,8 +84,8 @@ def _shared(
 
     specs = (everywhere, *(split for _ in batches))
     arguments = tuple(
-        jax.device_put(each, jax.NamedSharding(mesh, spec))
-        for each, spec in zip((params, *batches), specs, strict=True)
+        jax.device_put(array, jax.NamedSharding(mesh, spec))
+        for array, spec in zip((params, *batches), specs, strict=True)
     )
     shared = jax.shard_map(part, mesh=mesh, in_specs=specs, out_specs=everywhere)
     return shared, arguments

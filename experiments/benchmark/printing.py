@@ -51,10 +51,10 @@ def devices(number: int) -> str:
 
 def choice(rows: list[dict], n: int) -> None:
     """What `method="auto"` picks, against what was measured."""
-    found = {row["contender"]: row.get("seconds") for row in rows}
+    seconds = {row["contender"]: row.get("seconds") for row in rows}
     for m in (contenders.REFLECTORS, n):
-        low = found.get(f"SpectralRNN low_rank m={m}")
-        dense = found.get(f"SpectralRNN dense m={m}")
+        low = seconds.get(f"SpectralRNN low_rank m={m}")
+        dense = seconds.get(f"SpectralRNN dense m={m}")
         if low and dense:
             chosen = "low_rank" if transitions.prefers_low_rank(n, 2 * m) else "dense"
             faster = "low_rank" if low < dense else "dense"

@@ -94,7 +94,7 @@ def result(workdir: pathlib.Path, config: dict) -> dict | None:
     path = workdir / "result.json"
     if not path.exists():
         return None
-    found = read_result(path)
+    content = read_result(path)
     steps = config["train"]["steps"]
     expected: dict[str, Any] = {
         "task": config["task"]["name"],
@@ -102,9 +102,11 @@ def result(workdir: pathlib.Path, config: dict) -> dict | None:
         "seed": config["seed"],
     } | ({} if steps is None else {"steps": steps})
     for name, value in expected.items():
-        if found.get(name) != value:
-            raise _no_result(path, f"{name} must be {value!r}, got {found.get(name)!r}")
-    return found
+        if content.get(name) != value:
+            raise _no_result(
+                path, f"{name} must be {value!r}, got {content.get(name)!r}"
+            )
+    return content
 
 
 def read_result(path: pathlib.Path) -> dict:
@@ -113,12 +115,12 @@ def read_result(path: pathlib.Path) -> dict:
     Raises:
       ValueError: it is of another form; the text names the part.
     """
-    found = files.read_json(path)
+    content = files.read_json(path)
     try:
-        files.check_form(found, RESULT, "the result")
+        files.check_form(content, RESULT, "the result")
     except ValueError as error:
         raise _no_result(path, str(error)) from None
-    return found
+    return content
 
 
 def _no_result(path: pathlib.Path, why: str) -> ValueError:

@@ -139,8 +139,8 @@ def model_style(model: str, which: int = 0) -> dict[str, Any]:
 
 def spans(values: Iterable[float]) -> bool:
     """Whether positive numbers span so much that a logarithmic axis shows them."""
-    found = list(values)
-    return bool(found) and min(found) > 0 and max(found) >= 30 * min(found)
+    numbers = list(values)
+    return bool(numbers) and min(numbers) > 0 and max(numbers) >= 30 * min(numbers)
 
 
 # Inches of a legend, about: a letter's width, that of the line drawn before the label,
@@ -155,21 +155,21 @@ def legend(figure: "Figure") -> None:
     Labels that are wider than the figure go on in further lines, for which it grows, as
     for more than a few rows.
     """
-    found: dict[str, Any] = {}
+    handles: dict[str, Any] = {}
     for panel in figure.axes:
         for line, label in zip(*panel.get_legend_handles_labels(), strict=True):
-            found.setdefault(label, line)
-    if found:
+            handles.setdefault(label, line)
+    if handles:
         where: Any = "outside upper center"
         width = figure.get_figwidth()
         most = max(20, int((width - _HANDLE) / _LETTER))
-        labels = [_wrapped(label, most) for label in found]
+        labels = [_wrapped(label, most) for label in handles]
         columns = _columns(labels, width)
         rows = -(-len(labels) // columns)
         further = sum(label.count("\n") for label in labels) + max(0, rows - _ROWS)
         figure.set_figheight(figure.get_figheight() + _LINE * further)
         figure.legend(
-            list(found.values()),
+            list(handles.values()),
             labels,
             loc=where,
             ncols=columns,

@@ -184,18 +184,18 @@ def _named(name: str, condition: Condition) -> str:
 
 def _flat(space: Space) -> list[tuple[str, Condition, list | dict]]:
     """(field, on what it depends, list or range), what others depend on first."""
-    found: list[tuple[str, Condition, list | dict]] = [
+    parameters: list[tuple[str, Condition, list | dict]] = [
         (name, None, spec) for name, spec in space.items() if not _depends(spec)
     ]
     for name, spec in space.items():
         if isinstance(spec, dict) and _depends(spec):
             other = spec[_BY]
-            found += [
+            parameters += [
                 (name, (other, value), spec[_key(value)])
                 for value in _values(space[other])
                 if _key(value) in spec
             ]
-    return found
+    return parameters
 
 
 def _depends(spec: Any) -> bool:
@@ -224,11 +224,11 @@ def _check_depending(name: str, spec: dict, space: dict) -> None:
             f'--space: {name} must be "by" a field that has a list there, and neither'
             f" the seed, got {other!r}"
         )
-    known = [_key(value) for value in listed]
+    keys = [_key(value) for value in listed]
     for value in spec.keys() - {_BY}:
-        if isinstance(value, tuple) or _key(value) not in known:
+        if isinstance(value, tuple) or _key(value) not in keys:
             raise ValueError(
-                f"--space: {name} must name values of {other}, {', '.join(known)}, got"
+                f"--space: {name} must name values of {other}, {', '.join(keys)}, got"
                 f" {value!r}"
             )
     if len(spec) == 1:
@@ -307,10 +307,10 @@ def _draw_grid(space: Space, grid: list[dict], seed: int) -> list[dict]:
 def _draw(sampler: optuna.samplers.BaseSampler, space: Space, count: int) -> list[dict]:
     """`count` points as parameters of Optuna, from a study in memory."""
     study = optuna.create_study(sampler=sampler)
-    asked = [study.ask() for _ in range(count)]
-    for trial in asked:
+    trials = [study.ask() for _ in range(count)]
+    for trial in trials:
         suggest(trial, space)
-    return [trial.params for trial in asked]
+    return [trial.params for trial in trials]
 
 
 def _plain(value: Any) -> Any:

@@ -61,10 +61,10 @@ class Group(NamedTuple):
 
 def runs(study: optuna.Study, workdir: pathlib.Path | None = None) -> list[Run]:
     """Every run of the sweep, by number, with the results that the workdir has."""
-    found = []
+    result = []
     for number, tried in sorted(storages.attempts(study).items()):
         chosen = next(filter(storages.settled, tried), None)
-        live = [each for each in tried if not each.state.is_finished()]
+        live = [trial for trial in tried if not trial.state.is_finished()]
         trial = chosen or (live or tried)[0 if live else -1]
         state = _STATES[trial.state]
         if chosen is None and not live:
@@ -73,7 +73,7 @@ def runs(study: optuna.Study, workdir: pathlib.Path | None = None) -> list[Run]:
         if trial.user_attrs.get("seed") is not None:
             point[spaces.SEED] = trial.user_attrs["seed"]
         attrs = trial.user_attrs
-        found.append(
+        result.append(
             Run(
                 number=number,
                 state=state,
@@ -88,7 +88,7 @@ def runs(study: optuna.Study, workdir: pathlib.Path | None = None) -> list[Run]:
                 loss=attrs.get("best_loss"),
             )
         )
-    return found
+    return result
 
 
 def _result(workdir: pathlib.Path | None, number: int) -> dict[str, Any]:
@@ -112,17 +112,17 @@ def run_folder(workdir: pathlib.Path, number: int) -> pathlib.Path:
     return workdir / "runs" / f"{number:04d}"
 
 
-def groups(found: list[Run], higher_is_better: bool) -> list[Group]:
+def groups(members: list[Run], higher_is_better: bool) -> list[Group]:
     """Runs joined over seeds, the best mean first and those without one last.
 
     Of equal means the one with the lower mean loss goes first.
     """
     joined: dict[tuple, list[Run]] = {}
-    for run in found:
+    for run in members:
         point = {n: v for n, v in run.point.items() if n != spaces.SEED}
         if point or run.state == "complete":  # TPE has not drawn what waits
             joined.setdefault(tuple(point.items()), []).append(run)
-    rows = [_group(dict(point), members) for point, members in joined.items()]
+    rows = [_group(dict(point), seeds) for point, seeds in joined.items()]
     return sorted(rows, key=lambda g: _rank(g.mean, g.loss, higher_is_better))
 
 
@@ -131,7 +131,7 @@ def _rank(
 ) -> tuple[float, ...]:
     """The lower the better: by the value, then by the loss; None is last of all."""
     value = -value if value is not None and higher_is_better else value
-    return tuple(math.inf if each is None else each for each in (value, loss))
+    return tuple(math.inf if number is None else number for number in (value, loss))
 
 
 def _group(point: dict[str, Any], members: list[Run]) -> Group:
@@ -176,10 +176,10 @@ def write(
     except KeyError:
         name = identity["study"]
         raise ValueError(f"the storage has no sweep of the name {name!r}") from None
-    found = runs(study, workdir)
+    members = runs(study, workdir)
     fields = list(identity["space"])
-    print(table(found, fields, identity["metric"], identity["higher_is_better"]))
-    write_csv(found, fields, workdir / "sweep.csv")
+    print(table(members, fields, identity["metric"], identity["higher_is_better"]))
+    write_csv(members, fields, workdir / "sweep.csv")
     drawn = drawing.draw(
         workdir / "sweep.csv",
         workdir / "sweep.png",
@@ -191,18 +191,18 @@ def write(
 
 
 def table(
-    found: list[Run], fields: list[str], metric: str, higher_is_better: bool
+    members: list[Run], fields: list[str], metric: str, higher_is_better: bool
 ) -> str:
     """Groups with mean and spread, the best first, then how many runs ended how."""
     shown = [name for name in fields if name != spaces.SEED]
     rows = [[*shown, "mean", "std", "min", "max", "complete"]]
-    for group in groups(found, higher_is_better):
+    for group in groups(members, higher_is_better):
         values = [group.point.get(name, "") for name in shown]
         numbers = [group.mean, group.std, group.low, group.high]
         rows.append(
             [
                 *map(_text, values),
-                *("" if each is None else f"{each:.5g}" for each in numbers),
+                *("" if number is None else f"{number:.5g}" for number in numbers),
                 f"{group.complete}/{group.runs}",
             ]
         )
@@ -211,27 +211,27 @@ def table(
         "  ".join(cell.rjust(width) for cell, width in zip(row, widths, strict=True))
         for row in rows
     ]
-    states = [run.state for run in found]
+    states = [run.state for run in members]
     counts = [f"{states.count(state)} {state}" for state in dict.fromkeys(states)]
     better = "higher" if higher_is_better else "lower"
     head = f"validation {metric} at the best step, {better} is better"
-    tail = [f"{len(found)} runs: {', '.join(sorted(counts))}"]
+    tail = [f"{len(members)} runs: {', '.join(sorted(counts))}"]
     tail += [
         f"run {run.number} failed: {run.error.splitlines()[0]}"
-        for run in found
+        for run in members
         if run.error
     ]
     return "\n".join([head, *lines, *tail])
 
 
-def write_csv(found: list[Run], fields: list[str], path: pathlib.Path) -> None:
+def write_csv(members: list[Run], fields: list[str], path: pathlib.Path) -> None:
     """One line a run; of complete ones with all metrics of the task, at its best."""
-    names = list(dict.fromkeys(name for run in found for name in run.result))
+    names = list(dict.fromkeys(name for run in members for name in run.result))
     with files.replacing(path) as temporary, temporary.open("w", newline="") as file:
         writer = csv.writer(file)
         last = ("best_step", "seconds", "attempts", "error")
         writer.writerow(["run", "state", "value", *fields, *names, *last])
-        for run in found:
+        for run in members:
             point = {name: _text(value) for name, value in run.point.items()}
             values = [point.get(name, "") for name in fields]
             end = [run.best_step, run.seconds, run.attempts, run.error]
@@ -253,9 +253,9 @@ class Progress:
 
     def show(self) -> None:
         """Prints the runs that have ended since the last call."""
-        found = runs(self._study)
-        complete = [run for run in found if run.state == "complete"]
-        for run in found:
+        members = runs(self._study)
+        complete = [run for run in members if run.state == "complete"]
+        for run in members:
             if run.number in self._shown or not self._over(run):
                 continue
             self._shown.add(run.number)
@@ -270,9 +270,9 @@ class Progress:
             if complete:
                 best = self._best(complete)
                 text += f" | best {best.value:.5g} (run {best.number})"
-            print(f"{text} | {self._counts(found)}", flush=True)
+            print(f"{text} | {self._counts(members)}", flush=True)
 
-    def _counts(self, found: list[Run]) -> str:
+    def _counts(self, members: list[Run]) -> str:
         """How many runs are done, running and left, and the time that they will take.
 
         By the mean of those that ended while this process looked on, so that it counts
@@ -280,7 +280,7 @@ class Progress:
         """
         done, here = len(self._shown), len(self._shown) - self._before
         running = sum(
-            run.state == "running" and run.number not in self._shown for run in found
+            run.state == "running" and run.number not in self._shown for run in members
         )
         left = self._total - done - running
         text = f"{done} done, {running} running, {left} left"

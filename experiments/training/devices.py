@@ -44,9 +44,9 @@ def start(wanted: int | None = None) -> None:
     """
     with contextlib.suppress(RuntimeError):  # it has started
         already = jax.config.jax_num_cpu_devices  # type: ignore[attr-defined]
-        asked = min(wanted or 1, MOST)
-        if already < asked:
-            count = max(cores.count(), asked)
+        least = min(wanted or 1, MOST)
+        if already < least:
+            count = max(cores.count(), least)
             jax.config.update("jax_num_cpu_devices", count)
 
 
@@ -133,8 +133,8 @@ class Spread:
         """The devices of this process, in the order of the mesh."""
         if self.mesh is None:
             return jax.local_devices()[:1]
-        mine = jax.process_index()
-        return [d for d in self.mesh.devices.flat if d.process_index == mine]
+        here = jax.process_index()
+        return [d for d in self.mesh.devices.flat if d.process_index == here]
 
     def narrowed(self, examples: int) -> "Spread":
         """The first of the devices, so that each has its share of so many examples.
@@ -210,19 +210,19 @@ class Spread:
 
     # ---- Programs.
 
-    def over(self, function: Callable, given: tuple, result: Any) -> Callable:
+    def over(self, function: Callable, arguments: tuple, result: Any) -> Callable:
         """The function, jitted, on every device's share of its arguments.
 
         Args:
           function: takes some trees and a batch; nothing crosses between devices.
-          given: specs of those trees, as `jax.shard_map` takes them.
+          arguments: specs of those trees, as `jax.shard_map` takes them.
           result: spec of what it returns.
         """
         if self.mesh is None:
             return jax.jit(function)
 
         def spread(*trees: Any) -> Any:
-            specs = (*given, jax.tree.map(_share, trees[-1]))
+            specs = (*arguments, jax.tree.map(_share, trees[-1]))
             return self._shared(function, specs, result)(*trees)
 
         return jax.jit(spread)
@@ -286,12 +286,12 @@ class Spread:
         return in_two
 
     def _shared(
-        self, function: Callable, given: tuple, result: Any, check_vma: bool = True
+        self, function: Callable, arguments: tuple, result: Any, check_vma: bool = True
     ) -> Callable:
         return jax.shard_map(
             function,
             mesh=self.mesh,
-            in_specs=given,
+            in_specs=arguments,
             out_specs=result,
             check_vma=check_vma,
         )
@@ -352,10 +352,10 @@ class Spread:
 
     def examples(self, count: int) -> jax.Array:
         """The numbers within the batch of a device's `count` examples."""
-        mine = jnp.arange(count)
+        places = jnp.arange(count)
         if self.mesh is None:
-            return mine
-        return mine + count * jax.lax.axis_index(BATCH)
+            return places
+        return places + count * jax.lax.axis_index(BATCH)
 
 
 ONE = Spread()

@@ -147,8 +147,12 @@ def certify(
             f"inputs_bound must be at least the norm of every input, {longest:g}, got"
             f" {inputs_bound!r}"
         )
-    found = margins(rnn, readout, inputs, labels, readout_activation=readout_activation)
-    return generalization.certificate(kind, norms(rnn, readout), found, delta=delta)
+    of_examples = margins(
+        rnn, readout, inputs, labels, readout_activation=readout_activation
+    )
+    return generalization.certificate(
+        kind, norms(rnn, readout), of_examples, delta=delta
+    )
 
 
 def _norm(parameter: nnx.Param | None) -> float:

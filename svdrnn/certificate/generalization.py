@@ -232,7 +232,7 @@ def kl_inverse(q: Number, a: Number) -> float:
 
 def _kl_inverses(q, a):
     """`kl_inverse` of arrays, of the same length."""
-    found = np.ones(len(q))
+    inverses = np.ones(len(q))
     inside = (q < 1) & np.isfinite(a)
     q, a = q[inside], a[inside]
     entropy = _x_log_x(q) + _x_log_x(1 - q)
@@ -249,8 +249,8 @@ def _kl_inverses(q, a):
         if np.all(following == x):
             break
         x = following
-    found[inside] = np.maximum(q, -np.expm1(-x))
-    return found
+    inverses[inside] = np.maximum(q, -np.expm1(-x))
+    return inverses
 
 
 def _x_log_x(x):
@@ -296,13 +296,13 @@ def groups(classifiers: Classifiers, norms: Norms) -> tuple[Group, ...]:
     slopes = sensitivity(classifiers, norms)
     n = classifiers.hidden
     turn = _product(2 * classifiers.beta, slopes.transition)
-    found = [
+    of_transition = [
         Group(f"{side}_vectors[{i}]", n - i, 2.0, turn)
         for side, count in zip("uv", classifiers.reflectors, strict=True)
         for i in range(count)
     ]
     if classifiers.radius > 0:
-        found.append(Group("sigma", n, classifiers.radius, slopes.transition))
+        of_transition.append(Group("sigma", n, classifiers.radius, slopes.transition))
     sizes = {
         "input_weights": n * classifiers.features,
         "readout": classifiers.classes * n,
@@ -312,7 +312,7 @@ def groups(classifiers: Classifiers, norms: Norms) -> tuple[Group, ...]:
     if classifiers.readout_bias:
         sizes["readout_bias"] = classifiers.classes
     return (
-        *found,
+        *of_transition,
         *(
             Group(name, size, 2 * getattr(norms, name), getattr(slopes, name))
             for name, size in sizes.items()
@@ -346,8 +346,8 @@ def log_cover(classifiers: Classifiers, norms: Norms, eta: Number) -> float:
 def _log_covers(classifiers, norms, etas):
     """`log_cover` for each of several eta."""
     parts = groups(classifiers, norms)
-    sizes = np.array([[each.dimension] for each in parts])
-    reach = np.array([[_product(each.width, each.sensitivity)] for each in parts])
+    sizes = np.array([[group.dimension] for group in parts])
+    reach = np.array([[_product(group.width, group.sensitivity)] for group in parts])
     nets = sizes * np.log1p(reach * (np.sum(sizes) / sizes) / etas)
     return np.sum(nets, axis=0) + sum(classifiers.reflectors) * math.log(2)
 
@@ -390,14 +390,14 @@ def margins(
     Raises:
       ValueError: shapes or dtypes that do not fit, or a label out of range.
     """
-    given, labels = np.asarray(logits), np.asarray(labels)
-    checks.check_floating("logits", given)
-    if given.ndim != 2 or given.shape[1] < 2:
+    outputs, labels = np.asarray(logits), np.asarray(labels)
+    checks.check_floating("logits", outputs)
+    if outputs.ndim != 2 or outputs.shape[1] < 2:
         raise ValueError(
             f"logits must have shape (examples, classes) with two classes or more, got"
-            f" {given.shape}"
+            f" {outputs.shape}"
         )
-    logits = given.astype(np.float64)
+    logits = outputs.astype(np.float64)
     count, classes = logits.shape
     if labels.shape != (count,) or not np.issubdtype(labels.dtype, np.integer):
         raise ValueError(
@@ -452,7 +452,7 @@ def bound(
     delta = checks.check_finite("delta", delta, above=0, below=1)
     examples = checks.check_integer("examples", examples)
     k, gamma = round_up(checks.check_finite("gamma", gamma, above=0))
-    chosen = {name: round_up(each, _LEAST_NORM) for name, each in vars(norms).items()}
+    chosen = {name: round_up(norm, _LEAST_NORM) for name, norm in vars(norms).items()}
     for name in ("bias", "readout_bias"):
         if not getattr(classifiers, name):
             if getattr(norms, name) > 0:
@@ -461,7 +461,7 @@ def bound(
                 )
             chosen[name] = (0, 0.0)
     rounded = Norms(**{name: value for name, (_, value) in chosen.items()})
-    choices = log_choices((k, *(each for each, _ in chosen.values())))
+    choices = log_choices((k, *(exponent for exponent, _ in chosen.values())))
     choices += math.log(1 / delta)
     slacks = math.sqrt(2) * _ETAS
     covers = _log_covers(classifiers, rounded, gamma * _ETAS)
@@ -509,7 +509,7 @@ def certificate(
     if margins.ndim != 1 or margins.size == 0:
         raise ValueError(f"margins must have shape (examples,), got {margins.shape}")
     checks.check_finite_entries("margins", margins)
-    found = [
+    certificates = [
         bound(
             classifiers,
             norms,
@@ -520,7 +520,7 @@ def certificate(
         )
         for gamma in (2.0 ** (k / GRID) for k in _MARGINS)
     ]
-    best = min(found, key=lambda each: each.bound)
+    best = min(certificates, key=lambda certificate: certificate.bound)
     return dataclasses.replace(best, training_error=float(np.mean(margins <= 0)))
 
 
