@@ -137,10 +137,10 @@ class Spread:
         return [d for d in self.mesh.devices.flat if d.process_index == here]
 
     def narrowed(self, examples: int) -> "Spread":
-        """The first of the devices, so that each has its share of so many examples.
+        """The first of the devices, as many as so many examples are worth.
 
-        That is `WORTHWHILE` of them on a CPU; an accelerator takes any share. Of every
-        process one device remains.
+        A CPU device is worth its use with `WORTHWHILE` examples, an accelerator with
+        any number. At least one device of every process remains.
         """
         if self.mesh is None or self.collective:
             return self
@@ -339,13 +339,19 @@ class Spread:
     # ---- Inside of them.
 
     def own(self, tree: Any) -> Any:
-        """Scalars as what `over` returns of each device, to be added up by the host."""
+        """Scalars as arrays of one entry, so that `over` returns an entry a device.
+
+        The host adds them up.
+        """
         if self.mesh is None:
             return tree
         return jax.tree.map(lambda leaf: leaf[None], tree)
 
     def vary(self, tree: Any) -> Any:
-        """The arrays as each device's own, so that their gradients are of its share."""
+        """Arrays that count as another one on every device.
+
+        A gradient with respect to them is that of the device's share of the batch.
+        """
         if self.mesh is None:
             return tree
         return jax.tree.map(lambda leaf: jax.lax.pcast(leaf, BATCH, to="varying"), tree)

@@ -165,8 +165,8 @@ def first_carry(
 ) -> Any:
     """The carry of a batch before its first step.
 
-    Of a stateful task the one of the batch before, or zeros where the batch says so; of
-    another, whose `carry` is None, that which the model begins with.
+    For a stateful task it is the carry after the batch before, or zeros where the batch
+    says "reset". For other tasks, whose `carry` is None, it is the model's first carry.
     """
     if carry is None:
         return spread.vary(model.initialize_carry(len(batch["inputs"])))
