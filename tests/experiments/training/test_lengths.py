@@ -91,7 +91,7 @@ class RunningSums(Means):
 def registered():
     with mock.patch.dict(tasks.TASKS):
         for task in (Means, RunningSums):
-            tasks.register(task.__name__, task)
+            tasks.register(task.__name__, task, ("length",))
         yield
 
 
@@ -175,12 +175,18 @@ def test_devices_change_a_run_by_rounding(tmp_path):
 @pytest.mark.parametrize(
     "changes, message",
     [
-        ({"sequential": False}, "without 'lengths', as inputs have no time axis, got "),
-        ({"stateful": True}, "without 'lengths', as a state is carried, got lengths, "),
-        ({"lengths": np.array([0, 3])}, r"must lie in 1 ... 5, got 0 ... 3$"),
-        ({"lengths": np.array([6, 3])}, r"must lie in 1 ... 5, got 3 ... 6$"),
-        ({"lengths": np.array([1, 2, 3])}, r"must be integers \(2,\), got int64 \(3,"),
-        ({"lengths": np.ones(2)}, r"must be integers \(2,\), got float64 \(2,\)$"),
+        (
+            {"sequential": False},
+            "be without 'lengths', as inputs have no time axis, got ",
+        ),
+        (
+            {"stateful": True},
+            "be without 'lengths', as a state is carried, got lengths, ",
+        ),
+        ({"lengths": np.array([0, 3])}, r"lie in 1 ... 5, got 0 ... 3$"),
+        ({"lengths": np.array([6, 3])}, r"lie in 1 ... 5, got 3 ... 6$"),
+        ({"lengths": np.array([1, 2, 3])}, r"be integers \(2,\), got int64 \(3,"),
+        ({"lengths": np.ones(2)}, r"be integers \(2,\), got float64 \(2,\)$"),
     ],
 )
 def test_wrong_lengths_are_named(monkeypatch, changes, message):
@@ -191,7 +197,7 @@ def test_wrong_lengths_are_named(monkeypatch, changes, message):
             batch[name] = value
         else:
             monkeypatch.setattr(task, name, value)
-    with pytest.raises(ValueError, match=f"of means must .*{message}"):
+    with pytest.raises(ValueError, match=f" of means must {message}"):
         base.check_lengths(task, batch)
 
 
