@@ -131,6 +131,19 @@ FIELDS = {
         schema.Name(("identity", "relu", "tanh")),
         models=("sequences",),
     ),
+    "model.pool": schema.Field(
+        "last",
+        "What the readout takes of a sequence with one output: the state that it ends"
+        " in, or the mean or the largest of its states, entry by entry.",
+        schema.Name(("last", "mean", "max")),
+        models=("sequences",),
+    ),
+    "model.bidirectional": schema.Field(
+        False,
+        "Whether every layer runs in both directions, with model.hidden units and"
+        " parameters of its own in each; their outputs are concatenated.",
+        models=("sequences",),
+    ),
     # ---- How long training takes.
     "train.steps": schema.Field(
         None,

@@ -52,6 +52,11 @@ def check(config: Any) -> None:
             "config.model.embedding must be None or config.model.hidden,"
             f" {config.hidden}, with config.model.tied, got {config.embedding}"
         )
+    if tied and "bidirectional" in reads and config.bidirectional:
+        raise ValueError(
+            "config.model.bidirectional must be False with config.model.tied, whose"
+            " readout has the features of one direction, got True"
+        )
     _check_abstractly(json.dumps(config.to_dict(), sort_keys=True, default=str))
 
 
@@ -70,8 +75,8 @@ def build(config: Any, task: base.Task, *, rngs: nnx.Rngs) -> Any:
     Raises:
       ValueError: an unknown name, a recurrent model of inputs without a time axis or
         a feed-forward one of sequences, an embedding where the inputs are not
-        tokens, an activation that no sequence is long enough for, or a field that
-        the model refuses.
+        tokens, an activation that no sequence is long enough for, pooling where every
+        output counts, both directions of a stream, or a field that the model refuses.
     """
     names = registry.names(task.sequential)
     if config.name not in names:
@@ -87,29 +92,46 @@ def build(config: Any, task: base.Task, *, rngs: nnx.Rngs) -> Any:
             f" steps of {task.name}, else the activation never acts, got"
             f" {config.activation_every}"
         )
+    if task.sequential:
+        _check_sequences(config, task)
     embedding = _embedding(config, task, rngs)
-    make = _make(config)
     with _naming_fields(config):
         if not task.sequential:
-            return make(config, task.in_features, task.out_features, rngs=rngs)
+            sizes = task.in_features, task.out_features
+            return _make(config)(config, *sizes, rngs=rngs)
         features = task.in_features if embedding is None else embedding.features
         layers = []
         for _ in range(config.layers):
-            layers.append(make(config, features, rngs=rngs))
-            features = config.hidden
+            layers.append(_layer(config, features, rngs))
+            features = config.hidden * (2 if config.bidirectional else 1)
     readout: nnx.Module
     if embedding is not None and config.tied:
         readout = recurrent.TiedReadout(embedding)
     else:
-        readout = nnx.Linear(config.hidden, task.out_features, rngs=rngs)
+        readout = nnx.Linear(features, task.out_features, rngs=rngs)
     return recurrent.SequenceModel(
         layers,
         readout,
         embedding=embedding,
         dropout=config.dropout,
         last_only=task.readout == "last",
+        pool=config.pool,
         readout_activation=config.readout_activation,
     )
+
+
+def _check_sequences(config: Any, task: base.Task) -> None:
+    """Raises ValueError where a field does not fit the sequences of the task."""
+    if config.pool != "last" and task.readout != "last":
+        raise ValueError(
+            f"config.model.pool must be 'last' for {task.name}, which has an output at"
+            f" every step, got {config.pool!r}"
+        )
+    if config.bidirectional and task.stateful:
+        raise ValueError(
+            f"config.model.bidirectional must be False for {task.name}, whose state is"
+            " carried from batch to batch, got True"
+        )
 
 
 def _make(config: Any) -> Callable[..., Any]:
@@ -118,6 +140,15 @@ def _make(config: Any) -> Callable[..., Any]:
         module, _, function = make.partition(":")
         make = getattr(importlib.import_module(module), function)
     return make
+
+
+def _layer(config: Any, features: int, rngs: nnx.Rngs) -> nnx.Module:
+    """A recurrent layer, or one that runs in both directions."""
+    make = _make(config)
+    layer = make(config, features, rngs=rngs)
+    if not config.bidirectional:
+        return layer
+    return nnx.Bidirectional(layer, make(config, features, rngs=rngs), rngs=False)
 
 
 def _embedding(config: Any, task: base.Task, rngs: nnx.Rngs) -> nnx.Embed | None:

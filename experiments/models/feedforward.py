@@ -63,7 +63,8 @@ class FeedForward(nnx.Module):
     ) -> tuple[jax.Array, None]:
         """Outputs (batch, out_features) of inputs (batch, in_features), and None.
 
-        The call of `recurrent.SequenceModel`: `carry` and `keys` are not used.
+        The call of `recurrent.SequenceModel`, for inputs without lengths: `carry` and
+        `keys` are not used.
         """
         h = self.enter(self.first(inputs))
         if self.stacks:

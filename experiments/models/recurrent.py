@@ -22,24 +22,35 @@ Carry = list[Any]
 class SequenceModel(nnx.Module):
     """y_t = Y psi(h_t) + c over the states of the last of a stack of recurrent layers.
 
+    With `last_only` it is y = Y psi(h) + c, where h is the state that a sequence ends
+    in, or the mean or the maximum of its states, entry by entry. A layer in both
+    directions gives [f_t, b_t]: f_t of a layer that runs to the end, b_t of one that
+    runs from the end to the first step. What it ends in is [f_T, b_1].
+
+    Sequences may end before the last step of the inputs. No step behind an item's end
+    is read, whatever stands there, and its backward direction begins at that end.
+
     psi, `readout_activation`, acts on what is read and not on what is carried: with it
     a linear recurrence, whose gradients neither vanish nor explode, is no linear map of
     its inputs. It has no parameters.
 
     Dropout acts between the layers, not on the states that a layer carries along:
-    on the embedded tokens and on the outputs of every layer.
+    on the embedded tokens and on the outputs of every layer, or on what is pooled of
+    the last.
 
     Args:
-      layers: recurrent layers with the call arguments of `nnx.RNN`.
+      layers: recurrent layers with the call arguments of `nnx.RNN`, or
+        `nnx.Bidirectional` of two of them.
       readout: states (..., hidden) -> outputs (..., out_features).
       embedding: tokens -> features, or None where the inputs are features.
       dropout: probability of a zero; the others are divided by 1 - dropout.
-      last_only: read out the last state only, not all.
+      last_only: read out one state of a sequence only, not all.
+      pool: which, as `config.model.pool` says.
       readout_activation: psi, one that `config.model.readout_activation` allows:
         those without a slope or parameters of their own.
 
     Raises:
-      ValueError: for another psi.
+      ValueError: for another psi or pool.
     """
 
     def __init__(
@@ -50,23 +61,29 @@ class SequenceModel(nnx.Module):
         embedding: Callable[[jax.Array], jax.Array] | None = None,
         dropout: float = 0.0,
         last_only: bool,
+        pool: str = "last",
         readout_activation: str = "identity",
     ):
         checks.check_field("model.readout_activation", readout_activation)
+        checks.check_field("model.pool", pool)
         self.embedding = embedding
         self.layers: Any = nnx.List(layers)
         self.readout = readout
         self.dropout = nnx.Dropout(dropout)
         self.last_only = last_only
+        self.pool = pool
         self.readout_activation = activations.Activation(readout_activation)
 
     def initialize_carry(self, batch_size: int) -> Carry:
-        """Zeros: the initial carry of every layer for a batch."""
-        # The carry of every cell here depends on the batch and its own width alone.
-        return [
-            layer.cell.initialize_carry((batch_size, 1), nnx.Rngs(0))
-            for layer in self.layers
-        ]
+        """Zeros: the initial carry of every layer, or a pair of both directions."""
+
+        def zeros(layer: Any) -> Any:
+            if isinstance(layer, nnx.Bidirectional):
+                return zeros(layer.forward_rnn), zeros(layer.backward_rnn)
+            # That of every cell here depends on the batch and its own width alone.
+            return layer.cell.initialize_carry((batch_size, 1), nnx.Rngs(0))
+
+        return [zeros(layer) for layer in self.layers]
 
     def __call__(
         self,
@@ -74,6 +91,7 @@ class SequenceModel(nnx.Module):
         carry: Carry | None = None,
         *,
         keys: jax.Array | None = None,
+        lengths: jax.Array | None = None,
     ) -> tuple[jax.Array, Carry]:
         """Outputs and carry.
 
@@ -81,19 +99,26 @@ class SequenceModel(nnx.Module):
           inputs: (batch, time, features), or tokens (batch, time) to be embedded.
           carry: as `initialize_carry`, or None for zeros.
           keys: (batch,), one an example, for dropout; without them there is none.
+          lengths: (batch,) integers from 1 to time, the steps that are an item's own;
+            None: all of them.
 
         Returns:
           Outputs (batch, out_features) with `last_only`, else (batch, time,
-          out_features), and the carry after the last step.
+          out_features), of which those behind an item's end mean nothing, and the
+          carry after the last step of each item.
         """
+        if lengths is not None:  # what is not a number would go into the gradient
+            inputs = jnp.where(_own_steps(lengths, inputs), inputs, 0)
         if carry is None:
             carry = self.initialize_carry(inputs.shape[0])
         new_carry, x = [], inputs
         if self.embedding is not None:
             x = self._drop(self.embedding(inputs), keys, 0)
         for i, (layer, h) in enumerate(zip(self.layers, carry, strict=True), 1):
-            last = self.last_only and i == len(self.layers)
-            x, h = _run(layer, x, h, last)
+            read = self.last_only and i == len(self.layers)
+            x, h = _run(layer, x, h, lengths, read and self.pool == "last")
+            if read and self.pool != "last":
+                x = _pooled(x, lengths, self.pool)
             x = self._drop(x, keys, i)
             new_carry.append(h)
         return self.readout(self.readout_activation(x)), new_carry
@@ -111,7 +136,8 @@ class SequenceModel(nnx.Module):
 
     def diagnostics(self) -> dict[str, jax.Array]:
         """`spectral_margin`: max_i |sigma_i - 1| over all transitions, if any."""
-        values = [_singular_values(layer) for layer in self.layers]
+        ways = [way for layer in self.layers for way in directions(layer)]
+        values = [_singular_values(way) for way in ways]
         margins = [diagnostics.spectral_margin(s) for s in values if s is not None]
         return {"spectral_margin": jnp.max(jnp.stack(margins))} if margins else {}
 
@@ -143,13 +169,63 @@ def _singular_values(layer: Any) -> jax.Array | None:
     return kernel.singular_values().ravel()
 
 
-def _run(layer: Any, x: jax.Array, carry: Any, last: bool) -> tuple[jax.Array, Any]:
-    """(output, carry) of a layer; with `last` the output is the last state alone."""
+def directions(layer: Any) -> tuple[Any, ...]:
+    """The layer, or the two of one that runs in both directions."""
+    if isinstance(layer, nnx.Bidirectional):
+        return layer.forward_rnn, layer.backward_rnn
+    return (layer,)
+
+
+def _run(
+    layer: Any, x: jax.Array, carry: Any, lengths: jax.Array | None, last: bool
+) -> tuple[jax.Array, Any]:
+    """(output, carry) of a layer; with `last` the output is where it ends alone."""
+    if not isinstance(layer, nnx.Bidirectional):
+        return _run_one_way(layer, x, carry, lengths, last)
+    # Apart and not by its own call, which has no `last_only`.
+    forward, f = _run_one_way(layer.forward_rnn, x, carry[0], lengths, last)
+    backward, b = _run_one_way(
+        layer.backward_rnn, x, carry[1], lengths, last, reverse=True
+    )
+    return jnp.concatenate([forward, backward], axis=-1), (f, b)
+
+
+def _run_one_way(
+    layer: Any,
+    x: jax.Array,
+    carry: Any,
+    lengths: jax.Array | None,
+    last: bool,
+    reverse: bool = False,
+) -> tuple[jax.Array, Any]:
+    options: dict[str, Any] = {"initial_carry": carry}
+    if lengths is not None:
+        options["seq_lengths"] = lengths
+    if reverse:  # the last of the states is where it ends, in the order of its steps
+        options |= {"reverse": True, "keep_order": not last}
     if last and isinstance(layer, svdrnn.TransitionRNN):
-        h = layer(x, initial_carry=carry, last_only=True)
+        h = layer(x, last_only=True, **options)
         return h, h
-    carry, states = layer(x, initial_carry=carry, return_carry=True)
-    return (states[:, -1] if last else states), carry
+    carry, states = layer(x, return_carry=True, **options)
+    if not last:
+        return states, carry
+    if lengths is None:
+        return states[:, -1], carry
+    return states[jnp.arange(len(states)), lengths - 1], carry
+
+
+def _own_steps(lengths: jax.Array, x: jax.Array) -> jax.Array:
+    """Which steps of x (batch, time, ...) are an item's own, (batch, time, 1 ...)."""
+    own = jnp.arange(x.shape[1]) < lengths[:, None]
+    return own.reshape(own.shape + (1,) * (x.ndim - 2))
+
+
+def _pooled(states: jax.Array, lengths: jax.Array | None, pool: str) -> jax.Array:
+    """The mean or the maximum (batch, n) of an item's states (batch, time, n)."""
+    own = None if lengths is None else _own_steps(lengths, states)
+    if pool == "mean":
+        return jnp.mean(states, axis=1, where=own)
+    return jnp.max(states, axis=1, where=own, initial=-jnp.inf)
 
 
 # ---- A layer of each model.

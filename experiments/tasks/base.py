@@ -80,7 +80,10 @@ class Task(abc.ABC):
         Holds "inputs", (batch, time, in_features) float32 or tokens (batch, time)
         int32, without a time axis (batch, in_features), and what `sums` needs. That
         of a stateful task has "reset", a bool: whether the state starts from zeros
-        again.
+        again. Sequences that end before the last step have "lengths", (batch,) int32:
+        how many steps, from 1 to time, are an item's own. What stands behind them, be
+        it NaN, is not read; outputs there, with `readout` "all", are not to be
+        counted by `sums`. A stateful task has none.
         """
 
     @abc.abstractmethod
@@ -88,7 +91,8 @@ class Task(abc.ABC):
         """Batches of equal shape that cover "valid" or "test" once, in order.
 
         Each carries "weights" float32, 1, or 0 for padding: (batch,), or (batch,
-        time) where the tokens of a text are counted. "reset" as in training.
+        time) where the tokens of a text, or all steps, are counted. "reset" and
+        "lengths" as in training.
         """
 
     @abc.abstractmethod
@@ -98,8 +102,8 @@ class Task(abc.ABC):
     def predictions(self, outputs: jnp.ndarray, batch: Batch) -> dict[str, jnp.ndarray]:
         """What `experiments.predict` keeps: "predictions" beside "targets".
 
-        Arrays (batch, ...), or (batch, time, ...) where the tokens of a text are
-        counted. Of a task that says nothing else: outputs beside the batch's targets.
+        Arrays (batch, ...), or (batch, time, ...) where the weights have these axes.
+        Of a task that says nothing else: outputs beside the batch's targets.
         """
         if "targets" not in batch:
             raise ValueError(
@@ -132,6 +136,29 @@ def pad(batch: Batch, size: int) -> Batch:
 def generator(seed: int, split: str, index: int) -> np.random.Generator:
     """The random stream of batch `index` of a split."""
     return np.random.default_rng(np.random.SeedSequence([seed, STREAMS[split], index]))
+
+
+def check_lengths(task: Task, batch: Batch) -> None:
+    """Raises ValueError for a batch whose "lengths" no model can take."""
+    if "lengths" not in batch:
+        return
+    if task.stateful or not task.sequential:
+        why = "a state is carried" if task.stateful else "inputs have no time axis"
+        raise ValueError(
+            f"batches of {task.name} must be without 'lengths', as {why}, got"
+            f" {', '.join(batch)}"
+        )
+    lengths, (size, steps) = batch["lengths"], batch["inputs"].shape[:2]
+    if lengths.shape != (size,) or not np.issubdtype(lengths.dtype, np.integer):
+        raise ValueError(
+            f"lengths of {task.name} must be integers ({size},), got {lengths.dtype}"
+            f" {lengths.shape}"
+        )
+    if lengths.min() < 1 or lengths.max() > steps:
+        raise ValueError(
+            f"lengths of {task.name} must lie in 1 ... {steps}, got {lengths.min()} ..."
+            f" {lengths.max()}"
+        )
 
 
 def check_split(split: str) -> None:

@@ -46,14 +46,21 @@ def of_run(
     model, task, config, step = loading.load(
         workdir, which, data_dir=data_dir, config_file=config_file
     )
-    if not isinstance(task, mnist.MNIST) or task.inputs_bound is None:
+    if (
+        not isinstance(task, mnist.MNIST)
+        or task.inputs_bound is None
+        or "lengths" in task.train_batch(0)
+    ):
         raise ValueError(
-            "config.task.name must be a task of classes whose inputs have a bound, got"
-            f" {task.name!r}"
+            "config.task.name must be a task of classes whose inputs have a bound and"
+            f" one length, got {task.name!r}"
         )
     assert isinstance(model, recurrent.SequenceModel)  # the inputs have a time axis
-    if len(model.layers) != 1:
-        raise ValueError(f"config.model.layers must be 1, got {config.model.layers}")
+    for field, value in (("layers", 1), ("bidirectional", False), ("pool", "last")):
+        if config.model[field] != value:
+            raise ValueError(
+                f"config.model.{field} must be {value}, got {config.model[field]}"
+            )
     readout: Any = model.readout
     inputs, labels = task.examples("train")
     bound = certificate.certify(

@@ -53,6 +53,7 @@ def go_through(
     """
     sized = None
     for batch in task.eval_batches(split):
+        base.check_lengths(task, batch)
         batch = _filled(batch, spread.count)
         if sized is None:
             sized = spread.split(_zeros(carry, len(batch["inputs"])))

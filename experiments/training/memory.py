@@ -8,7 +8,7 @@ import jax
 from flax import nnx
 
 import svdrnn
-from experiments.models import build
+from experiments.models import build, recurrent
 from experiments.tasks import base
 
 # Parameters, their gradients, two moments of Adam and the best parameters so far.
@@ -20,8 +20,8 @@ def check(config: Any, task: base.Task) -> None:
     """Raises ValueError where the run needs more memory than there is for certain.
 
     Counted are the parameters, `COPIES` times, and of a batch the inputs, the states of
-    every layer and the outputs, once; no states of linear steps whose last alone is
-    read. A run needs more than that.
+    every layer in each direction and the outputs, once; no states of linear steps whose
+    last alone is read. A run needs more than that.
     """
     model = nnx.eval_shape(
         lambda: build.build(config.model, task, rngs=nnx.Rngs(params=0))
@@ -30,8 +30,11 @@ def check(config: Any, task: base.Task) -> None:
     outputs = task.out_features * (1 if last else task.time_steps)
     features = 1 if task.vocabulary is not None else task.in_features
     steps = task.time_steps * config.model.layers
-    if task.sequential and last:
-        steps -= task.time_steps - _kept(model.layers[-1], task.time_steps)
+    if task.sequential:
+        ways = recurrent.directions(model.layers[-1])
+        if last and config.model.pool == "last":
+            steps -= task.time_steps - _kept(ways[0], task.time_steps)
+        steps *= len(ways)
     states = task.time_steps * features + steps * config.model.hidden
     batch = config.train.batch_size * (states + outputs)
     needed = BYTES * (COPIES * build.count_params(model) + batch)

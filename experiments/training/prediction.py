@@ -16,8 +16,9 @@ def predict(
     """The task's `predictions` of a whole split, and its metrics.
 
     Returns:
-      Arrays with an entry an example, or a token of a text, in the order of the split
-      and without padding; the metrics of the split, as a run's result has them.
+      Arrays with an entry an example, or a token of a text or a step where those have
+      weights, in the order of the split and without padding; the metrics of the split,
+      as a run's result has them.
     """
     graph, params, rest = nnx.split(model, nnx.Param, ...)  # type: ignore[misc]
 
@@ -32,7 +33,7 @@ def predict(
         present = np.asarray(base.weights(batch)) > 0
         predictions.append((present, jax.device_get(result[1])))
     # Windows of streams follow each other in time, other batches example by example.
-    axis = predictions[0][0].ndim - 1
+    axis = predictions[0][0].ndim - 1 if task.stateful else 0
     present = np.concatenate([present for present, _ in predictions], axis)
     joined = {}
     for name in predictions[0][1]:

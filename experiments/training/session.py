@@ -11,6 +11,7 @@ from absl import logging
 
 from experiments.models import build
 from experiments.runs import logs, origin, progress, summary
+from experiments.tasks import base
 from experiments.training import (
     assembly,
     checkpoints,
@@ -132,8 +133,10 @@ class Session:
 
     def update(self) -> None:
         """Makes the next update; only the first one of a session is waited for."""
-        batch = self.parts.spread.split(self.task.train_batch(self.step))
-        self.state, self._numbers = self._train_step(self.state, batch)
+        batch = self.task.train_batch(self.step)
+        base.check_lengths(self.task, batch)
+        split = self.parts.spread.split(batch)
+        self.state, self._numbers = self._train_step(self.state, split)
         self.step += 1
         if self.step == self.start + 1:
             jax.block_until_ready(self.state)  # compiled: the rate counts from here

@@ -71,9 +71,9 @@ def make_train_step(
 
     `grad_norm` is taken before clipping; `carry_grad_norm` is ||dL/dh_0||, of the mean
     loss with respect to the first hidden state of the batch in every layer (of an LSTM
-    also its cell), the "first-layer gradient" of the paper's figures; a feed-forward
-    model has none. Once a loss or gradient is not finite its step is noted and the
-    state stays as it was.
+    also its cell; in both directions where there are two), the "first-layer gradient"
+    of the paper's figures; a feed-forward model has none. Once a loss or gradient is
+    not finite its step is noted and the state stays as it was.
     """
 
     def total_loss(
@@ -85,7 +85,8 @@ def make_train_step(
         examples = spread.examples(len(batch["inputs"]))
         keys = jax.vmap(jax.random.fold_in, (None, 0))(key, examples)
         # Constrained kernels are built here, once, and not at every time step.
-        outputs, carry = svdrnn.bake(model)(batch["inputs"], carry, keys=keys)
+        baked = svdrnn.bake(model)
+        outputs, carry = baked(batch["inputs"], carry, keys=keys, **_lengths(batch))
         sums = task.sums(outputs, batch)
         rest = nnx.to_pure_dict(nnx.state(model, nnx.Not(nnx.Param)))
         carry = carry if task.stateful else None
@@ -152,12 +153,17 @@ def make_eval_step(
     ) -> tuple[Any, Any]:
         model = svdrnn.bake(nnx.merge(graph, params, rest))
         first = first_carry(model, carry, batch, spread)
-        outputs, carry = model(batch["inputs"], first)
+        outputs, carry = model(batch["inputs"], first, **_lengths(batch))
         made = read(outputs, batch) if read else spread.own(task.sums(outputs, batch))
         return made, carry if task.stateful else None
 
     of_batch = Spec(devices.BATCH)
     return spread.over(eval_step, (Spec(), Spec(), of_batch), of_batch)
+
+
+def _lengths(batch: base.Batch) -> dict[str, Any]:
+    """The argument `lengths`, which a model has to take where the batch has them."""
+    return {"lengths": batch["lengths"]} if "lengths" in batch else {}
 
 
 def first_carry(

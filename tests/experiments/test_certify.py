@@ -114,6 +114,8 @@ def test_runs_without_a_bound_are_refused(tmp_path, workdir):
         certificates.of_run(tmp_path / "addition")
     for model, words in (
         ({"layers": 2}, "config.model.layers must be 1, got 2"),
+        ({"bidirectional": True}, "model.bidirectional must be False, got True"),
+        ({"pool": "mean"}, "config.model.pool must be last, got mean"),
         ({"name": "irnn"}, "rnn must be a SpectralRNN, got DenseRNN"),
         ({"activation": "modrelu"}, "activation of rnn must be one of leaky_relu"),
     ):

@@ -47,6 +47,7 @@ def check(name="spectral", **fields):
         ("dropout", 1.0, "1"),
         ("dropout", -0.5, "0"),
         ("readout_activation", "modrelu", "tanh"),
+        ("pool", "sum", "last, mean, max"),
         ("activation_every", 0, "1"),
         ("embedding", 0, "1"),
         ("embedding", 2.5, "an integer"),
@@ -101,6 +102,33 @@ def test_an_activation_that_no_sequence_is_long_enough_for_is_refused(task, step
         abstract()
     config.model.name = "lstm"  # it does not read the field
     abstract()
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "task", "why"),
+    [
+        (
+            "pool",
+            "mean",
+            {"readout": "all"},
+            "'last' for addition, which has an output",
+        ),
+        ("bidirectional", True, {"stateful": True}, "False for addition, whose state"),
+    ],
+)
+def test_what_the_outputs_of_a_task_do_not_allow(field, value, task, why):
+    addition = Addition(length=5, seed=0, batch_size=2)
+    vars(addition).update(task)
+    config = changed_addition(**{f"model__{field}": value}).model
+    with pytest.raises(ValueError, match=rf"^config\.model\.{field} .*{why}.*{value}"):
+        build.build(config, addition, rngs=nnx.Rngs(0))
+
+
+def test_both_directions_have_no_tied_readout():
+    match = r"^config\.model\.bidirectional must be False with .*tied.*got True$"
+    with pytest.raises(ValueError, match=match):
+        check(bidirectional=True, tied=True)
+    check("mlp", bidirectional=True, tied=True)  # which reads neither
 
 
 def test_a_readout_activation_that_changes_nothing_is_refused():

@@ -52,6 +52,9 @@ def test_what_ships_fits(monkeypatch):
         ({"model__activation_every": 10}, 10),
         ({"model__activation": "identity"}, 0),
         ({"model__activation": "identity", "model__layers": 2}, 100),
+        ({"model__activation": "identity", "model__pool": "mean"}, 100),
+        ({"model__activation_every": 10, "model__bidirectional": True}, 20),
+        ({"model__layers": 2, "model__bidirectional": True}, 400),
     ],
 )
 def test_states_of_linear_steps_are_not_counted(monkeypatch, fields, kept):
