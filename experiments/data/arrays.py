@@ -41,7 +41,7 @@ def find(path: str, data_dir: str | None) -> pathlib.Path:
     """
     if not path or not isinstance(path, str):
         raise ValueError(
-            f"config.task.path must be an .npz file or a folder of .npy files, got"
+            "config.task.path must be an .npz file or a folder of .npy files, got"
             f" {path!r}"
         )
     if data_dir == stand_in.NAME:

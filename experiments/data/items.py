@@ -1,5 +1,7 @@
 """Sequences with a target of their own, or one at every step, in three splits."""
 
+import collections
+from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -358,33 +360,38 @@ def _measure(
         moments.add(values.reshape(-1, values.shape[-1]))
 
 
-def _labels(part: Set, rows: np.ndarray) -> np.ndarray:
-    """The classes of the rows, of the steps that are theirs, behind one another."""
-    labels = np.asarray(part.targets[rows])
-    inside = part.inside(rows) if labels.ndim == 2 else None
-    return labels.ravel() if inside is None else labels[inside]
+def _labels(part: Set, rows: np.ndarray) -> Iterator[np.ndarray]:
+    """The classes of the rows, of the steps that are theirs, block by block."""
+    at_once = max(1, files.BLOCK // max(1, part.targets[:1].size))
+    for start in range(0, len(rows), at_once):
+        chosen = rows[start : start + at_once]
+        labels = np.asarray(part.targets[chosen])
+        inside = part.inside(chosen) if labels.ndim == 2 else None
+        yield labels if inside is None else labels[inside]
 
 
 def _count_classes(training: Set, rows: np.ndarray) -> np.ndarray:
     """(K,) how often the training part has each of its classes."""
-    classes, counts = np.unique(_labels(training, rows), return_counts=True)
+    counts: collections.Counter[int] = collections.Counter()
+    for labels in _labels(training, rows):
+        classes, times = np.unique(labels, return_counts=True)
+        counts.update(dict(zip(classes.tolist(), times.tolist(), strict=True)))
     name = f"{training.prefix}targets"
     rule = f"{name} must be the classes 0 ... K-1 without gaps in the training part"
-    if int(classes[0]) < 0:
-        raise ValueError(f"{rule}, got {classes[0]}")
-    for expected, there in enumerate(classes):
-        if int(there) != expected:
-            raise ValueError(f"{rule}, got {there} and no {expected}")
-    if len(classes) == 1:
+    for expected, there in enumerate(sorted(counts)):
+        if there != expected:
+            missing = "" if there < 0 else f" and no {expected}"
+            raise ValueError(f"{rule}, got {int(there)}{missing}")
+    if len(counts) == 1:
         raise ValueError(f"{rule}, two at least, got 0 alone")
-    return counts
+    return np.array([counts[label] for label in sorted(counts)])
 
 
 def _check_classes(part: Set, rows: np.ndarray, classes: int) -> None:
-    labels = _labels(part, rows)
-    wrong = (labels < 0) | (labels >= classes)
-    if wrong.any():
-        raise ValueError(
-            f"{part.prefix}targets must be classes that the training part has, 0 ..."
-            f" {classes - 1}, got {labels[wrong][0]}"
-        )
+    for labels in _labels(part, rows):
+        wrong = (labels < 0) | (labels >= classes)
+        if wrong.any():
+            raise ValueError(
+                f"{part.prefix}targets must be classes that the training part has, 0"
+                f" ... {classes - 1}, got {labels[wrong][0]}"
+            )

@@ -32,10 +32,11 @@ def check(options: Options, named: set[str]) -> None:
             "config.task.folds and config.task.fold must be given together, got"
             f" {options.folds} and {options.fold}"
         )
-    if options.folds is not None and not 0 <= options.fold < options.folds:
+    folds, fold = options.folds, options.fold
+    if folds is not None and fold is not None and fold >= folds:
         raise ValueError(
-            f"config.task.fold must lie in 0 ... {options.folds - 1} with"
-            f" config.task.folds={options.folds}, got {options.fold}"
+            f"config.task.fold must lie in 0 ... {folds - 1} with"
+            f" config.task.folds={folds}, got {fold}"
         )
     without: dict[str, str] = {}
     for split in ("valid", "test"):

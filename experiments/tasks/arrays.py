@@ -3,7 +3,7 @@
 import abc
 import math
 from collections.abc import Iterator
-from typing import Any, TypeVar
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -18,8 +18,6 @@ from experiments.tasks import base, scoring
 from svdrnn import checks as values
 
 Source = items.Items | forecasting.Windows
-
-Array = TypeVar("Array", np.ndarray, jnp.ndarray)
 
 
 class Arrays(base.Task):
@@ -211,11 +209,12 @@ class Regression(Arrays):
     def __init__(self, source: Source, digest: str, **options: Any):
         super().__init__(source, digest, **options)
         assert source.targets_scaling is not None
-        self.out_features = len(source.targets_scaling.mean)
+        self.scaling = source.targets_scaling
+        self.out_features = len(self.scaling.mean)
         self.baseline = source.baseline
         # The largest scale is multiplied in float64; the others are parts of it.
-        self._unit = float(np.max(source.targets_scaling.scale))
-        self._parts = np.float32(source.targets_scaling.scale / self._unit)
+        self._unit = float(np.max(self.scaling.scale))
+        self._parts = np.asarray(self.scaling.scale / self._unit, np.float32)
 
     @override
     def _describe_targets(self) -> str:
@@ -224,9 +223,7 @@ class Regression(Arrays):
 
     @override
     def _fitted_targets(self) -> dict[str, Any]:
-        assert self.source.targets_scaling is not None
-        shape = list(self.source.target_shape)
-        return {**_plain(self.source.targets_scaling), "shape": shape}
+        return {**_plain(self.scaling), "shape": list(self.source.target_shape)}
 
     @override
     def sums(self, outputs: jnp.ndarray, batch: base.Batch) -> base.Sums:
@@ -257,7 +254,7 @@ class Regression(Arrays):
 
     def _in_units(self, numbers: jnp.ndarray) -> jnp.ndarray:
         """Numbers (..., out_features) in the units and the shape of the targets."""
-        mean, scale = map(np.float32, self.source.targets_scaling or ())
+        mean, scale = (np.asarray(each, np.float32) for each in self.scaling)
         shape = numbers.shape[:-1] + self.source.target_shape
         return (numbers * scale + mean).reshape(shape)
 
@@ -292,27 +289,25 @@ def build(config: Any) -> Arrays:
     task = config.task
     _check(task)
     arrays = files.read(files.find(task.path, config.data_dir))
-    options = splits.Options(*(task[name] for name in splits.Options._fields))
-    shared = {"normalize": task.normalize, "fill": task.fill, "options": options}
-    source: Source
+    of_source: dict[str, Any] = {
+        "normalize": task.normalize,
+        "fill": task.fill,
+        "options": splits.Options(*(task[name] for name in splits.Options._fields)),
+    }
+    shared = {"seed": config.seed, "batch_size": config.train.batch_size}
     if files.SERIES in arrays:
         _check_series(arrays, task)
-        source = forecasting.Windows(
-            arrays, window=task.window, horizon=task.horizon, **shared
-        )
-    else:
-        for name in ("window", "horizon"):
-            _check_left_out(task, name, None, f"without {files.SERIES}")
-        source = items.Items(arrays, every_step=task.every_step, **shared)
-    digest = files.digest(arrays)
-    options = {"seed": config.seed, "batch_size": config.train.batch_size}
+        sizes = {"window": task.window, "horizon": task.horizon}
+        windows = forecasting.Windows(arrays, **sizes, **of_source)
+        return Regression(windows, files.digest(arrays), **shared)
+    for name in ("window", "horizon"):
+        _check_left_out(task, name, None, f"without {files.SERIES}")
+    source = items.Items(arrays, every_step=task.every_step, **of_source)
     if source.classes is None:
         _check_left_out(task, "class_weights", None, "where numbers are predicted")
-        return Regression(source, digest, **options)
-    assert isinstance(source, items.Items)
-    return Classification(
-        source, digest, _class_weights(task.class_weights, source), **options
-    )
+        return Regression(source, files.digest(arrays), **shared)
+    weights = _class_weights(task.class_weights, source)
+    return Classification(source, files.digest(arrays), weights, **shared)
 
 
 def _check(task: Any) -> None:
@@ -346,7 +341,7 @@ def _check_series(arrays: files.Arrays, task: Any) -> None:
                 f" {files.SERIES}, got None"
             )
     _check_left_out(task, "every_step", False, f"with {files.SERIES}")
-    for name in ("split_seed", "folds", "fold"):
+    for name in ("split_seed", "folds", "fold", "class_weights"):
         _check_left_out(task, name, None, f"with {files.SERIES}")
 
 

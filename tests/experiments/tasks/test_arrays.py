@@ -531,7 +531,7 @@ def changed(name, place, value, values=None):
         (
             changed("inputs", (3, 5, 1), np.nan),
             {},
-            "^inputs must .* got nan at row 3, step 5, feature 1; config.task.fill says",
+            "^inputs must .* nan at row 3, step 5, feature 1; config.task.fill says",
         ),
         (
             changed("inputs", (3, 5, 1), -np.inf),
