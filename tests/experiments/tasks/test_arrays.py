@@ -1,7 +1,11 @@
 """One's own sequences: batches, sums, metrics and predictions against plain loops."""
 
 import json
+import os
+import pathlib
 import shutil
+import subprocess
+import sys
 
 import jax.numpy as jnp
 import numpy as np
@@ -12,6 +16,7 @@ from configs import arrays as config_file
 from experiments import tasks
 from experiments.data import arrays
 from experiments.runs import fitted
+from experiments.sweep import setup, summary, worker
 from experiments.training import loop, prediction
 
 RNG = np.random.default_rng(0)
@@ -728,3 +733,52 @@ def test_runs_of_every_kind_learn(tmp_path, values, fields):
     losses = [json.loads(line)["loss"] for line in lines if '"train"' in line]
     assert losses[-1] < losses[0]
     assert all(np.isfinite(list(result["metrics"]["test"].values())))
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore::optuna.exceptions.ExperimentalWarning")
+def test_a_sweep_over_folds_is_a_cross_validation(tmp_path):
+    np.savez(tmp_path / "data.npz", inputs=X, targets=Y)
+    config = make_config(tmp_path / "data.npz", **SMALL)
+    config.task.update(folds=3, fold=0)
+    space = {"task.fold": [0, 1, 2], "train.learning_rate": [1e-3, 1e-2]}
+    options = setup.Options(heartbeat=1, grace=30)
+    sweep = setup.prepare(config.lock(), space, tmp_path / "sweep", options)
+    assert sweep.metric == "accuracy"
+    worker.work(sweep)
+    runs = summary.runs(sweep.study, tmp_path / "sweep")
+    assert [run.state for run in runs] == ["complete"] * 6
+    groups = summary.groups(runs, higher_is_better=True)
+    assert [group.complete for group in groups] == [3, 3]
+    values = [run.value for run in runs if run.point["train.learning_rate"] == 1e-2]
+    (mean,) = (g.mean for g in groups if g.point["train.learning_rate"] == 1e-2)
+    assert mean == pytest.approx(np.mean(values))
+
+
+@pytest.mark.slow
+def test_the_command_trains_and_predicts_or_ends_with_a_line(tmp_path):
+    np.savez(tmp_path / "data.npz", inputs=X, targets=Y)
+
+    def command(module, *words):
+        return subprocess.run(
+            [sys.executable, "-m", f"experiments.{module}", *words],
+            cwd=pathlib.Path(__file__).parents[3],
+            env={**os.environ, "JAX_PLATFORMS": "cpu"},
+            capture_output=True,
+            text=True,
+        )
+
+    fields = [f"--config.{n.replace('__', '.')}={v}" for n, v in SMALL.items()]
+    fields += ["--config=configs/arrays.py", f"--workdir={tmp_path / 'run'}"]
+    done = command("run", *fields, f"--config.task.path={tmp_path / 'gone.npz'}")
+    (line,) = done.stderr.splitlines()
+    assert done.returncode == 2
+    assert line.startswith("error: config.task.path must be there, got ")
+    done = command("run", *fields, f"--config.task.path={tmp_path / 'data.npz'}")
+    assert done.returncode == 0, done.stderr
+    assert "28 train, 6 valid, 6 test; 7 steps, 2 features; 3 classes" in done.stdout
+    words = [f"--workdir={tmp_path / 'run'}", f"--output={tmp_path / 'out.npz'}"]
+    assert command("predict", *words).returncode == 0
+    with np.load(tmp_path / "out.npz") as out:
+        assert out["predictions"].shape == out["targets"].shape == (6,)
+        assert out["log_probabilities"].shape == (6, 3)
