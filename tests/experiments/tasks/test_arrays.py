@@ -768,8 +768,8 @@ def test_the_command_trains_and_predicts_or_ends_with_a_line(tmp_path):
             text=True,
         )
 
-    fields = [f"--config.{n.replace('__', '.')}={v}" for n, v in SMALL.items()]
-    fields += ["--config=configs/arrays.py", f"--workdir={tmp_path / 'run'}"]
+    fields = ["--config=configs/arrays.py", f"--workdir={tmp_path / 'run'}"]
+    fields += [f"--config.{n.replace('__', '.')}={v}" for n, v in SMALL.items()]
     done = command("run", *fields, f"--config.task.path={tmp_path / 'gone.npz'}")
     (line,) = done.stderr.splitlines()
     assert done.returncode == 2
