@@ -122,6 +122,14 @@ def test_a_cut_file_of_a_folder_is_named(tmp_path):
         arrays.read(tmp_path)
 
 
+def test_a_damaged_header_is_named(tmp_path):
+    np.save(tmp_path / "inputs.npy", np.zeros((4, 3)))
+    content = (tmp_path / "inputs.npy").read_bytes().replace(b"(4, 3)", b"(4, 3(")
+    (tmp_path / "inputs.npy").write_bytes(content)
+    with pytest.raises(ValueError, match="inputs.npy must be whole arrays of numbers"):
+        arrays.read(tmp_path)
+
+
 def test_a_single_array_is_no_set(tmp_path):
     np.save(tmp_path / "data.npy", np.zeros(3))
     with pytest.raises(ValueError, match="must be an .npz file, got a single array"):

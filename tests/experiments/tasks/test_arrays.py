@@ -17,11 +17,12 @@ from experiments import tasks
 from experiments.data import arrays
 from experiments.runs import fitted
 from experiments.sweep import setup, summary, worker
-from experiments.training import loop, prediction
+from experiments.training import agreement, loop, prediction
 
 RNG = np.random.default_rng(0)
 X = RNG.normal(loc=(5.0, -3.0), scale=(2.0, 0.1), size=(40, 7, 2))
 Y = np.arange(40) % 3
+FULL = np.full(40, 7)
 LENGTHS = RNG.integers(1, 8, 40)
 WEIGHTS = RNG.integers(0, 4, 40).astype(float)
 
@@ -173,6 +174,9 @@ def test_a_folder_of_files_gives_the_batches_of_an_archive(build, tmp_path):
         np.save(tmp_path / f"{name}.npy", array)
     other = tasks.build(make_config(tmp_path))
     assert other.fitted() == task.fitted()
+    told = agreement.of_parts(other, 1)
+    assert told == agreement.of_parts(task, 1)
+    assert told["data files"] == arrays.digest(values)
     for ours, theirs in zip(
         [task.train_batch(3), *task.eval_batches("test")],
         [other.train_batch(3), *other.eval_batches("test")],
@@ -713,11 +717,11 @@ def test_data_that_changed_are_refused(trained, tmp_path):
     "values,fields",
     [
         (
-            {"inputs": X, "targets": Y, "weights": WEIGHTS},
+            {"inputs": X, "targets": Y, "weights": WEIGHTS, "lengths": FULL},
             {"class_weights": "balanced"},
         ),
         (
-            {"inputs": X, "targets": np.stack([STEPWISE, -STEPWISE], -1)},
+            {"inputs": X, "targets": np.stack([STEPWISE] * 2, -1), "lengths": FULL},
             {"every_step": True},
         ),
         ({"series": SERIES}, {"window": 10, "horizon": 3}),
