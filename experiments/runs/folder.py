@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 
 import filelock
 
-from experiments.runs import config_file, files, identity
+from experiments.runs import config_file, files, fitted, identity
 
 LOCK = "run.lock"
 
@@ -33,8 +33,8 @@ RESULT = {
 
 # What a run writes; a link there may lead to what is none of its own.
 _WRITTEN = (
-    *("config.json", config_file.NAME, "metrics.jsonl", "result.json", "checkpoints"),
-    LOCK,
+    *("config.json", config_file.NAME, fitted.NAME, "metrics.jsonl", "result.json"),
+    *("checkpoints", LOCK),
 )
 
 

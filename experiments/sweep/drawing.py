@@ -35,16 +35,18 @@ def draw(
     """Draws the values of a sweep's runs over the searched fields from its sweep.csv.
 
     One or two fields have a panel each, with pruned runs as crosses at their last
-    value; of runs that differ in their seed alone, the mean and the range. More fields
-    are parallel axes, with a line for each point that some run completed. Returns the
-    PNG; PDF and SVG lie beside it.
+    value; of runs that differ in seed or fold alone, the mean and the range. More
+    fields are parallel axes, with a line for each point that some run completed.
+    Returns the PNG; PDF and SVG lie beside it.
     """
     with pathlib.Path(runs).open(newline="") as file:
         rows = [row for row in csv.DictReader(file) if row["value"]]
-    seeds = len({row[spaces.SEED] for row in rows}) if spaces.SEED in fields else 1
-    searched = [name for name in fields if name != spaces.SEED] or fields
+    averaged = [name for name in spaces.AVERAGED if name in fields]
+    times = len({tuple(row[name] for name in averaged) for row in rows})
+    searched = [name for name in fields if name not in averaged] or fields
     points = _points(rows, searched)
-    over = f" over {seeds} seeds" if seeds > 1 and searched != fields else ""
+    kinds = " and ".join(spaces.AVERAGED[name] for name in averaged)
+    over = f" over {times} {kinds}" if times > 1 and searched != fields else ""
     metric = pictures.plain(metric, 40)
     if len(searched) > _PANELS and any(point.complete for point in points):
         name = f"validation {metric}{f', mean{over}' if over else ''}"

@@ -25,6 +25,9 @@ Space = dict[str, list | dict]
 
 SEED = "seed"
 
+# The fields in which runs of one point differ, and what their values are called.
+AVERAGED = {SEED: "seeds", "task.fold": "folds"}
+
 # They say what is compared and where the data are.
 _FIXED = ("task.name", "data_dir")
 

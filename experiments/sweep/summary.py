@@ -47,7 +47,7 @@ class Run(NamedTuple):
 
 
 class Group(NamedTuple):
-    """Runs that differ in their seed alone; numbers of the completed ones."""
+    """Runs that differ in seed or fold alone; numbers of the completed ones."""
 
     point: dict[str, Any]
     mean: float | None
@@ -113,16 +113,16 @@ def run_folder(workdir: pathlib.Path, number: int) -> pathlib.Path:
 
 
 def groups(members: list[Run], higher_is_better: bool) -> list[Group]:
-    """Runs joined over seeds, the best mean first and those without one last.
+    """Runs joined over seeds and folds, the best mean first and those without one last.
 
     Of equal means the one with the lower mean loss goes first.
     """
     joined: dict[tuple, list[Run]] = {}
     for run in members:
-        point = {n: v for n, v in run.point.items() if n != spaces.SEED}
+        point = {n: v for n, v in run.point.items() if n not in spaces.AVERAGED}
         if point or run.state == "complete":  # TPE has not drawn what waits
             joined.setdefault(tuple(point.items()), []).append(run)
-    rows = [_group(dict(point), seeds) for point, seeds in joined.items()]
+    rows = [_group(dict(point), repeats) for point, repeats in joined.items()]
     return sorted(rows, key=lambda g: _rank(g.mean, g.loss, higher_is_better))
 
 
@@ -194,7 +194,7 @@ def table(
     members: list[Run], fields: list[str], metric: str, higher_is_better: bool
 ) -> str:
     """Groups with mean and spread, the best first, then how many runs ended how."""
-    shown = [name for name in fields if name != spaces.SEED]
+    shown = [name for name in fields if name not in spaces.AVERAGED]
     rows = [[*shown, "mean", "std", "min", "max", "complete"]]
     for group in groups(members, higher_is_better):
         values = [group.point.get(name, "") for name in shown]

@@ -1,6 +1,7 @@
 """What the training loop asks of a task."""
 
 import abc
+import functools
 from collections.abc import Iterator
 from typing import Any
 
@@ -115,6 +116,47 @@ class Task(abc.ABC):
     @abc.abstractmethod
     def metrics(self, sums: dict[str, Any]) -> dict[str, float]:
         """Sums over a split, divided once: "loss" and the task's own metric."""
+
+    def fitted(self) -> dict[str, Any]:
+        """What the task has taken from its training data, as JSON values.
+
+        A run keeps it as task.json and is refused where it differs: on other data the
+        same parameters would mean something else. Numbers may differ by rounding.
+        "data" is a digest of data that have no published one.
+        """
+        return {}
+
+
+class Order:
+    """The items of each training batch, in an order drawn from (seed, epoch).
+
+    What does not fill the last batch of an epoch is dropped; fewer items than a batch
+    are one batch of all of them.
+
+    Args:
+      count: how many items there are.
+      seed: of the orders.
+      batch_size: items in a batch.
+    """
+
+    def __init__(self, count: int, *, seed: int, batch_size: int):
+        self._count = count
+        self._seed = seed
+        self._batch_size = batch_size
+        self._order = functools.lru_cache(maxsize=1)(self._draw)
+
+    def _draw(self, epoch: int) -> np.ndarray:
+        return generator(self._seed, "train", epoch).permutation(self._count)
+
+    def steps_per_epoch(self, batch_size: int) -> int:
+        """Batches of an epoch."""
+        return max(1, self._count // batch_size)
+
+    def rows(self, step: int) -> np.ndarray:
+        """The items of update `step`."""
+        epoch, position = divmod(step, self.steps_per_epoch(self._batch_size))
+        start = position * self._batch_size
+        return self._order(epoch)[start : start + self._batch_size]
 
 
 def weights(batch: Batch) -> jnp.ndarray:

@@ -1,6 +1,5 @@
 """MNIST: whole digits as vectors."""
 
-import functools
 import math
 from collections.abc import Iterator
 from typing import Any
@@ -54,7 +53,7 @@ class MNIST(base.Task):
             split: _flat_split(getattr(data, split), split)
             for split in ("train", "valid", "test")
         }
-        self._order = functools.lru_cache(maxsize=1)(self._draw_order)
+        self._order = base.Order(images, seed=seed, batch_size=batch_size)
 
     @override
     def describe(self) -> str:
@@ -62,10 +61,6 @@ class MNIST(base.Task):
             f"{len(labels)} {split}" for split, (_, labels) in self._splits.items()
         )
         return f"images: {sizes}"
-
-    def _draw_order(self, epoch: int) -> np.ndarray:
-        generator = base.generator(self.seed, "train", epoch)
-        return generator.permutation(len(self._splits["train"][1]))
 
     def _inputs(self, pixels: np.ndarray) -> np.ndarray:
         """What the model reads of scaled pixels (batch, 784)."""
@@ -83,13 +78,11 @@ class MNIST(base.Task):
 
     @override
     def steps_per_epoch(self, batch_size: int) -> int:
-        return len(self._splits["train"][1]) // batch_size
+        return self._order.steps_per_epoch(batch_size)
 
     @override
     def train_batch(self, step: int) -> base.Batch:
-        epoch, position = divmod(step, self.steps_per_epoch(self.batch_size))
-        start = position * self.batch_size
-        return self._batch("train", self._order(epoch)[start : start + self.batch_size])
+        return self._batch("train", self._order.rows(step))
 
     @override
     def eval_batches(self, split: str) -> Iterator[base.Batch]:

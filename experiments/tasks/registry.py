@@ -74,6 +74,24 @@ register(
     "experiments.tasks.penn_treebank:characters",
     {"window": "How many characters a window has, within which gradients flow."},
 )
+register(
+    "arrays",
+    "experiments.tasks.arrays:build",
+    {
+        "path": "An .npz file or a folder of .npy files, itself or in the data folder.",
+        "every_step": "Whether there is a target at every step, not one an item.",
+        "valid_share": "The share of validation where no arrays are; None is 0.15.",
+        "test_share": "The share of test where no arrays are; None is 0.15.",
+        "split_seed": "Items are divided at random by it; None is 0.",
+        "folds": "Into how many folds the training items are divided, for validation.",
+        "fold": "Which of the folds is the validation part, from 0.",
+        "window": "How many steps of a series are read.",
+        "horizon": "How many steps behind a window are predicted.",
+        "normalize": "Whether features, and numbers to predict, are standardized.",
+        "fill": "What takes the place of NaN: error, zero, mean or previous.",
+        "class_weights": "Weights of classes in the loss: balanced, or one a class.",
+    },
+)
 
 _SHIPPED = TASKS.copy()
 

@@ -151,6 +151,7 @@ def of_parts(task: base.Task, devices: int) -> dict[str, Any]:
     return {
         "config.train.devices": devices,
         "data": digest(task),
+        "data files": task.fitted().get("data"),
     }
 
 

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 from flax import nnx
 
 from experiments.runs import config_file as config_files
-from experiments.runs import files, identity
+from experiments.runs import files, fitted, identity
 from experiments.tasks import base
 from experiments.training import assembly, checkpoints, fields, optimizers
 from svdrnn import checks
@@ -43,6 +43,7 @@ def load(
         config.data_dir = data_dir
     fields.check(config)
     parts = assembly.assemble(config, one_device=True)
+    fitted.check(workdir, parts.task.fitted())
     restored = None
     if (workdir / "checkpoints").is_dir():
         saved = checkpoints.Checkpoints(workdir / "checkpoints", read_only=True)

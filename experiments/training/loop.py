@@ -15,12 +15,14 @@ from experiments.runs import (
     config_file,
     curves,
     files,
+    fitted,
     folder,
     identity,
     origin,
     signals,
     summary,
 )
+from experiments.tasks import base
 from experiments.training import (
     agreement,
     assembly,
@@ -96,7 +98,7 @@ def train(
         functions = programs.Programs(config, parts)
         # The folder, from here on this process's own, and what it holds of the run.
         resumes, result = processes.by_first(
-            lambda: _enter(workdir, content, resources, config_file)
+            lambda: _enter(workdir, content, parts.task, resources, config_file)
         )
         if result:
             return result
@@ -171,6 +173,7 @@ def _assemble(config: Any) -> assembly.Assembly:
 def _enter(
     workdir: pathlib.Path,
     content: dict,
+    task: base.Task,
     resources: contextlib.ExitStack,
     source: str | None,
 ) -> tuple[bool, dict | None]:
@@ -185,6 +188,8 @@ def _enter(
     resumes, result = _inspect(workdir, content)
     if not resumes:
         files.write_json(workdir / "config.json", identity.read_part(content))
+    if not result:
+        fitted.keep(workdir, task.fitted())
     if source is not None and not result:
         config_file.keep(workdir, source, content)
     return resumes, result

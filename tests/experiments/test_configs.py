@@ -34,6 +34,7 @@ def parse(name, *overrides):
 @pytest.mark.parametrize(
     "name,task",
     [
+        ("arrays.py", "arrays"),
         ("addition.py", "addition"),
         ("addition.py:300", "addition"),
         ("addition.py:750", "addition"),

@@ -192,3 +192,26 @@ def test_equal_places_are_side_by_side():
     many = [str(10.0**-i) for i in range(9)]
     assert drawing._many(many) and not drawing._many(many[:8])
     assert not drawing._many([f"{each}x" for each in many])
+
+
+def test_folds_are_joined_as_seeds_are(tmp_path):
+    def run(number, value, rate, fold, seed):
+        point = {"seed": seed, "task.fold": fold, "train.learning_rate": rate}
+        return summary.Run(number, "complete", value, point, 40, 1.5, 1, 0, None, {})
+
+    found = [
+        run(2 * i + fold, 0.1 * (i + 1) + 0.02 * fold, rate, fold, 0)
+        for i, rate in enumerate([0.5, 0.25])
+        for fold in range(2)
+    ]
+    best, other = summary.groups(found, higher_is_better=False)
+    assert best.point == {"train.learning_rate": 0.5}
+    assert (best.mean, best.complete) == (pytest.approx(0.11), 2)
+    assert other.mean == pytest.approx(0.21)
+    fields = ["seed", "task.fold", "train.learning_rate"]
+    text = summary.table(found, fields, "mse", higher_is_better=False)
+    assert text.splitlines()[1].split()[0] == "train.learning_rate"
+    summary.write_csv(found, fields, tmp_path / "sweep.csv")
+    drawn = drawing.draw(tmp_path / "sweep.csv", tmp_path / "a.png", fields, "mse")
+    text = drawn.with_suffix(".svg").read_text()
+    assert ">mean and range over 2 seeds and folds</text>" in text

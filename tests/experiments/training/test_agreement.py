@@ -85,7 +85,7 @@ def test_digests_of_data():
     expected = agreement.digest(built(**fields))
     assert agreement.digest(task) == expected
     images, labels = task._splits["train"]
-    seen = set(task._order(0)[: task.batch_size])
+    seen = set(task._order.rows(0))
     unseen = next(i for i in range(len(labels)) if i not in seen)
     images = np.array(images)
     images[unseen, 0] ^= 1
