@@ -64,12 +64,13 @@ def train(
         imported when a run of a task or a model of one's own is opened.
 
     Returns:
-      task, model, backend, devices, seed, steps; num_params (stored numbers) and
-      num_independent_params (free ones); wall_seconds (of all sessions up to the
-      checkpoints they were taken up from: set-up, compilation, training and
+      task, model, backend, devices, seed, steps (those made); num_params (stored
+      numbers) and num_independent_params (free ones); wall_seconds (of all sessions up
+      to the checkpoints they were taken up from: set-up, compilation, training and
       evaluation); metrics {"valid": {...}, "test": {...}} of the final parameters;
       best, the same for the step that was best on validation data, with that
-      "step"; diagnostics of the final model; baseline; data, where it is stand-in.
+      "step"; diagnostics of the final model; baseline; stopped_early, restores and
+      data, where it did, how often it went back, and where they are stand-in.
 
     Raises:
       ValueError: a field or the data do not fit, or the workdir is not this run's, or
@@ -212,13 +213,13 @@ def _make_updates(
     ending: signals.Ending,
     on_validation: Callable[[int, dict[str, float]], None] | None,
 ) -> None:
-    """Trains up to the last step.
+    """Trains up to the last step, or to the one at which the run stops early.
 
     The host prepares the next batch while the device works; it waits for the device
     only where something is logged, evaluated or saved.
     """
     train = run.config.train
-    while run.step < run.steps:
+    while not run.is_over():
         run.update()
         last = run.step == run.steps
         logs_now = last or run.step == 1 or run.step % train.log_every == 0
@@ -245,7 +246,9 @@ def _make_updates(
                     continue
                 if on_validation is not None:
                     on_validation(run.step, metrics)
-            if saves_now or signal:
+            if run.stops_early():
+                run.log.event(run.step, "stopped_early", patience=train.patience)
+            if saves_now or signal or run.stops_early():
                 run.save()
         if logs_now:
             run.progress.show(run.step, loss, rate)
@@ -296,13 +299,15 @@ def _evaluate(run: session.Session) -> dict:
         "seed": run.config.seed,
         **run.sizes,
         "devices": run.parts.spread.count,
-        "steps": run.steps,
+        "steps": run.step,
         "wall_seconds": run.seconds(),
         "metrics": metrics,
         "best": best,
         "diagnostics": evaluation.storable(diagnostics),
         "baseline": run.task.baseline,
     }
+    if run.stops_early():
+        result["stopped_early"] = True
     if run.record["restores"]:
         result["restores"] = run.record["restores"]
     if summary.stands_in(run.config, run.task):

@@ -15,6 +15,7 @@ from configs import deep_mlp, ptb_word
 from experiments import tasks
 from experiments.data import stand_in
 from experiments.models import registry
+from experiments.runs import folder, identity
 from experiments.tasks import addition
 from experiments.training import assembly, checkpoints, evaluation, loop
 from tests.experiments.small import strict_lines, tiny_config
@@ -151,6 +152,98 @@ def test_the_best_step_of_a_run_whose_metric_stands_still(tmp_path, monkeypatch)
         loop.train(config, tmp_path / "run", leave)
     best = loop.train(config, tmp_path / "run")["best"]
     assert (best["step"], best["valid"]) == (8, {"loss": 0.2, "mse": 0.5})
+
+
+# ---- Early stopping.
+
+# (mse, loss) of the evaluations at steps 2, 4, ...: better, tied in the metric and
+# better by the loss, tied in both, worse, better, tied in both twice.
+STALLING = [*((0.5, 0.5), (0.4, 0.9), (0.4, 0.8), (0.4, 0.8), (0.6, 0.1))]
+STALLING += [*((0.3, 0.7), (0.3, 0.7), (0.3, 0.7), (0.2, 0.1), (0.1, 0.1))]
+
+
+def ends_at(values, patience):
+    """The step at which a run ends by the plain rule, two steps an evaluation."""
+    for i in range(len(values)):
+        least = [min(values[: j + 1]) for j in range(i + 1)]
+        new = [j for j in range(i + 1) if j == 0 or values[j] < least[j - 1]]
+        if i - new[-1] >= patience:
+            return 2 * (i + 1)
+    return 2 * len(values)
+
+
+def stalling(monkeypatch):
+    """Validation metrics are those of `STALLING`."""
+    evaluate = evaluation.evaluate
+
+    def told(eval_step, task, state, split, *others):
+        metrics = evaluate(eval_step, task, state, split, *others)
+        if split == "test":
+            return metrics
+        mse, loss = STALLING[int(state.step) // 2 - 1]
+        return {**metrics, "mse": mse, "loss": loss}
+
+    monkeypatch.setattr(evaluation, "evaluate", told)
+
+
+def patient(patience):
+    own = {"steps": 20, "eval_every": 2, "checkpoint_every": 3, "log_every": 7}
+    return tiny_config(patience=patience, **own)
+
+
+def without_time(result):
+    return {name: value for name, value in result.items() if name != "wall_seconds"}
+
+
+@pytest.mark.parametrize(
+    "patience, step, best", [(2, 10, 8), (4, 20, 20), (None, 20, 20)]
+)
+def test_a_run_ends_when_validation_stalls(
+    tmp_path, monkeypatch, capsys, patience, step, best
+):
+    assert step == ends_at(STALLING, patience or 99)
+    stalling(monkeypatch)
+    result = loop.train(patient(patience), tmp_path)
+    assert (result["steps"], result["best"]["step"]) == (step, best)
+    assert result.get("stopped_early") is (True if step < 20 else None)
+    assert result["metrics"]["valid"]["mse"] == STALLING[step // 2 - 1][0]
+    assert (f"{step} steps, stopped early, in" in capsys.readouterr().out) is (
+        step < 20
+    )
+    lines = strict_lines(tmp_path / "metrics.jsonl")
+    events = [(x["step"], x["event"]) for x in lines if x["split"] == "event"]
+    early = [(step, "stopped_early")] if step < 20 else []
+    assert events == [(0, "started"), *early, (step, "finished")]
+    assert (tmp_path / "checkpoints" / f"{step}").is_dir()
+    assert loop.train(patient(patience), tmp_path) == result
+    assert "nothing to do" in capsys.readouterr().out
+    if early:
+        with pytest.raises(ValueError, match="steps must be 20, got 10"):
+            folder.result(tmp_path, identity.to_dict(patient(None)))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("at", [4, 8, 10, "saved"])
+def test_a_stopped_run_stalls_at_the_same_step(tmp_path, monkeypatch, at):
+    stalling(monkeypatch)
+    whole = loop.train(patient(2), tmp_path / "whole")
+
+    def leave(step, metrics):
+        if step == at:
+            raise KeyboardInterrupt
+
+    def broken(*_):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        if at == "saved":
+            patch.setattr(evaluation, "final_metrics", broken)
+        loop.train(patient(2), tmp_path / "run", leave)
+    again = loop.train(patient(2), tmp_path / "run")
+    assert without_time(again) == without_time(whole) and again["steps"] == 10
+    lines = strict_lines(tmp_path / "run" / "metrics.jsonl")
+    early = [x["step"] for x in lines if x.get("event") == "stopped_early"]
+    assert early == [10]
 
 
 # ---- Models of one unit.
