@@ -4,7 +4,7 @@ import contextlib
 import os
 import pathlib
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
@@ -28,6 +28,7 @@ from experiments.training import (
     devices,
     evaluation,
     fields,
+    memory,
     processes,
     programs,
     session,
@@ -81,12 +82,7 @@ def train(
     """
     began = time.monotonic()
     workdir = pathlib.Path(workdir)
-    with (
-        # The random streams are those of the seed, whatever JAX is set to.
-        jax.default_prng_impl("threefry2x32"),
-        jax.threefry_partitionable(True),
-        contextlib.ExitStack() as resources,
-    ):
+    with _streams_of_the_seed(), contextlib.ExitStack() as resources:
         # Checks, before anything is written or compiled.
         content = _start_processes(config, resources)
         _, result = processes.by_first(lambda: _inspect(workdir, content))
@@ -114,7 +110,41 @@ def train(
         return result
 
 
+def check(config: Any, workdir: str | pathlib.Path | None = None) -> None:
+    """Makes the checks of `train` and prints what it would train; nothing is written.
+
+    The data are read and the first parameters are made.
+
+    Args:
+      config: see `train`.
+      workdir: where the run would be made, if anywhere yet.
+
+    Raises:
+      ValueError: see `train`; a workdir in use is none.
+    """
+    with _streams_of_the_seed(), contextlib.ExitStack() as resources:
+        content = _start_processes(config, resources)
+        if workdir is not None:
+            place = pathlib.Path(workdir)
+            processes.by_first(lambda: _tell_of(place, content))
+        parts = _assemble(config)
+        print(parts.describe(config))
+        least, there = memory.least_bytes(config, parts.task), memory.available()
+        print(
+            f"  memory: {memory.gigabytes(least)} at least, of"
+            f" {memory.gigabytes(there)} (by shapes alone)"
+        )
+        print(identity.listing(content))
+
+
 # ---- Before the first step.
+
+
+@contextlib.contextmanager
+def _streams_of_the_seed() -> Iterator[None]:
+    """The random streams are those of the seed, whatever JAX is set to."""
+    with jax.default_prng_impl("threefry2x32"), jax.threefry_partitionable(True):
+        yield
 
 
 def _start_processes(config: Any, resources: contextlib.ExitStack) -> dict:
@@ -157,6 +187,17 @@ def _inspect(workdir: pathlib.Path, content: dict) -> tuple[bool, dict | None]:
         if changed := origin.notice(earlier, origin.present()):
             print(changed)
     return True, result
+
+
+def _tell_of(workdir: pathlib.Path, content: dict) -> None:
+    """Prints what the workdir holds of the run; refuses another one as `train` does."""
+    resumes, result = _inspect(workdir, content)
+    if not resumes:
+        print(f"{workdir} is a new folder, or an empty one")
+    elif result is None:
+        print(f"{workdir} holds an unfinished run of this config, to be gone on with")
+    if folder.is_held(workdir):
+        print(f"{workdir} is in use by another process")
 
 
 def _assemble(config: Any) -> assembly.Assembly:
@@ -297,7 +338,7 @@ def _evaluate(run: session.Session) -> dict:
         "model": run.config.model.name,
         "backend": jax.default_backend(),
         "seed": run.config.seed,
-        **run.sizes,
+        **run.parts.sizes(),
         "devices": run.parts.spread.count,
         "steps": run.step,
         "wall_seconds": run.seconds(),

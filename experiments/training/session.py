@@ -9,8 +9,7 @@ import jax
 import jax.numpy as jnp
 from absl import logging
 
-from experiments.models import build
-from experiments.runs import logs, origin, progress, summary
+from experiments.runs import logs, origin, progress
 from experiments.training import (
     assembly,
     checkpoints,
@@ -56,10 +55,6 @@ class Session:
         self.task = parts.task
         self.programs = functions
         self.checkpoints = saved
-        self.sizes = {
-            "num_params": build.count_params(parts.model),
-            "num_independent_params": build.count_independent_params(parts.model),
-        }
         self.state = parts.state
         self.best_params = jax.tree.map(jnp.copy, parts.state.params)
         self.record = checkpoints.FIRST_RECORD.copy()
@@ -97,9 +92,7 @@ class Session:
         earlier = origin.of_last_session(workdir)  # before its lines may be cut off
         if processes.first():
             self.log = logs.MetricLog(workdir, self.start if resumes else None)
-        lengths = (parts.steps, parts.steps_per_epoch)
-        count = parts.spread.count
-        print(summary.beginning(self.config, self.task, self.sizes, lengths, count))
+        print(parts.describe(self.config))
         if self.start == 0:
             self._log_start()
         if resumes:

@@ -1,5 +1,6 @@
 """A whole small run: what it writes, what it refuses, and how it diverges."""
 
+import ast
 import json
 import os
 import pathlib
@@ -11,7 +12,7 @@ import numpy as np
 import pytest
 
 import experiments
-from configs import deep_mlp, ptb_word
+from configs import common, deep_mlp, ptb_word
 from experiments import tasks
 from experiments.data import stand_in
 from experiments.models import registry
@@ -390,3 +391,90 @@ def test_stand_in_data_say_so(tmp_path, capsys):
     config = tiny_config(steps=2)
     config.data_dir = stand_in.NAME  # which addition does not read
     assert "stand-in" not in said(config, tmp_path / "numbers", capsys)
+
+
+# ---- Checked and not trained.
+
+
+def listed(text):
+    """{field: value} of the lines of a check that name fields."""
+    lines = [each.split(" = ", 1) for each in text.splitlines() if " = " in each]
+    return {field: ast.literal_eval(value) for field, value in lines}
+
+
+def test_a_check_says_what_would_be_trained_and_writes_nothing(finished, capsys):
+    workdir, result = finished
+    before = {p: p.stat().st_mtime_ns for p in workdir.parent.rglob("*")}
+    config = tiny_config(epochs=3, steps_per_epoch=2, steps=None)
+    loop.check(config)
+    text = capsys.readouterr().out
+    lines = text.splitlines()
+    assert lines[0].startswith("addition, spectral, on cpu")
+    sizes = "  parameters: {num_params} ({num_independent_params} independent)"
+    assert lines[2] == sizes.format(**result)
+    assert lines[3] == "  steps: 6 of batch 16, 3 epochs of 2 (by config.train.epochs)"
+    # Parameters five times; of a batch six pairs, six states of eight, one output.
+    least = 4 * (5 * result["num_params"] + 16 * (6 * 2 + 6 * 8 + 1)) / 1e9
+    assert lines[5].startswith(f"  memory: {least:.3g} GB at least, of ")
+    content = identity.to_dict(config)
+    fields = listed(text)
+    assert fields == identity.flatten(identity.read_part(content))
+    assert "model.negative_fraction" not in fields
+    names = [name for name in common.FIELDS if name in fields]
+    names.insert(names.index("task.name") + 1, "task.length")
+    assert list(fields) == names
+
+    loop.check(tiny_config(), workdir)
+    assert f"{workdir} holds the finished run of this" in capsys.readouterr().out
+    loop.check(tiny_config(), workdir.parent / "none")
+    assert f"{workdir.parent / 'none'} is a new folder" in capsys.readouterr().out
+    assert before == {p: p.stat().st_mtime_ns for p in workdir.parent.rglob("*")}
+
+
+def test_a_check_knows_an_unfinished_run_and_who_makes_it(tmp_path, capsys):
+    def leave(step, metrics):
+        loop.check(tiny_config(), tmp_path)
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        loop.train(tiny_config(), tmp_path, leave)
+    unfinished = f"{tmp_path} holds an unfinished run of this config, to be gone on"
+    text = capsys.readouterr().out
+    assert unfinished in text and f"{tmp_path} is in use by another process" in text
+    loop.check(tiny_config(), tmp_path)
+    text = capsys.readouterr().out
+    assert unfinished in text and "in use" not in text
+
+
+def test_a_check_refuses_what_a_run_refuses(finished, tmp_path):
+    too_long = tiny_config(batch_size=10**9)
+    wrong = tiny_config(learning_rate=-1.0)
+    unread = tiny_config()
+    unread.task.length = 1
+    (tmp_path / "thesis.tex").write_text("draft")
+    for config, workdir in (
+        *((too_long, tmp_path / "run"), (wrong, tmp_path / "run")),
+        *((unread, tmp_path / "run"), (tiny_config(), tmp_path)),
+        (tiny_config(learning_rate=0.5), finished[0]),
+    ):
+        errors = []
+        for call in (loop.check, loop.train):
+            with pytest.raises(ValueError) as raised:
+                call(config, workdir)
+            errors.append(str(raised.value))
+        assert errors[0] == errors[1]
+    assert [p.name for p in tmp_path.iterdir()] == ["thesis.tex"]
+
+
+@pytest.mark.slow
+def test_the_command_checks_without_a_workdir(tmp_path):
+    words = (sys.executable, "-m", "experiments.run", "--config=configs/addition.py")
+    settings = {"cwd": ROOT, "env": {**os.environ, "JAX_PLATFORMS": "cpu"}}
+    more = {"capture_output": True, "text": True}
+    done = subprocess.run([*words, "--check"], **settings, **more)
+    assert done.returncode == 0 and not done.stderr
+    assert listed(done.stdout)["task.length"] == 100
+    bad = [*words, "--check", "--config.model.radius=-1"]
+    done = subprocess.run(bad, **settings, **more)
+    assert done.returncode == 2
+    assert done.stderr.startswith("error: config.model.radius must be finite")
