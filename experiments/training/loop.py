@@ -104,8 +104,8 @@ def train(
         with contextlib.closing(run):
             run.open_log(workdir, resumes)
             result = _train(run, workdir, on_validation)
-        if processes.first():
-            _draw(workdir)
+            if processes.first():
+                _show(run, workdir, content, result)
         print(summary.text(result, workdir))
         return result
 
@@ -356,12 +356,26 @@ def _evaluate(run: session.Session) -> dict:
     return result
 
 
-def _draw(workdir: pathlib.Path) -> None:
-    """The learning curve, if it can be drawn."""
+def _show(
+    run: session.Session, workdir: pathlib.Path, content: dict, result: dict
+) -> None:
+    """Draws the learning curve, if it can be drawn, and tells TensorBoard the result.
+
+    Runs are compared by what the best parameters reach.
+    """
+    picture: pathlib.Path | None = workdir / "learning_curve.png"
     try:
         curves.learning_curve(workdir / "metrics.jsonl", workdir / "learning_curve.png")
     except Exception as error:  # whatever it is: the result is there
         logging.warning("no learning curve: %s", error)
+        picture = None
+    numbers = {
+        f"best/{split}/{name}": result["best"][split][name]
+        for split in ("valid", "test")
+        for name in (run.task.primary, "loss")
+    }
+    fields = identity.flatten(identity.read_part(content))
+    run.log.compare(run.step, fields, numbers, picture)
 
 
 def _non_finite_message(step: int, what: str, saved: checkpoints.Checkpoints) -> str:

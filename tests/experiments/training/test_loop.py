@@ -1,6 +1,7 @@
 """A whole small run: what it writes, what it refuses, and how it diverges."""
 
 import ast
+import io
 import json
 import os
 import pathlib
@@ -8,6 +9,7 @@ import subprocess
 import sys
 
 import jax
+import matplotlib.image
 import numpy as np
 import pytest
 
@@ -19,6 +21,7 @@ from experiments.models import registry
 from experiments.runs import folder, identity
 from experiments.tasks import addition
 from experiments.training import assembly, checkpoints, evaluation, loop
+from tests.experiments.runs.test_logs import hparams, written_events
 from tests.experiments.small import strict_lines, tiny_config
 
 ROOT = pathlib.Path(__file__).resolve().parents[3]
@@ -78,6 +81,38 @@ def test_metrics_lines(finished):
     assert result["best"]["step"] == best
     assert result["best"]["valid"]["mse"] == losses[best]
     assert result["metrics"]["valid"]["mse"] == losses[60]
+
+
+@pytest.mark.parametrize("resumed", [False, pytest.param(True, marks=pytest.mark.slow)])
+def test_tensorboard_has_the_result_once(finished, tmp_path, resumed):
+    workdir, result = finished
+    if resumed:
+
+        def leave(step, metrics):
+            if step == 40:
+                raise KeyboardInterrupt
+
+        workdir = tmp_path
+        with pytest.raises(KeyboardInterrupt):
+            loop.train(tiny_config(), workdir, leave)
+        loop.train(tiny_config(), workdir)
+    values = [v for event in written_events(workdir) for v in event.summary.value]
+    parts = hparams(values)
+    assert len(parts) == 3 and sum("_hparams_/" in v.tag for v in values) == 3
+    start = parts["session_start_info"].hparams
+    content = identity.read_part(identity.to_dict(tiny_config()))
+    assert set(start) == set(identity.flatten(content))
+    assert start["model.hidden"].number_value == 8
+    tags = [each.name.tag for each in parts["experiment"].metric_infos]
+    assert tags == [f"best/{s}/{n}" for s in ("valid", "test") for n in ("mse", "loss")]
+    for tag in tags:
+        (value,) = (v.simple_value for v in values if v.tag == tag)
+        _, split, name = tag.split("/")
+        assert value == pytest.approx(result["best"][split][name])
+    (shown,) = (v.image for v in values if v.tag == "learning_curve")
+    drawn = matplotlib.image.imread(io.BytesIO(shown.encoded_image_string), "png")
+    kept = matplotlib.image.imread(workdir / "learning_curve.png")
+    np.testing.assert_array_equal(drawn, kept)
 
 
 def test_finished_workdir_is_left_alone(finished, capsys):
