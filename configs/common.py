@@ -163,6 +163,15 @@ FIELDS = {
         schema.Integer(),
         nullable=True,
     ),
+    "train.patience": schema.Field(
+        None,
+        "The run ends when so many evaluations in a row were not strictly better than"
+        " the best on validation data, by the task's primary metric, and where that is"
+        " the same by the loss. The learning rate is still that of a run of full"
+        " length. With None the run is not ended early.",
+        schema.Integer(),
+        nullable=True,
+    ),
     "train.batch_size": schema.Field(
         128,
         "How many sequences, digits or streams of text an update reads.",

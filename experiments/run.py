@@ -8,6 +8,9 @@ have, or that its task, model or schedule does not read, is an error. What follo
 colon in --config goes to the file's get_config, as that in
 --config=configs/pixel_mnist.py:permuted.
 
+--check makes all checks of the run, says what it would train and lists every field
+that it reads as FIELD = VALUE; it trains nothing, writes nothing, and needs no workdir.
+
 The same command on the same workdir goes on from the last checkpoint. Exit codes:
 0 done, 1 wrong flags, 2 a config, data or workdir that does not fit, 3 a loss that
 is not finite, 4 a workdir that cannot be written, 5 another process of the run gone or
@@ -36,7 +39,9 @@ _WORKDIR = flags.DEFINE_string(
     None,
     "Folder of the run: config, metrics, checkpoints and result go there. New, empty,"
     " or that of the same config, which is then resumed.",
-    required=True,
+)
+_CHECK = flags.DEFINE_bool(
+    "check", False, "Say what would be trained, and train and write nothing."
 )
 _COORDINATOR = flags.DEFINE_string(
     "coordinator", None, "host:port at which process 0 of the run listens."
@@ -55,6 +60,11 @@ _JOIN_TIMEOUT = flags.DEFINE_integer(
     upper_bound=86_400,
 )
 flags.mark_flag_as_required("config")
+flags.register_multi_flags_validator(
+    ["workdir", "check"],
+    lambda values: values["workdir"] is not None or values["check"],
+    "--workdir must be given, unless --check is.",
+)
 
 
 def main(words: list[str]) -> None:
@@ -77,6 +87,10 @@ def main(words: list[str]) -> None:
                 _PROCESS_ID.value,
                 timeout=_JOIN_TIMEOUT.value,
             )
+            if _CHECK.value:
+                where = _WORKDIR.value
+                loop.check(config, None if where is None else commandline.folder(where))
+                return
             workdir = commandline.folder(_WORKDIR.value)
             loop.train(config, workdir, config_file=commandline.config_file())
         except loop.NonFiniteLoss as error:

@@ -92,11 +92,19 @@ def last(record: dict, key: str) -> float | None:
 
 def iterations(records: list[dict]) -> str:
     """'1,000 iterations', or the range where models differ."""
-    counts = sorted({estimates.steps(record["config"]) for record in records})
+    counts = sorted({_iterations(record) for record in records})
     if not counts:
         return "no runs"
     ends = counts if len(counts) == 1 else (counts[0], counts[-1])
     return " to ".join(f"{count:,}" for count in ends) + " iterations"
+
+
+def _iterations(record: dict) -> int:
+    """The updates of a run, those that it made where it stopped early."""
+    result = record["result"] or {}
+    if result.get("stopped_early"):
+        return result["steps"]
+    return estimates.steps(record["config"])
 
 
 def machines(records: list[dict]) -> str:

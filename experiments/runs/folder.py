@@ -95,12 +95,15 @@ def result(workdir: pathlib.Path, config: dict) -> dict | None:
     if not path.exists():
         return None
     content = read_result(path)
-    steps = config["train"]["steps"]
+    train = config["train"]
     expected: dict[str, Any] = {
         "task": config["task"]["name"],
         "model": config["model"]["name"],
         "seed": config["seed"],
-    } | ({} if steps is None else {"steps": steps})
+    }
+    early = train["patience"] is not None and content.get("stopped_early") is True
+    if train["steps"] is not None and not early:
+        expected["steps"] = train["steps"]
     for name, value in expected.items():
         if content.get(name) != value:
             raise _no_result(

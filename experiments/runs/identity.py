@@ -156,6 +156,23 @@ def read_part(config: dict) -> dict:
     return unflatten({field: flat[field] for field in flat if field not in left_out})
 
 
+def listing(config: dict) -> str:
+    """A line 'field = value' for each field that is read, in the table's order.
+
+    Fields of a task's or a model's own stand at the end of their section.
+    """
+    flat = flatten(read_part(config))
+    places = {field: place for place, field in enumerate(common.FIELDS)}
+
+    def place(field: str) -> tuple[int, bool, str]:
+        section = f"{field.partition('.')[0]}."
+        of_section = [places[name] for name in places if name.startswith(section)]
+        last = max(of_section, default=len(places))
+        return places.get(field, last), field not in places, field
+
+    return "\n".join(f"{field} = {flat[field]!r}" for field in sorted(flat, key=place))
+
+
 def check_overrides(config: Any, overrides: dict[str, Any]) -> None:
     """Refuses what the command line sets and nothing would read.
 

@@ -33,6 +33,23 @@ class Log:
         """Appends a line of split "event"."""
         self.write(step, "event", {"event": event, **values})
 
+    def compare(
+        self,
+        step: int,
+        fields: dict[str, Any],
+        numbers: dict[str, float | None],
+        picture: pathlib.Path | None,
+    ) -> None:
+        """Tells TensorBoard what the run is and what came of it, for its HParams tab.
+
+        Args:
+          step: the last of the run.
+          fields: {field: value} of its config; what is no number, bool or text is
+            shown as text.
+          numbers: {name: metric} by which runs are compared; None is left out.
+          picture: a PNG that is shown as an image under its name, if there is one.
+        """
+
     def close(self) -> None:
         """Closes what is open."""
 
@@ -98,6 +115,26 @@ class MetricLog(Log):
             }
             scalars = [summary.scalar(*each).value[0] for each in numbers.items()]
             self._add_event(step, summary=summary_pb2.Summary(value=scalars))
+
+    @override
+    def compare(
+        self,
+        step: int,
+        fields: dict[str, Any],
+        numbers: dict[str, float | None],
+        picture: pathlib.Path | None,
+    ) -> None:
+        shown = {
+            name: value if isinstance(value, (bool, int, float)) else str(value)
+            for name, value in fields.items()
+        }
+        scalars = {n: value for n, value in numbers.items() if value is not None}
+        parts = [summary.scalar(*each) for each in scalars.items()]
+        parts += summary.hparams(shown, scalars)
+        values = [value for part in parts for value in part.value]
+        if picture is not None:
+            values.append(_image(picture))
+        self._add_event(step, summary=summary_pb2.Summary(value=values))
 
     @override
     def close(self) -> None:
@@ -176,6 +213,20 @@ def finite(value: Any) -> Any:
         return value
     number = float(value)
     return number if math.isfinite(number) else None
+
+
+def _image(picture: pathlib.Path) -> summary_pb2.Summary.Value:
+    """A PNG for TensorBoard, as it is."""
+    import matplotlib.image  # most of what reads logs draws nothing
+
+    height, width, channels = matplotlib.image.imread(picture).shape
+    image = summary_pb2.Summary.Image(
+        height=height,
+        width=width,
+        colorspace=channels,
+        encoded_image_string=picture.read_bytes(),
+    )
+    return summary_pb2.Summary.Value(tag=picture.stem, image=image)
 
 
 def _cut(path: pathlib.Path, step: int) -> None:

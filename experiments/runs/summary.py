@@ -56,8 +56,9 @@ def text(result: dict, workdir: pathlib.Path) -> str:
         ("final", result["steps"], result["metrics"]),
         ("best", best["step"], best),
     ]
+    early = ", stopped early," if result.get("stopped_early") else ""
     lines = [
-        f"{result['task']}, {result['model']}: {result['steps']} steps in"
+        f"{result['task']}, {result['model']}: {result['steps']} steps{early} in"
         f" {progress.duration(result['wall_seconds'])} on {result['backend']},"
         f" {result['num_params']} parameters"
         f" ({result['num_independent_params']} independent)"

@@ -7,6 +7,7 @@ from flax import nnx
 
 from experiments import tasks
 from experiments.models import build
+from experiments.runs import summary
 from experiments.tasks import base
 from experiments.training import devices, fields, memory, optimizers, steps
 
@@ -37,6 +38,20 @@ class Assembly(NamedTuple):
     graph: Any
     state: steps.TrainState
     spread: devices.Spread
+
+    def sizes(self) -> dict[str, int]:
+        """The numbers of parameters, as result.json has them."""
+        return {
+            "num_params": build.count_params(self.model),
+            "num_independent_params": build.count_independent_params(self.model),
+        }
+
+    def describe(self, config: Any) -> str:
+        """What the run of a config begins with, in a few lines."""
+        lengths = self.steps, self.steps_per_epoch
+        return summary.beginning(
+            config, self.task, self.sizes(), lengths, self.spread.count
+        )
 
 
 def assemble(config: Any, *, one_device: bool = False) -> Assembly:

@@ -25,6 +25,7 @@ METADATA = "_CHECKPOINT_METADATA"  # orbax's own, beside the items
 FIRST_RECORD: dict[str, Any] = {
     "best": None,  # {"step", "valid"} of the best validation
     "last": None,  # of the last one
+    "stalled": 0,  # validations in a row that were not strictly better
     "seconds": 0.0,
     "restores": 0,
 }
@@ -228,17 +229,18 @@ def _sealed(step: int, best_params: Any, record: dict) -> dict:
 def _opened(step: int, state: Any, best_params: Any, stored: Any) -> dict:
     """The record as it was saved.
 
-    One of before there were digests is taken as it is, with the first values of what it
-    lacks.
+    What one of an older version lacks has its first value; one of before there were
+    digests is taken as it is.
 
     Raises:
       ValueError: a part is damaged, or of another step.
     """
     if not isinstance(stored, dict):
         raise ValueError("the record is no object")
-    record = {name: stored.get(name, first) for name, first in FIRST_RECORD.items()}
+    kept = {name: stored[name] for name in FIRST_RECORD if name in stored}
+    record = FIRST_RECORD | kept
     older = set(stored) <= {"best", "last", "seconds"}
-    if not older and stored != _sealed(step, best_params, record):
+    if not older and stored != _sealed(step, best_params, kept):
         raise ValueError("the record is damaged, or the parts are not of one step")
     if int(state.step) != step:
         raise ValueError(f"the state is of step {int(state.step)}")

@@ -133,6 +133,11 @@ def better(task: base.Task, metrics: dict, best: dict | None) -> bool:
     return best is None or _rank(task, metrics) <= _rank(task, best["valid"])
 
 
+def improves(task: base.Task, metrics: dict, best: dict | None) -> bool:
+    """Whether metrics are better than the best so far; as good and later is not."""
+    return best is None or _rank(task, metrics) < _rank(task, best["valid"])
+
+
 def _rank(task: base.Task, metrics: dict) -> tuple[float, float]:
     """The lower the better."""
     primary = metrics[task.primary]

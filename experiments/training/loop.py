@@ -4,7 +4,7 @@ import contextlib
 import os
 import pathlib
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
@@ -30,6 +30,7 @@ from experiments.training import (
     devices,
     evaluation,
     fields,
+    memory,
     processes,
     programs,
     session,
@@ -66,12 +67,13 @@ def train(
         imported when a run of a task or a model of one's own is opened.
 
     Returns:
-      task, model, backend, devices, seed, steps; num_params (stored numbers) and
-      num_independent_params (free ones); wall_seconds (of all sessions up to the
-      checkpoints they were taken up from: set-up, compilation, training and
+      task, model, backend, devices, seed, steps (those made); num_params (stored
+      numbers) and num_independent_params (free ones); wall_seconds (of all sessions up
+      to the checkpoints they were taken up from: set-up, compilation, training and
       evaluation); metrics {"valid": {...}, "test": {...}} of the final parameters;
       best, the same for the step that was best on validation data, with that
-      "step"; diagnostics of the final model; baseline; data, where it is stand-in.
+      "step"; diagnostics of the final model; baseline; stopped_early, restores and
+      data, where it did, how often it went back, and where they are stand-in.
 
     Raises:
       ValueError: a field or the data do not fit, or the workdir is not this run's, or
@@ -82,12 +84,7 @@ def train(
     """
     began = time.monotonic()
     workdir = pathlib.Path(workdir)
-    with (
-        # The random streams are those of the seed, whatever JAX is set to.
-        jax.default_prng_impl("threefry2x32"),
-        jax.threefry_partitionable(True),
-        contextlib.ExitStack() as resources,
-    ):
+    with _streams_of_the_seed(), contextlib.ExitStack() as resources:
         # Checks, before anything is written or compiled.
         content = _start_processes(config, resources)
         _, result = processes.by_first(lambda: _inspect(workdir, content))
@@ -109,13 +106,47 @@ def train(
         with contextlib.closing(run):
             run.open_log(workdir, resumes)
             result = _train(run, workdir, on_validation)
-        if processes.first():
-            _draw(workdir)
+            if processes.first():
+                _show(run, workdir, content, result)
         print(summary.text(result, workdir))
         return result
 
 
+def check(config: Any, workdir: str | pathlib.Path | None = None) -> None:
+    """Makes the checks of `train` and prints what it would train; nothing is written.
+
+    The data are read and the first parameters are made.
+
+    Args:
+      config: see `train`.
+      workdir: where the run would be made, if anywhere yet.
+
+    Raises:
+      ValueError: see `train`; a workdir in use is none.
+    """
+    with _streams_of_the_seed(), contextlib.ExitStack() as resources:
+        content = _start_processes(config, resources)
+        if workdir is not None:
+            place = pathlib.Path(workdir)
+            processes.by_first(lambda: _tell_of(place, content))
+        parts = _assemble(config)
+        print(parts.describe(config))
+        least, there = memory.least_bytes(config, parts.task), memory.available()
+        print(
+            f"  memory: {memory.gigabytes(least)} at least, of"
+            f" {memory.gigabytes(there)} (by shapes alone)"
+        )
+        print(identity.listing(content))
+
+
 # ---- Before the first step.
+
+
+@contextlib.contextmanager
+def _streams_of_the_seed() -> Iterator[None]:
+    """The random streams are those of the seed, whatever JAX is set to."""
+    with jax.default_prng_impl("threefry2x32"), jax.threefry_partitionable(True):
+        yield
 
 
 def _start_processes(config: Any, resources: contextlib.ExitStack) -> dict:
@@ -158,6 +189,17 @@ def _inspect(workdir: pathlib.Path, content: dict) -> tuple[bool, dict | None]:
         if changed := origin.notice(earlier, origin.present()):
             print(changed)
     return True, result
+
+
+def _tell_of(workdir: pathlib.Path, content: dict) -> None:
+    """Prints what the workdir holds of the run; refuses another one as `train` does."""
+    resumes, result = _inspect(workdir, content)
+    if not resumes:
+        print(f"{workdir} is a new folder, or an empty one")
+    elif result is None:
+        print(f"{workdir} holds an unfinished run of this config, to be gone on with")
+    if folder.is_held(workdir):
+        print(f"{workdir} is in use by another process")
 
 
 def _assemble(config: Any) -> assembly.Assembly:
@@ -217,13 +259,13 @@ def _make_updates(
     ending: signals.Ending,
     on_validation: Callable[[int, dict[str, float]], None] | None,
 ) -> None:
-    """Trains up to the last step.
+    """Trains up to the last step, or to the one at which the run stops early.
 
     The host prepares the next batch while the device works; it waits for the device
     only where something is logged, evaluated or saved.
     """
     train = run.config.train
-    while run.step < run.steps:
+    while not run.is_over():
         run.update()
         last = run.step == run.steps
         logs_now = last or run.step == 1 or run.step % train.log_every == 0
@@ -250,7 +292,9 @@ def _make_updates(
                     continue
                 if on_validation is not None:
                     on_validation(run.step, metrics)
-            if saves_now or signal:
+            if run.stops_early():
+                run.log.event(run.step, "stopped_early", patience=train.patience)
+            if saves_now or signal or run.stops_early():
                 run.save()
         if logs_now:
             run.progress.show(run.step, loss, rate)
@@ -299,15 +343,17 @@ def _evaluate(run: session.Session) -> dict:
         "model": run.config.model.name,
         "backend": jax.default_backend(),
         "seed": run.config.seed,
-        **run.sizes,
+        **run.parts.sizes(),
         "devices": run.parts.spread.count,
-        "steps": run.steps,
+        "steps": run.step,
         "wall_seconds": run.seconds(),
         "metrics": metrics,
         "best": best,
         "diagnostics": evaluation.storable(diagnostics),
         "baseline": run.task.baseline,
     }
+    if run.stops_early():
+        result["stopped_early"] = True
     if run.record["restores"]:
         result["restores"] = run.record["restores"]
     if summary.stands_in(run.config, run.task):
@@ -315,12 +361,26 @@ def _evaluate(run: session.Session) -> dict:
     return result
 
 
-def _draw(workdir: pathlib.Path) -> None:
-    """The learning curve, if it can be drawn."""
+def _show(
+    run: session.Session, workdir: pathlib.Path, content: dict, result: dict
+) -> None:
+    """Draws the learning curve, if it can be drawn, and tells TensorBoard the result.
+
+    Runs are compared by what the best parameters reach.
+    """
+    picture: pathlib.Path | None = workdir / "learning_curve.png"
     try:
         curves.learning_curve(workdir / "metrics.jsonl", workdir / "learning_curve.png")
     except Exception as error:  # whatever it is: the result is there
         logging.warning("no learning curve: %s", error)
+        picture = None
+    numbers = {
+        f"best/{split}/{name}": result["best"][split][name]
+        for split in ("valid", "test")
+        for name in (run.task.primary, "loss")
+    }
+    fields = identity.flatten(identity.read_part(content))
+    run.log.compare(run.step, fields, numbers, picture)
 
 
 def _non_finite_message(step: int, what: str, saved: checkpoints.Checkpoints) -> str:

@@ -17,7 +17,20 @@ BYTES = 4  # of a number
 
 
 def check(config: Any, task: base.Task) -> None:
-    """Raises ValueError where the run needs more memory than there is for certain.
+    """Raises ValueError where the run needs more memory than there is for certain."""
+    check_bytes(
+        "config.model.hidden, config.model.layers, config.train.batch_size and the"
+        f" length of {task.name}",
+        (
+            *(config.model.hidden, config.model.layers),
+            *(config.train.batch_size, task.time_steps),
+        ),
+        least_bytes(config, task),
+    )
+
+
+def least_bytes(config: Any, task: base.Task) -> int:
+    """Bytes of memory that the run needs for certain.
 
     Counted are the parameters, `COPIES` times, and of a batch the inputs, the states of
     every layer in each direction and the outputs, once; no states of linear steps whose
@@ -37,16 +50,7 @@ def check(config: Any, task: base.Task) -> None:
         steps *= len(ways)
     states = task.time_steps * features + steps * config.model.hidden
     batch = config.train.batch_size * (states + outputs)
-    needed = BYTES * (COPIES * build.count_params(model) + batch)
-    check_bytes(
-        "config.model.hidden, config.model.layers, config.train.batch_size and the"
-        f" length of {task.name}",
-        (
-            *(config.model.hidden, config.model.layers),
-            *(config.train.batch_size, task.time_steps),
-        ),
-        needed,
-    )
+    return BYTES * (COPIES * build.count_params(model) + batch)
 
 
 def _kept(layer: Any, steps: int) -> int:
@@ -63,8 +67,8 @@ def check_bytes(names: str, values: tuple[int, ...], needed: int) -> None:
     if needed > there:
         *first, last = map(str, values)
         raise ValueError(
-            f"{names} must fit into {_gigabytes(there)} of memory, got"
-            f" {', '.join(first)} and {last}, which need {_gigabytes(needed)} at least"
+            f"{names} must fit into {gigabytes(there)} of memory, got"
+            f" {', '.join(first)} and {last}, which need {gigabytes(needed)} at least"
         )
 
 
@@ -79,5 +83,6 @@ def available() -> int:
     return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
 
 
-def _gigabytes(count: int) -> str:
+def gigabytes(count: int) -> str:
+    """A number of bytes in words."""
     return f"{count / 1e9:.3g} GB"

@@ -9,8 +9,7 @@ import jax
 import jax.numpy as jnp
 from absl import logging
 
-from experiments.models import build
-from experiments.runs import logs, origin, progress, summary
+from experiments.runs import logs, origin, progress
 from experiments.tasks import base
 from experiments.training import (
     assembly,
@@ -36,10 +35,9 @@ class Session:
       state: the train state after the last update. Its buffers are donated to the next.
       best_params: the parameters that were best on validation data so far.
       record: what is saved beside them, see `checkpoints.FIRST_RECORD`.
-      steps: how many updates the whole run makes.
+      steps: how many updates the whole run makes, unless it stops early.
       step: how many have been made.
       start: how many had been made when the session began.
-      sizes: the numbers of parameters, as result.json has them.
       log: metrics.jsonl, once `open_log` has opened it.
       progress: the line on the screen.
       stopwatch: measures how many updates are made a second.
@@ -58,10 +56,6 @@ class Session:
         self.task = parts.task
         self.programs = functions
         self.checkpoints = saved
-        self.sizes = {
-            "num_params": build.count_params(parts.model),
-            "num_independent_params": build.count_independent_params(parts.model),
-        }
         self.state = parts.state
         self.best_params = jax.tree.map(jnp.copy, parts.state.params)
         self.record = checkpoints.FIRST_RECORD.copy()
@@ -99,9 +93,7 @@ class Session:
         earlier = origin.of_last_session(workdir)  # before its lines may be cut off
         if processes.first():
             self.log = logs.MetricLog(workdir, self.start if resumes else None)
-        lengths = (parts.steps, parts.steps_per_epoch)
-        count = parts.spread.count
-        print(summary.beginning(self.config, self.task, self.sizes, lengths, count))
+        print(parts.describe(self.config))
         if self.start == 0:
             self._log_start()
         if resumes:
@@ -109,7 +101,7 @@ class Session:
             if changed := origin.notice(earlier, self._conditions):
                 print(changed)
             self.log.event(self.start, "resumed_from", **self._conditions)
-        if self.start < self.steps:
+        if not self.is_over():
             print("compiling the first step ...", flush=True)
 
     def _log_start(self) -> None:
@@ -130,6 +122,16 @@ class Session:
         Of those before only the time up to their last checkpoint counts.
         """
         return self._seconds_before + time.monotonic() - self._began
+
+    def stops_early(self) -> bool:
+        """Whether the run ends before its last step, by `config.train.patience`."""
+        patience = self.config.train.patience
+        stalled = patience is not None and self.record["stalled"] >= patience
+        return stalled and self.step < self.steps
+
+    def is_over(self) -> bool:
+        """Whether all updates are made that the run makes."""
+        return self.step == self.steps or self.stops_early()
 
     def update(self) -> None:
         """Makes the next update; only the first one of a session is waited for."""
@@ -165,7 +167,8 @@ class Session:
     def validate(self) -> dict[str, float] | None:
         """Evaluates the validation data, whose metrics are written to the log.
 
-        They choose the best parameters, and the learning rate on a plateau.
+        They choose the best parameters, and the learning rate on a plateau; and those
+        in a row that are no improvement are counted.
 
         Returns:
           The metrics; None where one of them is not finite.
@@ -181,7 +184,10 @@ class Session:
         if not all(map(math.isfinite, metrics.values())):
             return None
         self.progress.validation(self.task.primary, metrics[self.task.primary])
-        if evaluation.better(self.task, metrics, self.record["best"]):
+        best = self.record["best"]
+        improved = evaluation.improves(self.task, metrics, best)
+        self.record["stalled"] = 0 if improved else self.record["stalled"] + 1
+        if evaluation.better(self.task, metrics, best):
             self.record["best"] = validation
             self.best_params = jax.tree.map(jnp.copy, evaluated.params)
         opt_state = functions.observe(self.state.opt_state, metrics["loss"])

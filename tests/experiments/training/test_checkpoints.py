@@ -30,7 +30,8 @@ def best(step):
 
 def record(step):
     metrics = {"step": step, "valid": {"loss": 0.5 / step}}
-    return {"best": metrics, "last": metrics, "seconds": float(step), "restores": 0}
+    own = {"stalled": step % 2, "seconds": float(step), "restores": 0}
+    return {"best": metrics, "last": metrics, **own}
 
 
 def save(folder, *steps):
@@ -148,7 +149,8 @@ def test_a_record_of_before_there_were_digests(tmp_path):
     save(tmp_path, 1, 2)
     old = {name: record(2)[name] for name in ("best", "seconds")}
     stored(tmp_path, 2).write_text(json.dumps(old))
-    assert restored(tmp_path) == (2, 2.0, record(2) | {"last": None})
+    lacking = {"last": None, "stalled": 0}
+    assert restored(tmp_path) == (2, 2.0, record(2) | lacking)
     for damaged in (
         old | {"seconds": -1.0},
         old | {"best": {"step": 3, "valid": {"loss": 0.1}}},
@@ -158,6 +160,18 @@ def test_a_record_of_before_there_were_digests(tmp_path):
         [],
     ):
         with pytest.raises(ValueError, match="record"):
+            checkpoints._opened(2, state(2), best(2), damaged)
+
+
+def test_a_record_of_before_there_was_a_field(tmp_path):
+    save(tmp_path, 1, 2)
+    whole = record(2)
+    assert whole.pop("stalled") == 0
+    old = checkpoints._sealed(2, best(2), whole)
+    stored(tmp_path, 2).write_text(json.dumps(old))
+    assert restored(tmp_path) == (2, 2.0, record(2))
+    for damaged in (old | {"seconds": 3.0}, old | {"stalled": 0}):
+        with pytest.raises(ValueError, match="the record is damaged"):
             checkpoints._opened(2, state(2), best(2), damaged)
 
 

@@ -446,6 +446,20 @@ def test_two_processes_make_one_run(tmp_path, config, devices):
 
 
 @pytest.mark.slow
+def test_two_processes_stop_early_together(tmp_path):
+    fields = {
+        **{"data_dir": stand_in.NAME, "model.name": "mlp", "model.layers": 2},
+        **{"train.devices": 1, "train.batch_size": 8, "train.patience": 2},
+        **{"train.learning_rate": 1e-30, "train.steps": 50, "train.eval_every": 5},
+    }  # no parameter changes: all metrics are the same
+    ended = two(tmp_path, "deep_mlp", fields)
+    assert [code for code, _, _ in ended] == [0, 0], ended
+    result = json.loads((tmp_path / "result.json").read_text())
+    assert result["steps"] == 15 and result["stopped_early"]
+    assert [each.name for each in (tmp_path / "checkpoints").iterdir()] == ["15"]
+
+
+@pytest.mark.slow
 def test_a_refusal_ends_all_processes(tmp_path):
     fields = {"data_dir": stand_in.NAME, "train.devices": 1, "train.steps": 1}
     (tmp_path / "taken").mkdir()

@@ -27,6 +27,8 @@ from tests.experiments.small import changed_addition as changed
         ("train__on_nonfinite", "go on", "stop, restore"),
         ("train__restores", 0, "1"),
         ("train__epochs", 1.5, "1"),
+        ("train__patience", 0, "1"),
+        ("train__patience", 1.5, "1"),
         ("train__batch_size", 0, "1"),
         ("train__learning_rate", 0.0, "0"),
         ("train__learning_rate", float("nan"), "finite"),

@@ -1,5 +1,7 @@
 """A whole small run: what it writes, what it refuses, and how it diverges."""
 
+import ast
+import io
 import json
 import os
 import pathlib
@@ -7,16 +9,19 @@ import subprocess
 import sys
 
 import jax
+import matplotlib.image
 import numpy as np
 import pytest
 
 import experiments
-from configs import deep_mlp, ptb_word
+from configs import common, deep_mlp, ptb_word
 from experiments import tasks
 from experiments.data import stand_in
 from experiments.models import registry
+from experiments.runs import folder, identity
 from experiments.tasks import addition
 from experiments.training import assembly, checkpoints, evaluation, loop
+from tests.experiments.runs.test_logs import hparams, written_events
 from tests.experiments.small import strict_lines, tiny_config
 
 ROOT = pathlib.Path(__file__).resolve().parents[3]
@@ -76,6 +81,38 @@ def test_metrics_lines(finished):
     assert result["best"]["step"] == best
     assert result["best"]["valid"]["mse"] == losses[best]
     assert result["metrics"]["valid"]["mse"] == losses[60]
+
+
+@pytest.mark.parametrize("resumed", [False, pytest.param(True, marks=pytest.mark.slow)])
+def test_tensorboard_has_the_result_once(finished, tmp_path, resumed):
+    workdir, result = finished
+    if resumed:
+
+        def leave(step, metrics):
+            if step == 40:
+                raise KeyboardInterrupt
+
+        workdir = tmp_path
+        with pytest.raises(KeyboardInterrupt):
+            loop.train(tiny_config(), workdir, leave)
+        loop.train(tiny_config(), workdir)
+    values = [v for event in written_events(workdir) for v in event.summary.value]
+    parts = hparams(values)
+    assert len(parts) == 3 and sum("_hparams_/" in v.tag for v in values) == 3
+    start = parts["session_start_info"].hparams
+    content = identity.read_part(identity.to_dict(tiny_config()))
+    assert set(start) == set(identity.flatten(content))
+    assert start["model.hidden"].number_value == 8
+    tags = [each.name.tag for each in parts["experiment"].metric_infos]
+    assert tags == [f"best/{s}/{n}" for s in ("valid", "test") for n in ("mse", "loss")]
+    for tag in tags:
+        (value,) = (v.simple_value for v in values if v.tag == tag)
+        _, split, name = tag.split("/")
+        assert value == pytest.approx(result["best"][split][name])
+    (shown,) = (v.image for v in values if v.tag == "learning_curve")
+    drawn = matplotlib.image.imread(io.BytesIO(shown.encoded_image_string), "png")
+    kept = matplotlib.image.imread(workdir / "learning_curve.png")
+    np.testing.assert_array_equal(drawn, kept)
 
 
 def test_finished_workdir_is_left_alone(finished, capsys):
@@ -151,6 +188,98 @@ def test_the_best_step_of_a_run_whose_metric_stands_still(tmp_path, monkeypatch)
         loop.train(config, tmp_path / "run", leave)
     best = loop.train(config, tmp_path / "run")["best"]
     assert (best["step"], best["valid"]) == (8, {"loss": 0.2, "mse": 0.5})
+
+
+# ---- Early stopping.
+
+# (mse, loss) of the evaluations at steps 2, 4, ...: better, tied in the metric and
+# better by the loss, tied in both, worse, better, tied in both twice.
+STALLING = [*((0.5, 0.5), (0.4, 0.9), (0.4, 0.8), (0.4, 0.8), (0.6, 0.1))]
+STALLING += [*((0.3, 0.7), (0.3, 0.7), (0.3, 0.7), (0.2, 0.1), (0.1, 0.1))]
+
+
+def ends_at(values, patience):
+    """The step at which a run ends by the plain rule, two steps an evaluation."""
+    for i in range(len(values)):
+        least = [min(values[: j + 1]) for j in range(i + 1)]
+        new = [j for j in range(i + 1) if j == 0 or values[j] < least[j - 1]]
+        if i - new[-1] >= patience:
+            return 2 * (i + 1)
+    return 2 * len(values)
+
+
+def stalling(monkeypatch):
+    """Validation metrics are those of `STALLING`."""
+    evaluate = evaluation.evaluate
+
+    def told(eval_step, task, state, split, *others):
+        metrics = evaluate(eval_step, task, state, split, *others)
+        if split == "test":
+            return metrics
+        mse, loss = STALLING[int(state.step) // 2 - 1]
+        return {**metrics, "mse": mse, "loss": loss}
+
+    monkeypatch.setattr(evaluation, "evaluate", told)
+
+
+def patient(patience):
+    own = {"steps": 20, "eval_every": 2, "checkpoint_every": 3, "log_every": 7}
+    return tiny_config(patience=patience, **own)
+
+
+def without_time(result):
+    return {name: value for name, value in result.items() if name != "wall_seconds"}
+
+
+@pytest.mark.parametrize(
+    "patience, step, best", [(2, 10, 8), (4, 20, 20), (None, 20, 20)]
+)
+def test_a_run_ends_when_validation_stalls(
+    tmp_path, monkeypatch, capsys, patience, step, best
+):
+    assert step == ends_at(STALLING, patience or 99)
+    stalling(monkeypatch)
+    result = loop.train(patient(patience), tmp_path)
+    assert (result["steps"], result["best"]["step"]) == (step, best)
+    assert result.get("stopped_early") is (True if step < 20 else None)
+    assert result["metrics"]["valid"]["mse"] == STALLING[step // 2 - 1][0]
+    assert (f"{step} steps, stopped early, in" in capsys.readouterr().out) is (
+        step < 20
+    )
+    lines = strict_lines(tmp_path / "metrics.jsonl")
+    events = [(x["step"], x["event"]) for x in lines if x["split"] == "event"]
+    early = [(step, "stopped_early")] if step < 20 else []
+    assert events == [(0, "started"), *early, (step, "finished")]
+    assert (tmp_path / "checkpoints" / f"{step}").is_dir()
+    assert loop.train(patient(patience), tmp_path) == result
+    assert "nothing to do" in capsys.readouterr().out
+    if early:
+        with pytest.raises(ValueError, match="steps must be 20, got 10"):
+            folder.result(tmp_path, identity.to_dict(patient(None)))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("at", [4, 8, 10, "saved"])
+def test_a_stopped_run_stalls_at_the_same_step(tmp_path, monkeypatch, at):
+    stalling(monkeypatch)
+    whole = loop.train(patient(2), tmp_path / "whole")
+
+    def leave(step, metrics):
+        if step == at:
+            raise KeyboardInterrupt
+
+    def broken(*_):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        if at == "saved":
+            patch.setattr(evaluation, "final_metrics", broken)
+        loop.train(patient(2), tmp_path / "run", leave)
+    again = loop.train(patient(2), tmp_path / "run")
+    assert without_time(again) == without_time(whole) and again["steps"] == 10
+    lines = strict_lines(tmp_path / "run" / "metrics.jsonl")
+    early = [x["step"] for x in lines if x.get("event") == "stopped_early"]
+    assert early == [10]
 
 
 # ---- Models of one unit.
@@ -297,3 +426,90 @@ def test_stand_in_data_say_so(tmp_path, capsys):
     config = tiny_config(steps=2)
     config.data_dir = stand_in.NAME  # which addition does not read
     assert "stand-in" not in said(config, tmp_path / "numbers", capsys)
+
+
+# ---- Checked and not trained.
+
+
+def listed(text):
+    """{field: value} of the lines of a check that name fields."""
+    lines = [each.split(" = ", 1) for each in text.splitlines() if " = " in each]
+    return {field: ast.literal_eval(value) for field, value in lines}
+
+
+def test_a_check_says_what_would_be_trained_and_writes_nothing(finished, capsys):
+    workdir, result = finished
+    before = {p: p.stat().st_mtime_ns for p in workdir.parent.rglob("*")}
+    config = tiny_config(epochs=3, steps_per_epoch=2, steps=None)
+    loop.check(config)
+    text = capsys.readouterr().out
+    lines = text.splitlines()
+    assert lines[0].startswith("addition, spectral, on cpu")
+    sizes = "  parameters: {num_params} ({num_independent_params} independent)"
+    assert lines[2] == sizes.format(**result)
+    assert lines[3] == "  steps: 6 of batch 16, 3 epochs of 2 (by config.train.epochs)"
+    # Parameters five times; of a batch six pairs, six states of eight, one output.
+    least = 4 * (5 * result["num_params"] + 16 * (6 * 2 + 6 * 8 + 1)) / 1e9
+    assert lines[5].startswith(f"  memory: {least:.3g} GB at least, of ")
+    content = identity.to_dict(config)
+    fields = listed(text)
+    assert fields == identity.flatten(identity.read_part(content))
+    assert "model.negative_fraction" not in fields
+    names = [name for name in common.FIELDS if name in fields]
+    names.insert(names.index("task.name") + 1, "task.length")
+    assert list(fields) == names
+
+    loop.check(tiny_config(), workdir)
+    assert f"{workdir} holds the finished run of this" in capsys.readouterr().out
+    loop.check(tiny_config(), workdir.parent / "none")
+    assert f"{workdir.parent / 'none'} is a new folder" in capsys.readouterr().out
+    assert before == {p: p.stat().st_mtime_ns for p in workdir.parent.rglob("*")}
+
+
+def test_a_check_knows_an_unfinished_run_and_who_makes_it(tmp_path, capsys):
+    def leave(step, metrics):
+        loop.check(tiny_config(), tmp_path)
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        loop.train(tiny_config(), tmp_path, leave)
+    unfinished = f"{tmp_path} holds an unfinished run of this config, to be gone on"
+    text = capsys.readouterr().out
+    assert unfinished in text and f"{tmp_path} is in use by another process" in text
+    loop.check(tiny_config(), tmp_path)
+    text = capsys.readouterr().out
+    assert unfinished in text and "in use" not in text
+
+
+def test_a_check_refuses_what_a_run_refuses(finished, tmp_path):
+    too_long = tiny_config(batch_size=10**9)
+    wrong = tiny_config(learning_rate=-1.0)
+    unread = tiny_config()
+    unread.task.length = 1
+    (tmp_path / "thesis.tex").write_text("draft")
+    for config, workdir in (
+        *((too_long, tmp_path / "run"), (wrong, tmp_path / "run")),
+        *((unread, tmp_path / "run"), (tiny_config(), tmp_path)),
+        (tiny_config(learning_rate=0.5), finished[0]),
+    ):
+        errors = []
+        for call in (loop.check, loop.train):
+            with pytest.raises(ValueError) as raised:
+                call(config, workdir)
+            errors.append(str(raised.value))
+        assert errors[0] == errors[1]
+    assert [p.name for p in tmp_path.iterdir()] == ["thesis.tex"]
+
+
+@pytest.mark.slow
+def test_the_command_checks_without_a_workdir(tmp_path):
+    words = (sys.executable, "-m", "experiments.run", "--config=configs/addition.py")
+    settings = {"cwd": ROOT, "env": {**os.environ, "JAX_PLATFORMS": "cpu"}}
+    more = {"capture_output": True, "text": True}
+    done = subprocess.run([*words, "--check"], **settings, **more)
+    assert done.returncode == 0 and not done.stderr
+    assert listed(done.stdout)["task.length"] == 100
+    bad = [*words, "--check", "--config.model.radius=-1"]
+    done = subprocess.run(bad, **settings, **more)
+    assert done.returncode == 2
+    assert done.stderr.startswith("error: config.model.radius must be finite")
