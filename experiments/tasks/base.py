@@ -36,8 +36,8 @@ class Task(abc.ABC):
       vocabulary: number of tokens where the inputs are tokens, which the model
         embeds; else None.
       out_features: features of one output of the model.
-      readout: "last" or "all": which hidden states the model reads out; not read
-        without a time axis.
+      readout: "last" or "all": whether the model reads out one state of a sequence,
+        which `config.model.pool` chooses, or every one; not read without a time axis.
       stateful: whether the hidden state is carried from batch to batch; all
         training batches then have one size.
       baseline: loss of the model that knows nothing, or None.

@@ -336,9 +336,11 @@ def test_a_filled_batch_counts_the_same():
         "inputs": np.arange(10).reshape(5, 2),
         "weights": np.array([1, 1, 1, 1, 0], np.float32),
         "reset": np.bool_(True),
+        "lengths": np.array([1, 2, 2, 1, 1], np.int32),
     }
     filled = evaluation._filled(batch, 4)
     assert filled["inputs"].shape == (8, 2) and filled["reset"].shape == ()
+    np.testing.assert_array_equal(filled["lengths"], [1, 2, 2, 1, 1, 1, 1, 1])
     np.testing.assert_array_equal(filled["weights"], [1, 1, 1, 1, 0, 0, 0, 0])
     assert evaluation._filled(batch, 5) is batch
 
