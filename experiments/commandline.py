@@ -146,6 +146,19 @@ def folder(text: str, flag: str = "--workdir") -> pathlib.Path:
         raise ValueError(f"{flag} must be a path, got {text!r}") from None
 
 
+def output(text: str) -> pathlib.Path:
+    """The file that --output names, which may be there.
+
+    Raises:
+      ValueError: it is a folder, or no file of another kind.
+    """
+    path = folder(text, "--output")
+    if path.exists() and not path.is_file():
+        kind = "folder" if path.is_dir() else "device"
+        raise ValueError(f"--output must be a file, got the {kind} {path}")
+    return path
+
+
 def no_words(words: list[str]) -> None:
     """Ends the process where words stand beside the flags of a command without any."""
     if words:

@@ -42,10 +42,7 @@ def main(words: list[str]) -> None:
 
     try:
         workdir = commandline.folder(_WORKDIR.value)
-        output = commandline.folder(_OUTPUT.value, "--output")
-        if output.exists() and not output.is_file():
-            kind = "folder" if output.is_dir() else "device"
-            raise ValueError(f"--output must be a file, got the {kind} {output}")
+        output = commandline.output(_OUTPUT.value)
         model, task, config, step = loading.load(
             workdir,
             _WHICH.value,

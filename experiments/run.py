@@ -87,12 +87,13 @@ def main(words: list[str]) -> None:
                 _PROCESS_ID.value,
                 timeout=_JOIN_TIMEOUT.value,
             )
-            if _CHECK.value:
-                where = _WORKDIR.value
-                loop.check(config, None if where is None else commandline.folder(where))
-                return
-            workdir = commandline.folder(_WORKDIR.value)
-            loop.train(config, workdir, config_file=commandline.config_file())
+            workdir = None
+            if _WORKDIR.value is not None:
+                workdir = commandline.folder(_WORKDIR.value)
+            if workdir is None or _CHECK.value:
+                loop.check(config, workdir)
+            else:
+                loop.train(config, workdir, config_file=commandline.config_file())
         except loop.NonFiniteLoss as error:
             commandline.fail(3, error)
         except (ValueError, OSError) as error:

@@ -123,6 +123,37 @@ class SequenceModel(nnx.Module):
             new_carry.append(h)
         return self.readout(self.readout_activation(x)), new_carry
 
+    def stream(self) -> Callable[[Carry, jax.Array], tuple[Carry, jax.Array]]:
+        """A step for inputs that come one at a time, with every W built once, here.
+
+        It keeps the values that the parameters have now, and has no dropout.
+
+        Returns:
+          (carry, inputs (batch, features) or tokens (batch,)) -> (carry, outputs
+          (batch, out_features)), the outputs of every step also with `last_only`.
+
+        Raises:
+          ValueError: `activation_every` of a layer is not 1.
+        """
+        plain: Any = svdrnn.bake(self)
+        steps = [
+            layer.prepare()[0]
+            if isinstance(layer, svdrnn.TransitionRNN)
+            else layer.cell
+            for layer in plain.layers
+        ]
+
+        def step(carry: Carry, inputs: jax.Array) -> tuple[Carry, jax.Array]:
+            new_carry, x = [], inputs
+            if plain.embedding is not None:
+                x = plain.embedding(inputs)
+            for advance, h in zip(steps, carry, strict=True):
+                h, x = advance(h, x)
+                new_carry.append(h)
+            return new_carry, plain.readout(plain.readout_activation(x))
+
+        return step
+
     def _drop(self, x: jax.Array, keys: jax.Array | None, place: int) -> jax.Array:
         """Dropout with keys of its own in every place."""
         if keys is None or self.dropout.rate == 0:

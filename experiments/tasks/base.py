@@ -96,6 +96,15 @@ class Task(abc.ABC):
         "lengths" as in training.
         """
 
+    def prepare(self, raw: jnp.ndarray) -> jnp.ndarray:
+        """The inputs of a batch, made of raw ones of the same shape and type.
+
+        An exported model begins with it, so that it takes what the data hold where a
+        task scales them by numbers of its own before they are in batches. Of a task
+        that says nothing else: as they are.
+        """
+        return raw
+
     @abc.abstractmethod
     def sums(self, outputs: jnp.ndarray, batch: Batch) -> Sums:
         """Weighted sums over a batch: "loss", "count" and what `metrics` needs."""

@@ -22,7 +22,7 @@ PAGES = sorted(
     for path in ROOT.glob(pattern)
 )
 MODULES = (
-    *("benchmark", "certify", "figures", "predict", "records"),
+    *("benchmark", "certify", "export", "figures", "predict", "records"),
     *("reproduce", "run", "sweep"),
 )
 
