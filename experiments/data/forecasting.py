@@ -53,7 +53,7 @@ class Windows:
                 f" {series.shape}"
             )
         self._series = series[:, None] if series.ndim == 1 else series
-        self._rule = fill
+        self.fill = fill
         self.time_steps, self._horizon = window, horizon
         self.in_features = self._series.shape[1]
         self.target_shape = (horizon, self.in_features)
@@ -64,7 +64,7 @@ class Windows:
     def _fit(self, training: int, normalize: bool) -> None:
         """Looks at every value once; the first `training` steps set mean and scale."""
         moments = scaling.Moments(self.in_features)
-        missing = self._rule != "error"
+        missing = self.fill != "error"
         for rows, block in files.blocks(self._series):
             values = block.astype(np.float64)
             files.check_values(
@@ -77,7 +77,7 @@ class Windows:
             *(np.tile(each, self._horizon) for each in self.inputs_scaling)
         )
         self._mean = moments.mean
-        self.fill_values = scaling.first_fill(self._rule, moments.mean)
+        self.fill_values = scaling.first_fill(self.fill, moments.mean)
         variance = moments.variance() / self.inputs_scaling.scale**2
         self.baseline = float(np.mean(variance))
 
@@ -91,7 +91,7 @@ class Windows:
         firsts = np.asarray(self._firsts[split])[places]
         steps = firsts[:, None] + np.arange(self.time_steps + self._horizon)
         values = np.asarray(self._series[steps], np.float64)
-        values = scaling.fill(values, self._rule, self._mean)
+        values = scaling.fill(values, self.fill, self._mean)
         scaled = self.inputs_scaling.apply(values)
         inputs, targets = np.split(scaled, [self.time_steps], axis=1)
         return {"inputs": inputs, "targets": targets.reshape(len(firsts), -1)}

@@ -61,6 +61,7 @@ class Items:
       target_shape: of a prediction: () or (k,).
       inputs_scaling, targets_scaling: what was fitted; of classes there is none.
       baseline: mean squared error of the training mean, standardized; None of classes.
+      fill: as the argument.
       fill_values: what takes the place of a first missing value; None: nothing.
 
     Raises:
@@ -77,7 +78,7 @@ class Items:
         options: splits.Options,
     ):
         self.every_step = every_step
-        self._rule = fill
+        self.fill = fill
         prefixes = _prefixes(arrays)
         sets = {split: _set(arrays, prefix) for split, prefix in prefixes.items()}
         training = sets["train"]
@@ -113,7 +114,7 @@ class Items:
         chosen[rows] = True
         for split, each in sets.items():
             mask = chosen if split == "train" else None
-            missing = self._rule != "error"
+            missing = self.fill != "error"
             _measure(each, each.inputs, "inputs", mask, inputs, missing)
             if numbers:
                 _measure(each, each.targets, "targets", mask, targets, False)
@@ -121,7 +122,7 @@ class Items:
         scaling.check_filled(name, inputs)
         self.inputs_scaling = scaling.fit(inputs, normalize)
         self._mean = inputs.mean
-        self.fill_values = scaling.first_fill(self._rule, inputs.mean)
+        self.fill_values = scaling.first_fill(self.fill, inputs.mean)
         self.baseline = None
         if numbers:
             fitted = scaling.fit(targets, normalize)
@@ -149,7 +150,7 @@ class Items:
         of_targets = inside if self.every_step else None
         inputs = _own(np.asarray(part.inputs[rows], np.float64), inside)
         targets = _own(np.asarray(part.targets[rows]), of_targets)
-        inputs = scaling.fill(inputs, self._rule, self._mean)
+        inputs = scaling.fill(inputs, self.fill, self._mean)
         batch = {"inputs": _own(self.inputs_scaling.apply(inputs), inside)}
         if self.targets_scaling is None:
             batch["targets"] = targets.astype(np.int32)

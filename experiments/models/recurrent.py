@@ -133,8 +133,19 @@ class SequenceModel(nnx.Module):
           (batch, out_features)), the outputs of every step also with `last_only`.
 
         Raises:
-          ValueError: `activation_every` of a layer is not 1.
+          ValueError: the outputs of a step depend on later ones or on an average:
+            layers in both directions, or another `pool` than "last"; or
+            `activation_every` of a layer is not 1.
         """
+        both = any(isinstance(layer, nnx.Bidirectional) for layer in self.layers)
+        for name, value, allowed in (
+            ("bidirectional", both, False),
+            ("pool", self.pool, "last"),
+        ):
+            if value != allowed:
+                raise ValueError(
+                    f"{name} must be {allowed} for steps one at a time, got {value}"
+                )
         plain: Any = svdrnn.bake(self)
         steps = [
             layer.prepare()[0]

@@ -95,6 +95,14 @@ class Arrays(base.Task):
             "targets": self._fitted_targets(),
         }
 
+    @override
+    def prepare(self, raw: jnp.ndarray) -> jnp.ndarray:
+        filled = jnp.asarray(raw)
+        if self.source.fill_values is not None:
+            filled = _filled(filled, self.source.fill, self.source.fill_values)
+        mean, scale = (np.asarray(x, np.float32) for x in self.source.inputs_scaling)
+        return (filled - mean) / scale
+
     @abc.abstractmethod
     def _fitted_targets(self) -> dict[str, Any]: ...
 
@@ -125,7 +133,7 @@ class Arrays(base.Task):
             return arrays
         inside = self._inside(batch)
         if inside is not None:
-            arrays = {name: _blanked(inside, each) for name, each in arrays.items()}
+            arrays = {name: _blanked(inside, array) for name, array in arrays.items()}
         return arrays | {"lengths": jnp.asarray(batch["lengths"])}
 
 
@@ -231,8 +239,8 @@ class Regression(Arrays):
         errors = outputs - batch["targets"]
         in_units = errors * self._parts
 
-        def total(each: jnp.ndarray) -> jnp.ndarray:
-            return jnp.sum(weights * jnp.mean(each, axis=-1))
+        def total(losses: jnp.ndarray) -> jnp.ndarray:
+            return jnp.sum(weights * jnp.mean(losses, axis=-1))
 
         return {
             "loss": total(jnp.square(errors)),
@@ -252,9 +260,13 @@ class Regression(Arrays):
         }
         return self._kept(arrays, batch)
 
+    @override
+    def finish(self, outputs: jnp.ndarray) -> jnp.ndarray:
+        return self._in_units(outputs)
+
     def _in_units(self, numbers: jnp.ndarray) -> jnp.ndarray:
         """Numbers (..., out_features) in the units and the shape of the targets."""
-        mean, scale = (np.asarray(each, np.float32) for each in self.scaling)
+        mean, scale = (np.asarray(x, np.float32) for x in self.scaling)
         shape = numbers.shape[:-1] + self.source.target_shape
         return (numbers * scale + mean).reshape(shape)
 
@@ -270,15 +282,33 @@ class Regression(Arrays):
         }
 
 
+def _filled(values: jnp.ndarray, rule: str, first: np.ndarray) -> jnp.ndarray:
+    """As `scaling.fill`, of what an exported model is given.
+
+    Args:
+      values: (items, steps, features).
+      rule: one of `scaling.FILLS` that fills.
+      first: (features,), what takes the place of a value that has none before it.
+    """
+    missing = jnp.isnan(values)
+    first = np.asarray(first, np.float32)
+    if rule != "previous":
+        return jnp.where(missing, first, values)
+    steps = jnp.arange(values.shape[1])[None, :, None]
+    last = jax.lax.cummax(jnp.where(missing, -1, steps), axis=1)
+    carried = jnp.take_along_axis(values, jnp.maximum(last, 0), axis=1)
+    return jnp.where(last < 0, first, carried)
+
+
 def _plain(fitted: scaling.Scaling) -> dict[str, list[float]]:
     return {"mean": fitted.mean.tolist(), "scale": fitted.scale.tolist()}
 
 
-def _blanked(inside: jnp.ndarray, each: jnp.ndarray) -> jnp.ndarray:
+def _blanked(inside: jnp.ndarray, array: jnp.ndarray) -> jnp.ndarray:
     """The array (items, steps, ...) with -1, or NaN, in steps that are no item's."""
-    blank = jnp.nan if jnp.issubdtype(each.dtype, jnp.floating) else -1
-    steps = inside.reshape(inside.shape + (1,) * (each.ndim - 2))
-    return jnp.where(steps, each, blank)
+    blank = jnp.nan if jnp.issubdtype(array.dtype, jnp.floating) else -1
+    steps = inside.reshape(inside.shape + (1,) * (array.ndim - 2))
+    return jnp.where(steps, array, blank)
 
 
 # ---- From a config.
@@ -352,23 +382,23 @@ def _check_left_out(task: Any, name: str, default: Any, reason: str) -> None:
         )
 
 
-def _class_weights(asked: Any, source: items.Items) -> np.ndarray:
+def _class_weights(field: Any, source: items.Items) -> np.ndarray:
     """(K,): ones, N / (K n_c) of the training part, or those of the config.
 
     Raises:
       ValueError: something else.
     """
     counts = source.class_counts
-    if asked is None:
+    if field is None:
         return np.ones(len(counts))
-    if isinstance(asked, str) and asked == "balanced":
+    if isinstance(field, str) and field == "balanced":
         return counts.sum() / (len(counts) * counts)
-    good = isinstance(asked, list | tuple) and len(asked) == len(counts)
+    good = isinstance(field, list | tuple) and len(field) == len(counts)
     if not good:
         raise ValueError(
             f"config.task.class_weights must be None, 'balanced' or {len(counts)}"
-            f" numbers, one for each class, got {asked!r}"
+            f" numbers, one for each class, got {field!r}"
         )
-    for weight in asked:
+    for weight in field:
         values.check_finite("config.task.class_weights", weight, above=0)
-    return np.array(asked, np.float64)
+    return np.array(field, np.float64)

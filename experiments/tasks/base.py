@@ -105,6 +105,14 @@ class Task(abc.ABC):
         """
         return raw
 
+    def finish(self, outputs: jnp.ndarray) -> jnp.ndarray:
+        """What an exported model gives of its outputs, of a shape of the task's own.
+
+        It takes back what a task does to its targets, as numbers that are scaled. Of a
+        task that says nothing else: the outputs as they are.
+        """
+        return outputs
+
     @abc.abstractmethod
     def sums(self, outputs: jnp.ndarray, batch: Batch) -> Sums:
         """Weighted sums over a batch: "loss", "count" and what `metrics` needs."""

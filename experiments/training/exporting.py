@@ -26,9 +26,11 @@ def export(
     """The function of a model for its task, with the parameters in it.
 
     It takes what `task.prepare` takes, (batch, time, ...) or without a time axis
-    (batch, ...), for any batch, and gives the model's outputs. Any number of time steps
-    is taken where the model can be traced for it, else that of the task's own batches:
-    `in_avals` of what is returned say which.
+    (batch, ...), for any batch, and gives what `task.finish` makes of the model's
+    outputs. Where the task's sequences have lengths of their own, those, (batch,)
+    int32, are a second argument. Any number of time steps is taken where the model can
+    be traced for it, else that of the task's own batches: `in_avals` of what is
+    returned say which.
 
     Args:
       model: see `loading.load`.
@@ -50,18 +52,21 @@ def export(
             f"streaming must be False for {task.name}, whose inputs have no time axis,"
             " got True"
         )
-    inputs = jnp.asarray(next(iter(task.eval_batches("valid")))["inputs"])
+    example = next(iter(task.eval_batches("valid")))
+    inputs = jnp.asarray(example["inputs"])
     batch, time = jax.export.symbolic_shape("batch, time")
     if streaming:
         carry = jax.eval_shape(lambda: model.initialize_carry(1))
         first = jax.tree.map(lambda x: _resized(x, batch), (carry, inputs[:, 0]))
         return _export(_step(model, task), first, platforms)
     function = _whole(model, task)
+    lengths = [jax.ShapeDtypeStruct((batch,), jnp.int32)] * ("lengths" in example)
     if task.sequential:
         # Whatever keeps a model from any number of steps: it has the task's.
         with contextlib.suppress(Exception):
-            return _export(function, (_resized(inputs, batch, time),), platforms)
-    return _export(function, (_resized(inputs, batch),), platforms)
+            free = _resized(inputs, batch, time)
+            return _export(function, (free, *lengths), platforms)
+    return _export(function, (_resized(inputs, batch), *lengths), platforms)
 
 
 def _resized(x: Any, *sizes: Any) -> jax.ShapeDtypeStruct:
@@ -69,12 +74,18 @@ def _resized(x: Any, *sizes: Any) -> jax.ShapeDtypeStruct:
     return jax.ShapeDtypeStruct((*sizes, *x.shape[len(sizes) :]), x.dtype)
 
 
-def _whole(model: Any, task: base.Task) -> Callable[[jax.Array], jax.Array]:
-    """Raw inputs -> outputs."""
+def _whole(model: Any, task: base.Task) -> Callable[..., jax.Array]:
+    """Raw inputs, and lengths where the task has them -> outputs."""
     # Taken apart and put together again where it is traced, as flax asks for.
     graph, state = nnx.split(svdrnn.bake(model))
     arrays = nnx.to_pure_dict(state)
-    return lambda raw: nnx.merge(graph, arrays)(task.prepare(raw))[0]
+
+    def whole(raw: jax.Array, lengths: jax.Array | None = None) -> jax.Array:
+        of_items = {} if lengths is None else {"lengths": lengths}
+        outputs, _ = nnx.merge(graph, arrays)(task.prepare(raw), **of_items)
+        return task.finish(outputs)
+
+    return whole
 
 
 def _step(
@@ -82,8 +93,13 @@ def _step(
 ) -> Callable[[Any, jax.Array], tuple[Any, jax.Array]]:
     """(carry, raw inputs of a step) -> (carry, outputs)."""
     advance = model.stream()
-    # The task prepares sequences: here one of a single step.
-    return lambda carry, raw: advance(carry, task.prepare(raw[:, None])[:, 0])
+
+    def step(carry: Any, raw: jax.Array) -> tuple[Any, jax.Array]:
+        # The task prepares sequences: here one of a single step.
+        carry, outputs = advance(carry, task.prepare(raw[:, None])[:, 0])
+        return carry, task.finish(outputs)
+
+    return step
 
 
 def _export(

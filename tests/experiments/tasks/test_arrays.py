@@ -10,14 +10,16 @@ import sys
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import nnx
 
 import experiments
 from configs import arrays as config_file
 from experiments import tasks
 from experiments.data import arrays
+from experiments.models import build as models
 from experiments.runs import fitted
 from experiments.sweep import setup, summary, worker
-from experiments.training import agreement, loop, prediction
+from experiments.training import agreement, exporting, loop, prediction
 
 RNG = np.random.default_rng(0)
 X = RNG.normal(loc=(5.0, -3.0), scale=(2.0, 0.1), size=(40, 7, 2))
@@ -657,6 +659,49 @@ SMALL = {
     **{"train__warmup_steps": 0, "train__log_every": 4, "train__eval_every": 4},
     "train__checkpoint_every": 4,
 }
+
+
+@pytest.mark.parametrize("fill", ["zero", "mean", "previous"])
+def test_what_prepares_raw_data_is_what_makes_the_batches(build, fill):
+    holes = np.where(RNG.random(X.shape) < 0.3, np.nan, X)
+    holes[24:, 0, 1] = np.nan
+    task = build(named({"inputs": holes, "targets": X[:, 0, 0]}), fill=fill)
+    prepared = task.prepare(holes[32:].astype(np.float32))
+    expected = whole(task, "test")["inputs"]
+    np.testing.assert_allclose(prepared, expected, rtol=1e-5, atol=1e-5)
+
+
+def test_an_exported_model_takes_raw_data_and_tells_numbers_in_their_units(build):
+    values = {"inputs": X, "targets": 50 + 9 * X[:, 0, :], "lengths": LENGTHS}
+    task = build(named(values))
+    config = config_file.get_config()
+    config.model.update(hidden=6, reflectors=2)
+    model = models.build(config.model, task, rngs=nnx.Rngs(0))
+    exported = exporting.export(model, task, platforms=["cpu"])
+    raw = X[32:].astype(np.float32)
+    lengths = LENGTHS[32:].astype(np.int32)
+    outputs = exported.call(raw, lengths)
+    assert np.abs(outputs).mean() > 10  # units of the targets
+    batch = whole(task, "test")
+    plain, _ = model(batch["inputs"], lengths=batch["lengths"])
+    expected = task.predictions(plain, batch)["predictions"]
+    np.testing.assert_allclose(outputs, expected, rtol=1e-5)
+    step = exporting.export(model, task, platforms=["cpu"], streaming=True)
+    carry = model.initialize_carry(1)
+    for t in range(lengths[0]):
+        carry, last = step.call(carry, raw[:1, t])
+    np.testing.assert_allclose(last, expected[:1], rtol=1e-5)
+
+
+@pytest.mark.parametrize("field, value", [("bidirectional", True), ("pool", "mean")])
+def test_a_model_that_reads_ahead_goes_not_step_by_step(build, field, value):
+    task = build(named({"inputs": X, "targets": Y}))
+    config = config_file.get_config()
+    config.model.update({"hidden": 6, "reflectors": 2, field: value})
+    model = models.build(config.model, task, rngs=nnx.Rngs(0))
+    words = f"{field} must be .* for steps one at a time, got {value}"
+    with pytest.raises(ValueError, match=words):
+        exporting.export(model, task, streaming=True)
 
 
 @pytest.fixture(scope="module")
