@@ -156,3 +156,12 @@ def test_drawing_tables_and_plans_do_without_jax():
         [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True
     )
     assert done.returncode == 0, done.stderr
+
+
+def test_iterations_are_those_that_were_made():
+    config = {"train": {"steps": 500, "steps_per_epoch": None}}
+    config["task"] = {"name": "addition"}
+    results = (None, {"steps": 500}, {"steps": 60, "stopped_early": True})
+    records = [{"config": config, "result": result} for result in results]
+    assert panels.iterations(records[:2]) == "500 iterations"
+    assert panels.iterations(records) == "60 to 500 iterations"

@@ -151,6 +151,20 @@ def test_hyperband_prunes_poor_runs_and_keeps_the_best(tmp_path, trained):
     assert all(run.value > min(done) for run in pruned)
 
 
+@pytest.mark.slow
+def test_a_run_that_stops_early_is_complete(tmp_path):
+    # No parameter changes: all metrics are the same.
+    config = make_config(**{"train.patience": 2, "train.learning_rate": 1e-30})
+    options = setup.Options(heartbeat=1, grace=30)
+    sweep = setup.prepare(config, {"model.radius": [0.1, 0.2]}, tmp_path, options)
+    worker.work(sweep)
+    found = [(run.state, run.best_step) for run in summary.runs(sweep.study)]
+    assert found == [("complete", 60)] * 2
+    for trial in sweep.study.get_trials():
+        assert list(trial.intermediate_values) == [20, 40, 60]
+        assert len(set(trial.intermediate_values.values())) == 1
+
+
 def test_an_interrupted_run_is_taken_up_and_no_retry_is_spent(tmp_path, trained):
     for _ in range(2):
         sweep = prepare(tmp_path, {"model.radius": [0.55]}, max_retries=0)
