@@ -762,7 +762,7 @@ def test_arithmetic_among_kernels_and_parameters():
         (kernel == dense, w == w),
     ]:
         assert isinstance(found, jax.Array)
-        np.testing.assert_allclose(found, expected, rtol=1e-5)
+        np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-6)
 
     @nnx.jit
     def inside(kernel):
