@@ -22,7 +22,7 @@ def draw(record: str | pathlib.Path, output: str | pathlib.Path) -> pathlib.Path
     common = max(sorted(set(steps)), key=steps.count)
     smallest = min(row["n"] for row in rows)
     looks = _looks(rows)
-    with pictures.picture(7.2, 3.6, output) as figure:
+    with pictures.picture(pictures.PAGE, 3.6, output) as figure:
         over_n, over_t = figure.subplots(1, 2, sharey=True)
         _draw_times(over_n, [r for r in rows if r["steps"] == common], "n", looks)
         over_n.set(title=f"T = {common}", xlabel="hidden size n")

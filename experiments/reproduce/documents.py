@@ -136,6 +136,7 @@ TABLES: dict[str, Table] = {
     ),
     "results": _plain(shipped.table),
     "readme_results": _plain(functools.partial(shipped.table, few=True)),
+    "home_results": _plain(shipped.home),
     "targets": _plain(targets.table),
     **{
         name: _of_figure(figure)

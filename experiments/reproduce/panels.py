@@ -1,10 +1,12 @@
 """What the drawings share: series of records, and panels of them. No JAX.
 
-Curves are means over seeds, with a band from the least to the greatest. A run that
-diverged ends at a cross. Who draws the figure adds one legend for all its panels.
+Curves are medians over seeds, with a band from the least to the greatest. A run that
+diverged ends at a cross. Who draws the figure adds one legend for all its panels, and
+their letters.
 """
 
 import statistics
+import string
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -130,8 +132,9 @@ def curves(
     unit: int = 1,
     looks: Styles | None = None,
 ) -> None:
-    """Mean and range over seeds of a metric over iterations divided by `unit`.
+    """Median and range over seeds of a metric over iterations divided by `unit`.
 
+    Validations have a dot each.
     `looks` are those of `styles`, where other panels have series that this one lacks.
     """
     looks = looks or styles(series)
@@ -142,8 +145,10 @@ def curves(
                 if point.get(key) is not None:
                     points.setdefault(point["step"], []).append(point[key])
         if points:
-            _band(panel, points, name, unit, looks[name])
+            look = looks[name] | ({"marker": "."} if split == "valid" else {})
+            _band(panel, points, name, unit, look)
             _mark_diverged(panel, records, split, key, looks[name], unit)
+    panel.set_xlim(left=0)  # as the panels above and below it
     if log:
         panel.set_yscale("log")
 
@@ -158,7 +163,7 @@ class Curve(NamedTuple):
 
 
 def lengths(
-    records: list[dict], rows: tuple[Curve, ...], title: str, nothing: str, width: float
+    records: list[dict], rows: tuple[Curve, ...], title: str, nothing: str
 ) -> "Figure":
     """Curves over iterations: lengths of the task across, protocols and rows down.
 
@@ -168,12 +173,11 @@ def lengths(
         nothing.
       title: of a column, with {} for its length.
       nothing: the name of that line.
-      width: of a column, in inches.
     """
     columns = sorted({record["config"]["task"]["length"] for record in records})
     groups = by_protocol(records)
-    size = width * len(columns) + 0.3, 1.8 * len(rows) * len(groups) + 0.4
-    figure = pictures.figure(*size)
+    height = 1.75 * len(rows) * len(groups) + 0.5
+    figure = pictures.figure(pictures.PAGE, height)
     shape = len(groups), len(rows), len(columns)
     grid = figure.subplots(shape[0] * shape[1], shape[2], squeeze=False)
     for block, (name, of_name) in zip(grid.reshape(shape), groups.items(), strict=True):
@@ -182,8 +186,7 @@ def lengths(
             for panel, row in zip(column, rows, strict=True):
                 curves(panel, by_model(group), row.split, row.key, log=row.log)
             baseline(column[0], group, nothing)
-            heading = f"{name}, {title.format(length)}, {iterations(group)}"
-            column[0].set_title(heading)
+            column[0].set_title(f"{name}, {title.format(length)}")
             column[-1].set_xlabel("iteration")
         for panel, row in zip(block[:, 0], rows, strict=True):
             panel.set_ylabel(row.name)
@@ -208,7 +211,7 @@ def over(
     log: bool = False,
     looks: Styles | None = None,
 ) -> None:
-    """Mean and range over seeds of a number of each run over another.
+    """Median and range over seeds of a number of each run over another.
 
     `value` gives both of a record, the second None where the run diverged.
     """
@@ -244,6 +247,15 @@ def not_run(panel: Any) -> None:
         panel.grid(False)
 
 
+def letter(figure: "Figure") -> None:
+    """Letters several panels (a), (b), ... in front of their titles."""
+    panels = figure.axes
+    if len(panels) > 1:
+        for name, panel in zip(string.ascii_lowercase, panels, strict=False):
+            panel.set_title(f"({name}) {panel.get_title()}".rstrip(), loc="left")
+            panel.set_title("")
+
+
 def label(panel: Any, x: str, y: str) -> None:
     """Names of both axes."""
     panel.set_xlabel(x)
@@ -251,12 +263,12 @@ def label(panel: Any, x: str, y: str) -> None:
 
 
 def _band(panel: Any, points: dict, name: str, unit: int, look: dict) -> None:
-    """The line of the means and the band from least to greatest."""
+    """The line of the medians and the band from least to greatest."""
     places = sorted(points)
     x = [place / unit for place in places]
-    means = [statistics.fmean(points[place]) for place in places]
+    medians = [statistics.median(points[place]) for place in places]
     low, high = ([end(points[place]) for place in places] for end in (min, max))
-    panel.plot(x, means, label=name, **look)
+    panel.plot(x, medians, label=name, **look)
     if low != high:  # of one seed there is no band
         panel.fill_between(x, low, high, color=look["color"], alpha=0.15, linewidth=0)
 

@@ -15,6 +15,7 @@ _FILES = (
     "figures.f1_addition",
     "figures.f2_copying",
     "figures.f3_pixel_mnist",
+    "figures.f3_leak",
     "figures.f4_deep_mlp",
     "figures.f5_certificate",
     "tables.pixel_mnist",

@@ -27,7 +27,7 @@ def learning_curve(
         line.get(started["primary"]) != line.get("loss") for line in curves["valid"]
     ):
         names.append(started["primary"])
-    with pictures.picture(3.6 * len(names), 2.8, output, "png") as figure:
+    with pictures.picture(pictures.COLUMN * len(names), 2.8, output, "png") as figure:
         panels = figure.subplots(1, len(names), squeeze=False)[0]
         for panel, name in zip(panels, names, strict=True):
             thin = {"linewidth": 0.8, "color": pictures.SKY}
@@ -73,7 +73,7 @@ def compare(
             f"WORKDIR must be different folders, got {', '.join(map(str, workdirs))}"
         )
     (metric,) = metrics
-    with pictures.picture(7.2, 3.2, output) as figure:
+    with pictures.picture(pictures.PAGE, 3.2, output) as figure:
         left, right = figure.subplots(1, 2)
         for run, label, look in zip(runs, _labels(runs), _looks(runs), strict=True):
             thin = look | {"linewidth": 0.8}

@@ -50,7 +50,7 @@ DASHES = ("-", "--", "-.", ":", (0, (5, 1, 1, 1, 1, 1)), (0, (1, 3)))
 
 STYLE: Any = {
     **{"font.size": 8, "axes.titlesize": 8, "axes.labelsize": 8},
-    **{"xtick.labelsize": 7, "ytick.labelsize": 7, "legend.fontsize": 8},
+    **{"xtick.labelsize": 8, "ytick.labelsize": 8, "legend.fontsize": 8},
     **{"lines.linewidth": 1.3, "lines.markersize": 3},
     **{"axes.grid": True, "grid.alpha": 0.3, "grid.linewidth": 0.5},
     **{"axes.spines.top": False, "axes.spines.right": False, "axes.linewidth": 0.6},
@@ -60,6 +60,7 @@ STYLE: Any = {
     **{"svg.fonttype": "none", "pdf.fonttype": 42, "svg.hashsalt": "svdrnn"},
 }
 DPI = 200
+COLUMN, PAGE = 3.5, 7.0  # inches that a figure is wide in print
 _METADATA: dict[str, dict] = {
     "svg": {"Date": None, "Creator": None},
     "pdf": {"CreationDate": None, "Creator": None, "Producer": None},
@@ -209,6 +210,7 @@ def save(
     with style(), warnings.catch_warnings():
         # A name may have letters that the font lacks: boxes, text in the SVG.
         warnings.filterwarnings("ignore", "Glyph .* missing")
+        _few_ticks(figure)
         figure.draw_without_rendering()
         figure.set_layout_engine("none")  # laid out once for all of them
         for ending in formats or FORMATS:
@@ -219,6 +221,28 @@ def save(
                 else:
                     figure.savefig(path, format=ending, metadata=_METADATA[ending])
     return output.with_suffix(".png")
+
+
+def _few_ticks(figure: "Figure") -> None:
+    """Labels of logarithmic axes that do not run into each other: no minor ones.
+
+    An axis that spans less than two decades has 1 and 3 of each as major ones, one that
+    spans less than one has 1, 2 and 5; one of powers of 2 keeps its places.
+    """
+    from matplotlib import ticker
+
+    for panel in figure.axes:
+        for axis in (panel.xaxis, panel.yaxis):
+            if not isinstance(axis.get_major_locator(), ticker.LogLocator):
+                continue
+            axis.set_minor_formatter(ticker.NullFormatter())
+            low, high = sorted(axis.get_view_interval())
+            transform: Any = axis.get_transform()
+            if high < 100 * low:
+                axis.set_major_formatter("{x:g}")
+                if transform.base == 10:
+                    shown = (1, 2, 5) if high < 10 * low else (1, 3)
+                    axis.set_major_locator(ticker.LogLocator(subs=shown))
 
 
 def _save_png(figure: "Figure", path: pathlib.Path) -> None:

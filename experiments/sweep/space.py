@@ -149,6 +149,15 @@ def suggest(trial: optuna.Trial, space: Space) -> dict[str, Any]:
     return point
 
 
+def ranges(spec: list | dict) -> list[dict]:
+    """The ranges of a field; of one that depends on another, those of every value."""
+    if isinstance(spec, dict) and _BY in spec:
+        specs = [part for name, part in spec.items() if name != _BY]
+    else:
+        specs = [spec]
+    return [part for part in specs if isinstance(part, dict)]
+
+
 # ---- Fields that depend on another. To Optuna, which wants the same choices under a
 # name at all times, each of their lists and ranges is a parameter of its own.
 

@@ -183,7 +183,7 @@ def write(
     drawn = drawing.draw(
         workdir / "sweep.csv",
         workdir / "sweep.png",
-        fields,
+        identity["space"],
         identity["metric"],
         identity["higher_is_better"],
     )

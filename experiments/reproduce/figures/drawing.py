@@ -40,6 +40,7 @@ def draw(
     output = picture(figure, scale, results)
     with pictures.style():
         drawing = figure.draw(list(records.values()), scale)
+        panels.letter(drawing)
         pictures.legend(drawing)
         pictures.save(drawing, output)
     text = caption(figure, scale, records)
@@ -80,9 +81,10 @@ def caption(figure: protocol.Figure, scale: str, records: dict[str, dict]) -> st
     many = len(seeds) > 1
     parts = [
         f"**{figure.title}.** {figure.caption}",
-        "Lines are means over seeds, bands from the least to the greatest." * many,
+        "Lines are medians over seeds, bands from the least to the greatest." * many,
         f"Scale `{scale}`, {'seeds' if many else 'seed'} {', '.join(map(str, seeds))},"
-        f" {len(records)} of {len(runs)} runs, on {panels.machines(values)}.",
+        f" {len(records)} of {len(runs)} runs of {panels.iterations(values)}, on"
+        f" {panels.machines(values)}.",
         _absent(runs, values),
         _diverged(records, scale),
         "Stand-in data, no result." * (scale == "smoke"),

@@ -56,7 +56,7 @@ def draw(records: list[dict], scale: str) -> "Figure":
         panels.Curve("valid", "mse", "validation MSE"),
         panels.Curve("train", "carry_grad_norm", panels.CARRY_GRADIENT),
     )
-    return panels.lengths(records, rows, "T = {}", "always answering 1", 2.3)
+    return panels.lengths(records, rows, "T = {}", "always answering 1")
 
 
 FIGURE = protocol.Figure(

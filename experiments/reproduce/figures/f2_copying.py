@@ -58,7 +58,7 @@ def draw(records: list[dict], scale: str) -> "Figure":
         panels.Curve("valid", "loss", "validation loss"),
         panels.Curve("valid", "recall", "validation recall", log=False),
     )
-    return panels.lengths(records, rows, "lag T = {}", "knows nothing", 2.7)
+    return panels.lengths(records, rows, "lag T = {}", "knows nothing")
 
 
 FIGURE = protocol.Figure(

@@ -71,8 +71,7 @@ def _run(
 def draw(records: list[dict], scale: str) -> "Figure":
     """Accuracy over epochs at one shape, and test accuracy over depth."""
     groups = panels.by_protocol(records)
-    size = 7.2, 2.6 * len(groups) + 0.3
-    figure = pictures.figure(*size)
+    figure = pictures.figure(pictures.PAGE, 2.6 * len(groups) + 0.3)
     grid = figure.subplots(len(groups), 2, squeeze=False)
     for row, (name, of_protocol) in zip(grid, groups.items(), strict=True):
         _draw_row(row, name, of_protocol, scale)
@@ -114,10 +113,10 @@ def _mark_failures(panel: Any) -> None:
     """Dotted lines where networks fail in the paper, named above the panel."""
     for depth, _ in FAILS:
         panel.axvline(depth, color="gray", linestyle=":", linewidth=1)
-    names = [f"{model} fails" for _, model in FAILS]
+    names = [f"{model} fails\nin the paper" for _, model in FAILS]
     top = panel.secondary_xaxis("top")  # outside, where no line can cross the names
     top.set_xticks([depth for depth, _ in FAILS], labels=names)
-    top.tick_params(length=0, labelsize=7, labelcolor="dimgray")
+    top.tick_params(length=0, labelcolor="dimgray")
     top.spines["top"].set_visible(False)
 
 

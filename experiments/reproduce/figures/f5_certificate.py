@@ -95,7 +95,7 @@ def _run(
 
 def draw(records: list[dict], scale: str) -> "Figure":
     """Certificate, test error and gap over the radius, a column for each length."""
-    figure = pictures.figure(7.2, 5.4)
+    figure = pictures.figure(pictures.PAGE, 5.4)
     columns = LENGTHS[scale]
     grid = figure.subplots(3, len(columns), squeeze=False, sharex=True, sharey="row")
     values = {"certificate": _bound, "test error": _error, "test − training": _gap}

@@ -26,6 +26,7 @@ class Row(NamedTuple):
     paper: the paper's value.
     digits: of the metric, where it is printed with others than its own.
     readme: whether the README has the row, too, with the first seed.
+    home: whether the site's first page has it as well.
     """
 
     title: str
@@ -34,6 +35,7 @@ class Row(NamedTuple):
     paper: str = ""
     digits: int | None = None
     readme: bool = False
+    home: bool = False
 
     def runs(self) -> list[protocol.Run]:
         """The run with the seed of its config, and with the others."""
@@ -71,6 +73,7 @@ ROWS = (
         "copy, T = 5000",
         protocol.Run("copying_5000", "copying:5000", {}),
         readme=True,
+        home=True,
         seeds=3,
     ),
     PIXEL_MNIST,
@@ -108,6 +111,7 @@ ROWS = (
         protocol.Run("pixel_mnist_784_rows", "pixel_mnist:rows", {}),
         paper=PAPER,
         readme=True,
+        home=True,
         seeds=2,
     ),
     Row(
@@ -170,6 +174,7 @@ ROWS = (
         "PTB words, Spectral-LSTM",
         protocol.Run("ptb_word/spectral_lstm_200_tuned", "ptb_word:spectral_lstm", {}),
         readme=True,
+        home=True,
     ),
     Row(
         "the same, one rate for all parts",
@@ -217,6 +222,17 @@ def table(results: pathlib.Path, few: bool = False) -> str:
     if few:
         columns, lines = columns[:-1], [line[:-1] for line in lines]
     return markdown.table(columns, lines)
+
+
+def home(results: pathlib.Path) -> str:
+    """What the site's first page has of them: task, test metric, wall time."""
+    rows = []
+    for row in ROWS:
+        record = status.usable(row.run, results) if row.home else None
+        if record:
+            _, value, wall, _ = _cells(row, record)
+            rows.append([row.title, value, wall])
+    return markdown.table(["task", "test", "wall time"], rows)
 
 
 def _cells(row: Row, record: dict) -> tuple[str, str, str, str]:

@@ -1,10 +1,12 @@
 """Figures drawn from records. Records here are made up."""
 
 import pathlib
+import re
 import subprocess
 import sys
 
 import pytest
+from PIL import Image
 
 from experiments.reproduce import panels, registry, status
 from experiments.reproduce.figures import drawing
@@ -14,8 +16,11 @@ from tests.experiments.reproduce.invented import invent
 ROOT = pathlib.Path(__file__).resolve().parents[3]
 
 
+PANELS = {"F1": 12, "F2": 8, "F3": 12, "F3_leak": 3, "F4": 4, "F5": 9}
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("figure", ["F1", "F2", "F3", "F4", "F5"])
+@pytest.mark.parametrize("figure", PANELS)
 def test_figures_are_drawn_from_what_there_is(figure, tmp_path):
     runs = registry.FIGURES[figure].runs("cpu")
     assert drawing.draw(registry.FIGURES[figure], "cpu", tmp_path) is None
@@ -28,13 +33,18 @@ def test_figures_are_drawn_from_what_there_is(figure, tmp_path):
     assert files.keys() == {".png", ".pdf", ".svg", ".md"}
     assert all(len(content) < 300_000 for content in files.values())
     assert registry.FIGURES[figure].title in files[".md"].decode()
+    with Image.open(output) as image:
+        assert image.width == pictures.PAGE * pictures.DPI
+    drawn = re.findall("<text[^>]*>([^<]*)</text>", files[".svg"].decode())
+    letters = [text[1] for text in drawn if re.match(r"\([a-z]\)", text)]
+    assert letters == list("abcdefghijkl"[: PANELS[figure]])
     if figure == "F4":
         assert drawing.redraw(tmp_path) == [output]
         again = {path.suffix: path.read_bytes() for path in output.parent.iterdir()}
         assert again == files  # to the byte
 
 
-def test_curves_show_mean_range_and_divergence(tmp_path):
+def test_curves_show_median_range_and_divergence(tmp_path):
     from matplotlib.figure import Figure
 
     runs = registry.FIGURES["F1"].runs("cpu")[:3]  # three seeds of rnn
@@ -45,10 +55,11 @@ def test_curves_show_mean_range_and_divergence(tmp_path):
         point["mse"] *= 3
     panel = Figure().subplots()
     panels.curves(panel, panels.by_model(found), "valid", "mse")
-    mean, cross = panel.get_lines()
-    assert mean.get_label() == "RNN"
-    assert list(mean.get_xdata()) == [1, 2, 3]
-    assert mean.get_ydata() == pytest.approx([5 / 3, 5 / 6, 2 / 3])
+    median, cross = panel.get_lines()
+    assert (median.get_label(), median.get_marker()) == ("RNN", ".")
+    assert list(median.get_xdata()) == [1, 2, 3]
+    # Not the means, which are 5/3 and 5/6 of three; of two both are the same.
+    assert median.get_ydata() == pytest.approx([1, 1 / 2, 2 / 3])
     assert (list(cross.get_xdata()), list(cross.get_ydata())) == ([2], [0.5])
     band = panel.collections[0].get_paths()[0].vertices
     assert band[:, 1].max() == 3 and band[:, 1].min() == pytest.approx(1 / 3)
@@ -57,8 +68,10 @@ def test_curves_show_mean_range_and_divergence(tmp_path):
     text = drawing.caption(registry.FIGURES["F1"], "cpu", named)
     assert "Protocol `paper`: not run." in text
     asked = len(registry.FIGURES["F1"].runs("cpu"))
-    assert f"`cpu`, seeds 0, 1, 2, 3 of {asked} runs, on cpu, 2 cores, x86_64." in text
-    assert "bands from the least to the greatest" in text
+    assert (
+        f"`cpu`, seeds 0, 1, 2, 3 of {asked} runs of 1,000 iterations, on cpu," in text
+    )
+    assert "Lines are medians over seeds, bands from the least to the greatest" in text
     diverged = runs[2].name.removeprefix("cpu/")
     assert f"Diverged (a cross at the last value): {diverged} at step 3." in text
     one = drawing.caption(
@@ -76,11 +89,12 @@ def test_protocols_are_drawn_below_one_another(tmp_path):
     found = list(drawing.usable(runs, tmp_path).values())
     drawn = figure.draw(found, "cpu").axes
     assert [panel.get_title() for panel in drawn if panel.get_title()] == [
-        f"{name}, lag T = {lag}, {count} iterations"
-        for name in ("paper", "tuned")
-        for lag, count in ((100, 400), (500, 300))
+        f"{name}, lag T = {lag}" for name in ("paper", "tuned") for lag in (100, 500)
     ]
     assert len(drawn) == 8
+    panels.letter(drawn[0].figure)
+    assert drawn[1].get_title(loc="left") == "(b) paper, lag T = 500"
+    assert drawn[2].get_title(loc="left") == "(c)"
     models = [sum("RNN" in x.get_label() for x in panel.lines) for panel in drawn]
     assert models == [0] * 4 + [4] * 4
     assert drawn[0].get_ylim() == drawn[4].get_ylim()  # of the same lag

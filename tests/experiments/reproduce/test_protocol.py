@@ -27,7 +27,10 @@ def test_every_run_has_a_valid_config_and_a_name_of_its_own(figure, scale):
     feedforward = figure in ("F4", "deep_mlp_grid")
     expected = set(protocol.FEEDFORWARD if feedforward else protocol.RECURRENT)
     expected |= set(ptb_word.UNTRIED if figure == "ptb_word" else ())
-    assert models == ({"spectral"} if figure == "F5" else expected)
+    if figure == "F3_leak":
+        expected -= {"lstm"}  # it has none
+    one = figure == "F5" or (figure, scale) == ("F3_leak", "smoke")
+    assert models == ({"spectral"} if one else expected)
 
 
 @pytest.mark.parametrize("figure", ["F1", "F2", "F3", "F4"])
@@ -83,14 +86,14 @@ def test_what_was_chosen_is_the_best_that_is_recorded(name):
 
 
 def test_cpu_has_the_seeds_and_fits_its_hours(tmp_path):
-    seeds, seconds = {}, 0.0
+    seeds, seconds = {}, {}
     for figure in registry.FIGURES:
         found = status.of_figure(registry.FIGURES[figure], "cpu", tmp_path)
-        seconds += sum(each.seconds for each in found)
+        seconds |= {each.run.name: each.seconds for each in found}
         configs = [protocol.config_dict(each.run) for each in found]
         seeds[figure] = len({config["seed"] for config in configs})
-    assert [seeds[figure] for figure in registry.FIGURES] == [3, 3, 2, 2, 1, 3, 2]
-    assert seconds <= 12 * 3600
+    assert [seeds[figure] for figure in registry.FIGURES] == [3, 3, 2, 2, 2, 1, 3, 2]
+    assert sum(seconds.values()) <= 12 * 3600
 
 
 def test_the_paper_s_protocol_of_two_figures_fits_an_hour_and_a_half(tmp_path):

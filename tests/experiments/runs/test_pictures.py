@@ -80,6 +80,20 @@ def test_a_legend_wraps_what_is_wider_than_its_figure(tmp_path):
     assert inside >= 0.8 * plain.axes[0].get_window_extent().height
 
 
+@pytest.mark.parametrize(
+    "high,shown", [(0.9, ["0.1", "0.2", "0.5"]), (2, ["0.1", "0.3", "1"])]
+)
+def test_labels_of_a_logarithmic_axis_stand_apart(high, shown, tmp_path):
+    with pictures.picture(pictures.COLUMN, 1, tmp_path / "a.png") as figure:
+        panel = figure.subplots()
+        panel.plot([0.1, high], [0.1, high])
+        panel.set(xscale="log", yscale="log", ylim=(0.1, high))
+        panel.set_xticks([0.1, high], ["least", "most"])  # of one's own: they stay
+    text = (tmp_path / "a.svg").read_text()
+    labels = re.findall("<text[^>]*>([^<]*)</text>", text)
+    assert labels == ["least", "most", *shown]
+
+
 def test_numbers_that_span_much():
     assert pictures.spans([1, 30]) and pictures.spans(iter([1, 31]))
     assert not pictures.spans([1, 29]) and not pictures.spans([0, 30])

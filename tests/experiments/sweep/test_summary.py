@@ -7,7 +7,10 @@ import re
 import matplotlib
 import optuna
 import pytest
+from matplotlib.figure import Figure
+from PIL import Image
 
+from experiments.runs import pictures
 from experiments.sweep import drawing, summary
 from tests.experiments.small import result_of_a_run
 
@@ -109,14 +112,15 @@ def test_table_csv_and_figure(tmp_path):
     assert rows[4]["value"] == "" and rows[4]["error"] == "diverged, at 5\nmore"
     assert [row["test_mse"] for row in rows] == ["0.5", "0.1", "0.3", "", ""]
     assert [row["num_params"] for row in rows] == ["7", "7", "7", "", ""]
-    drawn = drawing.draw(tmp_path / "sweep.csv", tmp_path / "a.png", fields, "mse")
+    space = {name: [] for name in fields}
+    drawn = drawing.draw(tmp_path / "sweep.csv", tmp_path / "a.png", space, "mse")
     assert drawn.read_bytes().startswith(b"\x89PNG")
     text = (tmp_path / "a.svg").read_text()
     for word in ("train.learning_rate", "mean and range over 3 seeds", "pruned"):
         assert f">{word}</text>" in text
     assert ">seed</text>" not in text
     summary.write_csv([], fields, tmp_path / "sweep.csv")  # before anything ended
-    drawing.draw(tmp_path / "sweep.csv", tmp_path / "b.png", fields, "mse")
+    drawing.draw(tmp_path / "sweep.csv", tmp_path / "b.png", space, "mse")
 
 
 def points():
@@ -135,7 +139,8 @@ def points():
 
 def test_a_line_for_each_completed_point():
     complete = [point for point in points() if point.complete]
-    study = drawing._study(complete, list(complete[0].fields), False)
+    scales = dict.fromkeys(complete[0].fields, "categories")
+    study = drawing._study(complete, scales, False)
     assert [trial.value for trial in study.trials] == [5, 1.5]
     assert [trial.params for trial in study.trials] == [
         {"model.hidden": 8, "train.learning_rate": 0.1},
@@ -147,7 +152,8 @@ def test_more_than_two_fields_are_parallel_axes(tmp_path):
     head = "state,value,model.hidden,train.learning_rate,model.radius,seed\n"
     lines = "complete,5,8,0.1,,0\ncomplete,1,16,0.2,0.3,0\ncomplete,2,16,0.2,0.3,1\n"
     (tmp_path / "sweep.csv").write_text(head + lines)
-    fields = ["model.hidden", "train.learning_rate", "model.radius", "seed"]
+    names = ("model.hidden", "train.learning_rate", "model.radius", "seed")
+    fields = {name: [] for name in names}
     drawn = drawing.draw(tmp_path / "sweep.csv", tmp_path / "a.png", fields, "mse")
     assert drawn.read_bytes().startswith(b"\x89PNG")
     text = drawn.with_suffix(".svg").read_text()
@@ -162,7 +168,8 @@ def test_numbers_on_parallel_axes_stand_in_their_order(tmp_path):
         for i, (hidden, rate) in enumerate([(16, 0.02), (128, 0.003), (8, 0.1)])
     )
     (tmp_path / "sweep.csv").write_text(head + lines)
-    fields = ["model.hidden", "train.learning_rate", "model.init", "seed"]
+    names = ("model.hidden", "train.learning_rate", "model.init", "seed")
+    fields = {name: [] for name in names}
     drawn = drawing.draw(tmp_path / "sweep.csv", tmp_path / "a.png", fields, "mse")
     text = drawn.with_suffix(".svg").read_text()
     for names in (("8", "16", "128"), ("0.003", "0.02", "0.1")):
@@ -174,8 +181,9 @@ def test_numbers_on_parallel_axes_stand_in_their_order(tmp_path):
 def test_values_and_metrics_are_drawn_as_they_stand(tmp_path, fields):
     lines = 'complete,1,"$m$_{",1,2\ncomplete,2,_n,2,1\n'
     (tmp_path / "sweep.csv").write_text("state,value,model.name,a,b\n" + lines)
+    space = {name: [] for name in fields}
     with matplotlib.rc_context({"text.usetex": True, "font.size": 30}):
-        drawn = drawing.draw(tmp_path / "sweep.csv", tmp_path / "a.png", fields, "$p$")
+        drawn = drawing.draw(tmp_path / "sweep.csv", tmp_path / "a.png", space, "$p$")
     text = drawn.with_suffix(".svg").read_text()
     for word in ("$m$_{", "_n", "validation $p$"):
         assert f">{word}</text>" in text.replace("\N{ZERO WIDTH SPACE}", "")
@@ -189,9 +197,6 @@ def _height(svg, label):
 def test_equal_places_are_side_by_side():
     found = drawing._side_by_side([0.0, 1.0, 0.0])
     assert found == [-0.125, 1.0, 0.125]
-    many = [str(10.0**-i) for i in range(9)]
-    assert drawing._many(many) and not drawing._many(many[:8])
-    assert not drawing._many([f"{each}x" for each in many])
 
 
 def test_folds_are_joined_as_seeds_are(tmp_path):
@@ -212,6 +217,50 @@ def test_folds_are_joined_as_seeds_are(tmp_path):
     text = summary.table(found, fields, "mse", higher_is_better=False)
     assert text.splitlines()[1].split()[0] == "train.learning_rate"
     summary.write_csv(found, fields, tmp_path / "sweep.csv")
-    drawn = drawing.draw(tmp_path / "sweep.csv", tmp_path / "a.png", fields, "mse")
+    space = {"seed": [0], "task.fold": [0, 1], "train.learning_rate": [0.25, 0.5]}
+    drawn = drawing.draw(tmp_path / "sweep.csv", tmp_path / "a.png", space, "mse")
     text = drawn.with_suffix(".svg").read_text()
     assert ">mean and range over 2 seeds and folds</text>" in text
+
+
+def test_an_axis_is_that_of_the_space():
+    many = {str(10.0**-i) for i in range(9)}
+    few = {"0.1", "0.2"}
+    assert drawing._scale(many, []) == "log"
+    assert drawing._scale({str(i) for i in range(9)}, []) == "linear"
+    assert drawing._scale(few, []) == "categories"
+    assert drawing._scale({f"{text}x" for text in many}, []) == "categories"
+    log = {"low": 0.1, "high": 0.9, "log": True}
+    assert drawing._scale(few, log) == "log"
+    assert drawing._scale(few, {"low": 0.1, "high": 0.9}) == "linear"
+    assert drawing._scale(few, {"by": "model.name", "rnn": log, "lstm": [0.1]}) == "log"
+    assert drawing._places(few, "log") == {"0.1": 0.1, "0.2": 0.2}
+    assert drawing._places(few, "categories") == {"0.1": 0, "0.2": 1}
+
+
+def test_of_two_fields_each_panel_has_the_colours_of_the_other(tmp_path):
+    rows = [("0.1", "rnn", 1), ("0.2", "rnn", 2), ("0.1", "lstm", 3), ("0.4", "", 4)]
+    lines = "".join(f"complete,{value},{rate},{name}\n" for rate, name, value in rows)
+    (tmp_path / "sweep.csv").write_text("state,value,rate,model.name\n" + lines)
+    points = drawing._points(
+        [
+            {"rate": a, "model.name": b, "state": "complete", "value": c}
+            for a, b, c in rows
+        ],
+        ["rate", "model.name"],
+    )
+    panel = Figure().subplots()
+    scales = {"rate": "log", "model.name": "categories"}
+    found = drawing._colors(panel, points, "model.name", scales)
+    lstm, rnn = pictures.PALETTE[:2]
+    assert found == [rnn, rnn, lstm, pictures.GRAY]
+    names = [text.get_text() for text in panel.get_legend().get_texts()]
+    assert names == ["lstm", "rnn"]
+    shades = drawing._colors(panel, points, "rate", scales)
+    assert shades[0] == shades[2] and len(set(shades)) == 3
+    space = {"rate": {"low": 0.1, "high": 0.4, "log": True}, "model.name": ["rnn"]}
+    drawn = drawing.draw(tmp_path / "sweep.csv", tmp_path / "a.png", space, "mse")
+    with Image.open(drawn) as image:
+        assert image.width == pictures.PAGE * pictures.DPI
+    text = drawn.with_suffix(".svg").read_text()
+    assert text.count(">rate</text>") == text.count(">model.name</text>") == 2
