@@ -11,6 +11,8 @@ import inspect
 import pkgutil
 import types
 
+import jax
+import jax.export
 import jaxtyping
 from beartype import BeartypeConf, beartype
 
@@ -24,6 +26,8 @@ def checked(function):
 
     @functools.wraps(function)
     def call(*args, **kwargs):
+        if _symbolic((args, kwargs)):
+            return function(*args, **kwargs)
         try:
             return strict(*args, **kwargs)
         except jaxtyping.TypeCheckError as error:
@@ -34,6 +38,13 @@ def checked(function):
             ) from error
 
     return call
+
+
+def _symbolic(tree):
+    """Whether some size is symbolic, as `jax.export` has them: no annotation has."""
+    leaves = jax.tree.leaves(tree)
+    sizes = [size for leaf in leaves for size in getattr(leaf, "shape", ())]
+    return any(map(jax.export.is_symbolic_dim, leaves + sizes))
 
 
 def public_modules(package: types.ModuleType) -> list[types.ModuleType]:
