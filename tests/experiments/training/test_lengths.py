@@ -119,7 +119,10 @@ def expected_outputs(model, task):
 @pytest.mark.parametrize(
     "task, model",
     [
-        (Means, {"pool": "mean", "bidirectional": True}),
+        pytest.param(
+            *(Means, {"pool": "mean", "bidirectional": True}),
+            marks=pytest.mark.slow,
+        ),
         pytest.param(
             *(RunningSums, {"name": "gru", "bidirectional": True}),
             marks=pytest.mark.slow,
