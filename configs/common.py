@@ -144,6 +144,12 @@ FIELDS = {
         " parameters of its own in each; their outputs are concatenated.",
         models=("sequences",),
     ),
+    "model.residual": schema.Field(
+        False,
+        "Whether each layer is in a residual block, of model.hidden features: it reads"
+        " them normalized, and a gated linear unit of its outputs is added to them.",
+        models=("sequences",),
+    ),
     # ---- How long training takes.
     "train.steps": schema.Field(
         None,

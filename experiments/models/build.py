@@ -47,12 +47,15 @@ def check(config: Any) -> None:
                 " got 'relu'"
             )
     tied = "tied" in reads and config.tied
-    if tied and config.embedding not in (None, config.hidden):
-        raise ValueError(
-            "config.model.embedding must be None or config.model.hidden,"
-            f" {config.hidden}, with config.model.tied, got {config.embedding}"
-        )
-    if tied and "bidirectional" in reads and config.bidirectional:
+    for name in ("tied", "residual"):
+        equal = name in reads and config[name]
+        if equal and config.embedding not in (None, config.hidden):
+            raise ValueError(
+                "config.model.embedding must be None or config.model.hidden,"
+                f" {config.hidden}, with config.model.{name}, got {config.embedding}"
+            )
+    two = "bidirectional" in reads and config.bidirectional
+    if tied and two and not ("residual" in reads and config.residual):
         raise ValueError(
             "config.model.bidirectional must be False with config.model.tied, whose"
             " readout has the features of one direction, got True"
@@ -99,13 +102,21 @@ def build(config: Any, task: base.Task, *, rngs: nnx.Rngs) -> Any:
         if not task.sequential:
             sizes = task.in_features, task.out_features
             return _make(config)(config, *sizes, rngs=rngs)
-        features = task.in_features if embedding is None else embedding.features
+        features, outputs = task.in_features, config.hidden
+        if embedding is not None:
+            features = config.embedding or config.hidden
+        if config.bidirectional:
+            outputs *= 2
         layers = []
         for _ in range(config.layers):
-            layers.append(_layer(config, features, rngs))
-            features = config.hidden * (2 if config.bidirectional else 1)
+            layer = _layer(config, features, rngs)
+            if config.residual:
+                layer = recurrent.Block(layer, features, outputs, rngs)
+            else:
+                features = outputs
+            layers.append(layer)
     readout: nnx.Module
-    if embedding is not None and config.tied:
+    if isinstance(embedding, nnx.Embed) and config.tied:
         readout = recurrent.TiedReadout(embedding)
     else:
         readout = nnx.Linear(features, task.out_features, rngs=rngs)
@@ -151,8 +162,13 @@ def _layer(config: Any, features: int, rngs: nnx.Rngs) -> nnx.Module:
     return nnx.Bidirectional(layer, make(config, features, rngs=rngs), rngs=False)
 
 
-def _embedding(config: Any, task: base.Task, rngs: nnx.Rngs) -> nnx.Embed | None:
-    """The embedding of a task's tokens; None for a task whose inputs are features."""
+def _embedding(
+    config: Any, task: base.Task, rngs: nnx.Rngs
+) -> nnx.Embed | nnx.Linear | None:
+    """The embedding of a task's tokens, or of the features that blocks start from.
+
+    None for features that the first layer reads as they are.
+    """
     if task.vocabulary is not None:
         features = config.embedding or config.hidden
         return nnx.Embed(task.vocabulary, features, rngs=rngs)
@@ -162,6 +178,8 @@ def _embedding(config: Any, task: base.Task, rngs: nnx.Rngs) -> nnx.Embed | None
                 f"config.model.{name} must be {off}: the inputs of {task.name} are not"
                 f" tokens, got {config[name]}"
             )
+    if task.sequential and config.residual:
+        return nnx.Linear(task.in_features, config.hidden, rngs=rngs)
     return None
 
 

@@ -40,9 +40,9 @@ class SequenceModel(nnx.Module):
 
     Args:
       layers: recurrent layers with the call arguments of `nnx.RNN`, or
-        `nnx.Bidirectional` of two of them.
+        `nnx.Bidirectional` of two of them, or a `Block` of either.
       readout: states (..., hidden) -> outputs (..., out_features).
-      embedding: tokens -> features, or None where the inputs are features.
+      embedding: tokens, or the inputs' features -> features; None: there is none.
       dropout: probability of a zero; the others are divided by 1 - dropout.
       last_only: read out one state of a sequence only, not all.
       pool: which, as `config.model.pool` says.
@@ -78,12 +78,11 @@ class SequenceModel(nnx.Module):
         """Zeros: the initial carry of every layer, or a pair of both directions."""
 
         def zeros(layer: Any) -> Any:
-            if isinstance(layer, nnx.Bidirectional):
-                return zeros(layer.forward_rnn), zeros(layer.backward_rnn)
             # That of every cell here depends on the batch and its own width alone.
             return layer.cell.initialize_carry((batch_size, 1), nnx.Rngs(0))
 
-        return [zeros(layer) for layer in self.layers]
+        both = [tuple(map(zeros, directions(layer))) for layer in self.layers]
+        return [ways if len(ways) > 1 else ways[0] for ways in both]
 
     def __call__(
         self,
@@ -115,11 +114,19 @@ class SequenceModel(nnx.Module):
         if self.embedding is not None:
             x = self._drop(self.embedding(inputs), keys, 0)
         for i, (layer, h) in enumerate(zip(self.layers, carry, strict=True), 1):
-            read = self.last_only and i == len(self.layers)
-            x, h = _run(layer, x, h, lengths, read and self.pool == "last")
-            if read and self.pool != "last":
-                x = _pooled(x, lengths, self.pool)
-            x = self._drop(x, keys, i)
+            ends = self.last_only and i == len(self.layers)
+            last = ends and self.pool == "last"
+            if isinstance(layer, Block):
+                z, h = _run(layer.layer, layer.norm(x), h, lengths, last)
+                z = self._drop(layer.gate(z), keys, i)
+                x = z + (_at_end(x, lengths) if last else x)
+                if ends and not last:
+                    x = _pooled(x, lengths, self.pool)
+            else:
+                x, h = _run(layer, x, h, lengths, last)
+                if ends and not last:
+                    x = _pooled(x, lengths, self.pool)
+                x = self._drop(x, keys, i)
             new_carry.append(h)
         return self.readout(self.readout_activation(x)), new_carry
 
@@ -137,7 +144,7 @@ class SequenceModel(nnx.Module):
             layers in both directions, or another `pool` than "last"; or
             `activation_every` of a layer is not 1.
         """
-        both = any(isinstance(layer, nnx.Bidirectional) for layer in self.layers)
+        both = any(len(directions(layer)) > 1 for layer in self.layers)
         for name, value, allowed in (
             ("bidirectional", both, False),
             ("pool", self.pool, "last"),
@@ -147,12 +154,7 @@ class SequenceModel(nnx.Module):
                     f"{name} must be {allowed} for steps one at a time, got {value}"
                 )
         plain: Any = svdrnn.bake(self)
-        steps = [
-            layer.prepare()[0]
-            if isinstance(layer, svdrnn.TransitionRNN)
-            else layer.cell
-            for layer in plain.layers
-        ]
+        steps = [_step(layer) for layer in plain.layers]
 
         def step(carry: Carry, inputs: jax.Array) -> tuple[Carry, jax.Array]:
             new_carry, x = [], inputs
@@ -184,6 +186,32 @@ class SequenceModel(nnx.Module):
         return {"spectral_margin": jnp.max(jnp.stack(margins))} if margins else {}
 
 
+class Block(nnx.Module):
+    """x_t + (A z_t + a) * sigmoid(B z_t + b), z_t what a layer makes of LayerNorm(x).
+
+    The product, entry by entry, is a gated linear unit. Its parameters take the layer's
+    outputs, of both directions where there are two, to as many features as x has.
+
+    Source: Orvieto et al., "Resurrecting Recurrent Neural Networks for Long Sequences",
+    2023; Dauphin et al., "Language Modeling with Gated Convolutional Networks", 2017.
+
+    Args:
+      layer: a recurrent layer, see `SequenceModel`.
+      features: of x.
+      outputs: features of what the layer gives.
+      rngs: of the first parameters.
+    """
+
+    def __init__(self, layer: nnx.Module, features: int, outputs: int, rngs: nnx.Rngs):
+        self.norm = nnx.LayerNorm(features, rngs=rngs)
+        self.layer = layer
+        self.gates = nnx.Linear(outputs, 2 * features, rngs=rngs)
+
+    def gate(self, z: jax.Array) -> jax.Array:
+        """What is added to x."""
+        return nnx.glu(self.gates(z))
+
+
 class TiedReadout(nnx.Module):
     """y = E h + c with the embedding's own E (tokens, features); c starts at zero.
 
@@ -212,7 +240,9 @@ def _singular_values(layer: Any) -> jax.Array | None:
 
 
 def directions(layer: Any) -> tuple[Any, ...]:
-    """The layer, or the two of one that runs in both directions."""
+    """The layer, or the two of one that runs in both directions; of a block its own."""
+    if isinstance(layer, Block):
+        layer = layer.layer
     if isinstance(layer, nnx.Bidirectional):
         return layer.forward_rnn, layer.backward_rnn
     return (layer,)
@@ -251,9 +281,29 @@ def _run_one_way(
     carry, states = layer(x, return_carry=True, **options)
     if not last:
         return states, carry
+    return _at_end(states, lengths), carry
+
+
+def _step(layer: Any) -> Callable[[Any, jax.Array], tuple[Any, jax.Array]]:
+    """(carry, inputs) -> (carry, outputs) of a layer in one direction."""
+    if isinstance(layer, Block):
+        inner = _step(layer.layer)
+
+        def step(carry: Any, x: jax.Array) -> tuple[Any, jax.Array]:
+            carry, z = inner(carry, layer.norm(x))
+            return carry, x + layer.gate(z)
+
+        return step
+    if isinstance(layer, svdrnn.TransitionRNN):
+        return layer.prepare()[0]
+    return layer.cell
+
+
+def _at_end(states: jax.Array, lengths: jax.Array | None) -> jax.Array:
+    """The state (batch, n) that an item ends in, of all (batch, time, n)."""
     if lengths is None:
-        return states[:, -1], carry
-    return states[jnp.arange(len(states)), lengths - 1], carry
+        return states[:, -1]
+    return states[jnp.arange(len(states)), lengths - 1]
 
 
 def _own_steps(lengths: jax.Array, x: jax.Array) -> jax.Array:

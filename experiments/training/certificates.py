@@ -56,7 +56,10 @@ def of_run(
             f" one length, got {task.name!r}"
         )
     assert isinstance(model, recurrent.SequenceModel)  # the inputs have a time axis
-    for field, value in (("layers", 1), ("bidirectional", False), ("pool", "last")):
+    for field, value in (
+        *(("layers", 1), ("residual", False)),
+        *(("bidirectional", False), ("pool", "last")),
+    ):
         if config.model[field] != value:
             raise ValueError(
                 f"config.model.{field} must be {value}, got {config.model[field]}"

@@ -117,9 +117,8 @@ def _part(keys: list[Any]) -> str | None:
     """The part of `config.train.rates` that the parameter at a path belongs to."""
     if keys[-1] == SIGMA:
         return "singular_values"
-    if keys[0] == "layers" and (
-        keys[-1] in ("input_weights", "bias") or "dense_i" in keys
-    ):
+    of_layer = keys[0] == "layers" and not {"norm", "gates"} & {*keys}  # of its block
+    if of_layer and (keys[-1] in ("input_weights", "bias") or "dense_i" in keys):
         return "inputs"
     return "readout" if keys[0] == "readout" else None
 

@@ -98,18 +98,34 @@ def one_way(layer, inputs):
 
 def alone(model, inputs):
     """{pool: output}, with "all" outputs too, of one item (time, features)."""
-    x = inputs
+    x = inputs if model.embedding is None else linear(model.embedding, inputs)
     for layer in model.layers:
+        block = layer if isinstance(layer, recurrent.Block) else None
+        read = x if block is None else normalized(block.norm, x)
         forward, *backward = recurrent.directions(layer)
-        halves = [one_way(forward, x)]
-        halves += [one_way(each, x[::-1])[::-1] for each in backward]
-        x = np.hstack(halves)
-    ends = np.hstack([half[at] for half, at in zip(halves, (-1, 0), strict=False)])
+        halves = [one_way(forward, read)]
+        halves += [one_way(each, read[::-1])[::-1] for each in backward]
+        z = np.hstack(halves)
+        ends = np.hstack([half[at] for half, at in zip(halves, (-1, 0), strict=False)])
+        if block is not None:
+            z, ends = x + gated_unit(block, z), x[-1] + gated_unit(block, ends)
+        x = z
     read = {"last": ends, "mean": x.mean(0), "max": x.max(0), "all": x}
-    kernel, bias = (
-        np.asarray(each[...]) for each in (model.readout.kernel, model.readout.bias)
-    )
-    return {name: states @ kernel + bias for name, states in read.items()}
+    return {name: linear(model.readout, states) for name, states in read.items()}
+
+
+def linear(layer, x):
+    return x @ np.asarray(layer.kernel[...]) + np.asarray(layer.bias[...])
+
+
+def normalized(norm, x):
+    x = (x - x.mean(-1, keepdims=True)) / np.sqrt(x.var(-1, keepdims=True) + 1e-6)
+    return x * np.asarray(norm.scale[...]) + np.asarray(norm.bias[...])
+
+
+def gated_unit(block, z):
+    a, b = np.split(linear(block.gates, z), 2, axis=-1)
+    return a * sigmoid(b)
 
 
 # ---- Against it.
@@ -145,6 +161,40 @@ def test_every_model_is_a_loop_over_each_item_alone(x64, name, bidirectional):
     assert outputs.shape == (len(LENGTHS), STEPS, 1)
     for found, each, length in zip(outputs, expected, LENGTHS, strict=True):
         np.testing.assert_allclose(found[:length], each["all"], rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize(
+    "name, fields",
+    [
+        ("spectral", {"bidirectional": True}),
+        ("rnn", {}),
+        pytest.param("spectral_lstm", {"bidirectional": True}, marks=pytest.mark.slow),
+    ],
+)
+def test_residual_blocks_are_a_loop_over_each_item_alone(x64, name, fields):
+    model = built(name, residual=True, **fields)
+    inputs = padded()
+    expected = [
+        alone(model, x[:length]) for x, length in zip(inputs, LENGTHS, strict=True)
+    ]
+    for pool in POOLS:
+        model.pool = pool
+        outputs = oracles.jit(run)(model, inputs, LENGTHS)
+        for output, item in zip(outputs, expected, strict=True):
+            np.testing.assert_allclose(output, item[pool], rtol=0, atol=1e-12)
+    model.last_only = False
+    outputs = oracles.jit(run)(model, inputs[:1])
+    np.testing.assert_allclose(outputs[0], expected[0]["all"], rtol=0, atol=1e-12)
+
+
+def test_residual_blocks_go_step_by_step(x64):
+    model = built(residual=True, readout="all")
+    inputs = padded()[:1]
+    expected = alone(model, inputs[0])["all"]
+    advance, carry = model.stream(), zeros(model, 1)
+    for t, output in enumerate(expected):
+        carry, outputs = advance(carry, inputs[:, t])
+        np.testing.assert_allclose(outputs[0], output, rtol=0, atol=1e-12)
 
 
 @pytest.mark.parametrize(
@@ -243,6 +293,23 @@ def test_groups_of_parameters_hold_in_both_directions(name):
             way = {"cell": layer["forward_rnn"]["cell"]}
             assert way == {"cell": layer["backward_rnn"]["cell"]}
             assert way == other["layers"][index]
+
+
+def test_blocks_have_no_part_in_the_rates_of_inputs_and_readout():
+    params = nnx.to_pure_dict(nnx.state(built("lstm", residual=True), nnx.Param))
+    parts = optimizers.labels(params, ("inputs", "readout"))
+    assert parts["embedding"] == {"bias": "rest", "kernel": "rest"}
+    for layer in parts["layers"].values():
+        assert layer["norm"] == {"bias": "rest", "scale": "rest"}
+        assert layer["gates"] == {"bias": "rest", "kernel": "rest"}
+        assert "inputs" in jax.tree.leaves(layer["layer"])
+
+
+def test_blocks_have_the_features_of_the_embedding():
+    config = tiny_config().model
+    config.update({"residual": True, "embedding": 3})
+    with pytest.raises(ValueError, match=r"config.model.embedding must be .*residual"):
+        build.check(config)
 
 
 def test_a_layer_of_ones_own_runs_in_both_directions(monkeypatch, x64):
