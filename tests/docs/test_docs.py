@@ -60,7 +60,7 @@ def light(monkeypatch, tmp_path):
 
 LONG = (
     *("docs/guide.md", "docs/constraints.md", "docs/experiments.md"),
-    *("docs/index.md", "docs/generalization.md"),
+    *("docs/index.md", "docs/generalization.md", "docs/own_data.md"),
 )
 
 
