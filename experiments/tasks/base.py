@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from experiments import checks
-from experiments.tasks import registry, scoring
+from experiments.tasks import scoring
 
 Batch = dict[str, np.ndarray]
 Sums = dict[str, jnp.ndarray]
@@ -26,6 +26,8 @@ class Task(abc.ABC):
 
     Attributes:
       name: the registry's name of the task.
+      metric: the one by which runs are judged, that of the registration; a task that
+        has none has attributes `primary` and `higher_is_better` of its own.
       sequential: whether the inputs have a time axis.
       time_steps: those of a training sequence, where they are known: whether the run
         fits into memory is told from them.
@@ -46,6 +48,7 @@ class Task(abc.ABC):
     """
 
     name: str
+    metric: scoring.Metric
     sequential: bool = True
     time_steps: int = 1
     in_features: int
@@ -57,11 +60,6 @@ class Task(abc.ABC):
     inputs_bound: float | None = None
     unit: str = "examples"
     from_files: bool = False
-
-    @property
-    def metric(self) -> scoring.Metric:
-        """The metric that the task was registered with."""
-        return registry.metric(self.name)
 
     @property
     def primary(self) -> str:

@@ -159,8 +159,12 @@ def build(config: Any) -> "base.Task":
         do not fit.
     """
     check(config)
-    make = TASKS[config.task.name].build
+    entry = TASKS[config.task.name]
+    make = entry.build
     if isinstance(make, str):
         module, _, function = make.partition(":")
         make = getattr(importlib.import_module(module), function)
-    return make(config)
+    task = make(config)
+    if entry.metric is not None:
+        task.metric = entry.metric
+    return task

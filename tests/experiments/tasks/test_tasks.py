@@ -9,7 +9,7 @@ import pytest
 from ml_collections import config_dict
 
 from experiments import tasks
-from experiments.tasks import base, pixel_mnist, registry, scoring
+from experiments.tasks import base, pixel_mnist, registry, scoring, synthetic
 from experiments.tasks.addition import Addition
 from experiments.tasks.copying import Copying
 from experiments.tasks.mnist import MNIST
@@ -356,17 +356,22 @@ def test_a_metric_tells_results_as_its_task_judges_them():
 
 
 def test_the_metric_of_a_task_of_ones_own_is_that_of_its_registration(monkeypatch):
-    class Own(Addition):
-        name = "own"
-        metric = base.Task.metric
-
     monkeypatch.setattr(registry, "TASKS", dict(registry.TASKS))
-    task = Own(length=4, seed=0, batch_size=2)
-    registry.register("own", Own)
-    with pytest.raises(ValueError, match="metric must be given where the task 'own'"):
-        task.primary  # noqa: B018
-    registry.register("own", Own, metric=scoring.RECALL)
+    config = config_dict.ConfigDict({"task": {"name": "own"}})
+
+    def own(config):
+        return SyntheticOwn(length=4, minimum_length=1, seed=0, batch_size=2)
+
+    class SyntheticOwn(synthetic.SyntheticTask):
+        name = "own"
+        draw = sums = metrics = None
+
+    registry.register("own", own, metric=scoring.RECALL)
+    task = registry.build(config)
     assert (task.primary, task.higher_is_better) == ("recall", True)
+    registry.register("own", own)
+    with pytest.raises(ValueError, match="metric must be given where the task 'own'"):
+        registry.metric("own")
 
 
 def test_a_metric_prints_numbers():
