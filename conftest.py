@@ -7,6 +7,8 @@ import tempfile
 import jax
 import pytest
 
+BLOCK = 8  # tests
+
 
 def pytest_addoption(parser):
     """Adds the option by which the tests of accelerators are tried."""
@@ -29,12 +31,17 @@ def wants_accelerator(config):
 
 @pytest.hookimpl(trylast=True)
 def pytest_collection_modifyitems(config, items):
-    """Leaves the tests of --part, which are spread over all files."""
+    """Leaves the tests of --part: blocks from all files, dealt round.
+
+    Tests of a block stand one after another, and mostly share programs and runs.
+    """
     if config.option.part:
         part, parts = map(int, config.option.part.split("/"))
-        chosen = items[part - 1 :: parts]
-        config.hook.pytest_deselected(items=[i for i in items if i not in set(chosen)])
-        items[:] = chosen
+        others = [
+            item for i, item in enumerate(items) if i // BLOCK % parts != part - 1
+        ]
+        config.hook.pytest_deselected(items=others)
+        items[:] = [item for item in items if item not in set(others)]
 
 
 @pytest.hookimpl(tryfirst=True)

@@ -34,7 +34,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from configs import common
 from experiments.data import stand_in
 from experiments.runs import identity
-from experiments.tasks import scoring
+from experiments.tasks import registry, scoring
 
 if TYPE_CHECKING:
     from matplotlib import figure
@@ -189,4 +189,4 @@ def config_dict(run: Run) -> dict:
 
 def primary(run: Run) -> scoring.Metric:
     """The primary metric of the run's task, by which its results are told."""
-    return scoring.PRIMARY[build_config(run).task.name]
+    return registry.metric(build_config(run).task.name)

@@ -147,14 +147,14 @@ def _find(workdir: pathlib.Path, kept: dict | None, what: str) -> list[str]:
     Raises:
       ValueError: there is none; `what` is what it has to register.
     """
-    asked = f"--config (config_file in Python) must be the file that registers {what}"
+    needed = f"--config (config_file in Python) must be the file that registers {what}"
     if kept is None:
-        raise ValueError(f"{asked}, got none, and {workdir} does not know it")
+        raise ValueError(f"{needed}, got none, and {workdir} does not know it")
     places = _places(workdir, kept)
     there = [place for place in places if os.path.isfile(place)]
     if not there:
         gone = " nor ".join(dict.fromkeys(places))
-        raise ValueError(f"{asked}, got none, and it is no longer at {gone}")
+        raise ValueError(f"{needed}, got none, and it is no longer at {gone}")
     same = [place for place in there if _digest(place) == kept["sha256"]]
     if not same:
         logging.warning(

@@ -35,7 +35,7 @@ def check(workdir: pathlib.Path, fitted: dict[str, Any]) -> None:
     kept = identity.flatten(files.read_object(path))
     present = identity.flatten(fitted)
     for field in sorted(kept.keys() | present.keys()):
-        before, now = (each.get(field, identity.ABSENT) for each in (kept, present))
+        before, now = (fields.get(field, identity.ABSENT) for fields in (kept, present))
         if not _same(before, now):
             raise ValueError(
                 f"the data must be those of the run, got others: {field} of {path} is"

@@ -113,7 +113,7 @@ class MetricLog(Log):
                 for name, value in line.items()
                 if name != "step" and isinstance(value, (int, float))
             }
-            scalars = [summary.scalar(*each).value[0] for each in numbers.items()]
+            scalars = [summary.scalar(*pair).value[0] for pair in numbers.items()]
             self._add_event(step, summary=summary_pb2.Summary(value=scalars))
 
     @override
@@ -129,7 +129,7 @@ class MetricLog(Log):
             for name, value in fields.items()
         }
         scalars = {n: value for n, value in numbers.items() if value is not None}
-        parts = [summary.scalar(*each) for each in scalars.items()]
+        parts = [summary.scalar(*pair) for pair in scalars.items()]
         parts += summary.hparams(shown, scalars)
         values = [value for part in parts for value in part.value]
         if picture is not None:
@@ -176,8 +176,8 @@ def read_metrics(path: str | pathlib.Path) -> tuple[Curves, list[dict]]:
         else:
             curves.setdefault(split, {})[step] = line
     ordered = {
-        split: [found[step] for step in sorted(found)]
-        for split, found in curves.items()
+        split: [lines[step] for step in sorted(lines)]
+        for split, lines in curves.items()
     }
     return ordered, events
 

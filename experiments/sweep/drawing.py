@@ -236,13 +236,13 @@ def _study(
         storage=optuna.storages.InMemoryStorage(),
         direction=directions.MAXIMIZE if higher_is_better else directions.MINIMIZE,
     )
-    known = {f: {p.fields[f] for p in points} - {""} for f in scales}
-    kinds = {f: _distribution(texts, scales[f]) for f, texts in known.items() if texts}
+    texts = {f: {p.fields[f] for p in points} - {""} for f in scales}
+    kinds = {f: _distribution(texts[f], scales[f]) for f in scales if texts[f]}
     for point in points:
         own = {f: kinds[f] for f in kinds if point.fields[f]}
         trial = optuna.trial.create_trial(
             value=statistics.fmean(point.complete),
-            params={f: _value(point.fields[f], known[f], scales[f]) for f in own},
+            params={f: _value(point.fields[f], texts[f], scales[f]) for f in own},
             distributions=own,
         )
         study.add_trial(trial)

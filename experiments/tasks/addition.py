@@ -6,7 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 from typing_extensions import override
 
-from experiments.tasks import base, scoring, synthetic
+from experiments.tasks import base, registry, synthetic
 
 
 class Addition(synthetic.SyntheticTask):
@@ -28,8 +28,7 @@ class Addition(synthetic.SyntheticTask):
     """
 
     name = "addition"
-    primary = scoring.PRIMARY[name].name
-    higher_is_better = scoring.PRIMARY[name].higher_is_better
+    metric = registry.metric(name)
     in_features = 2
     out_features = 1
     readout = "last"

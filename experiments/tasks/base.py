@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from experiments import checks
+from experiments.tasks import scoring
 
 Batch = dict[str, np.ndarray]
 Sums = dict[str, jnp.ndarray]
@@ -25,9 +26,8 @@ class Task(abc.ABC):
 
     Attributes:
       name: the registry's name of the task.
-      primary: the metric that chooses the best step on validation data; of equal ones
-        the lower loss does, and of equal losses the later step.
-      higher_is_better: direction of `primary`.
+      metric: the one by which runs are judged, that of the registration; a task that
+        has none has attributes `primary` and `higher_is_better` of its own.
       sequential: whether the inputs have a time axis.
       time_steps: those of a training sequence, where they are known: whether the run
         fits into memory is told from them.
@@ -48,8 +48,7 @@ class Task(abc.ABC):
     """
 
     name: str
-    primary: str
-    higher_is_better: bool
+    metric: scoring.Metric
     sequential: bool = True
     time_steps: int = 1
     in_features: int
@@ -61,6 +60,19 @@ class Task(abc.ABC):
     inputs_bound: float | None = None
     unit: str = "examples"
     from_files: bool = False
+
+    @property
+    def primary(self) -> str:
+        """Name of the metric that chooses the best step on validation data.
+
+        Of equal ones the lower loss does, and of equal losses the later step.
+        """
+        return self.metric.name
+
+    @property
+    def higher_is_better(self) -> bool:
+        """Direction of `primary`."""
+        return self.metric.higher_is_better
 
     def describe(self) -> str:
         """The data in a few words, for the first lines of a run."""

@@ -8,7 +8,7 @@ import numpy as np
 import optax
 from typing_extensions import override
 
-from experiments.tasks import base, scoring, synthetic
+from experiments.tasks import base, registry, synthetic
 
 SYMBOLS = 8
 BLANK = 8
@@ -36,8 +36,7 @@ class Copying(synthetic.SyntheticTask):
     """
 
     name = "copying"
-    primary = scoring.PRIMARY[name].name
-    higher_is_better = scoring.PRIMARY[name].higher_is_better
+    metric = registry.metric(name)
     in_features = CLASSES
     out_features = CLASSES
     readout = "all"

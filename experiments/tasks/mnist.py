@@ -12,7 +12,7 @@ from typing_extensions import override
 
 from experiments import checks
 from experiments.data import mnist
-from experiments.tasks import base, scoring
+from experiments.tasks import base, registry
 
 PIXELS = 784
 CLASSES = 10
@@ -35,8 +35,7 @@ class MNIST(base.Task):
     """
 
     name = "mnist"
-    primary = scoring.PRIMARY[name].name
-    higher_is_better = scoring.PRIMARY[name].higher_is_better
+    metric = registry.metric(name)
     sequential = False
     in_features = PIXELS
     out_features = CLASSES

@@ -11,7 +11,7 @@ from typing_extensions import override
 
 from experiments import checks
 from experiments.data import ptb
-from experiments.tasks import base, scoring
+from experiments.tasks import base, registry
 
 EVAL_STREAMS = 10  # streams in an evaluation batch
 
@@ -133,8 +133,7 @@ class PennTreebankWords(PennTreebank):
     """
 
     name = "ptb_word"
-    primary = scoring.PRIMARY[name].name
-    higher_is_better = scoring.PRIMARY[name].higher_is_better
+    metric = registry.metric(name)
     boundary = ptb.EOS
 
     @override
@@ -151,8 +150,7 @@ class PennTreebankCharacters(PennTreebank):
     """
 
     name = "ptb_char"
-    primary = scoring.PRIMARY[name].name
-    higher_is_better = scoring.PRIMARY[name].higher_is_better
+    metric = registry.metric(name)
     boundary = "\n"
 
     @override

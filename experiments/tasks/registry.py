@@ -9,6 +9,8 @@ import importlib
 from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from experiments.tasks import scoring
+
 if TYPE_CHECKING:
     from experiments.tasks import base
 
@@ -21,17 +23,23 @@ class Entry(NamedTuple):
     build: from the whole config to the task, or "module:function" of it.
     reads: the fields of `config.task` that it reads, besides the name, each with its
       meaning.
+    metric: chooses the best step on validation data, and is what tables print; None
+      where the task itself says it, and tables have none of it.
     """
 
     build: Build | str
     reads: dict[str, str]
+    metric: scoring.Metric | None = None
 
 
 TASKS: dict[str, Entry] = {}
 
 
 def register(
-    name: str, build: Build | str, reads: Mapping[str, str] | Iterable[str] = ()
+    name: str,
+    build: Build | str,
+    reads: Mapping[str, str] | Iterable[str] = (),
+    metric: scoring.Metric | None = None,
 ) -> None:
     """Adds a task, or replaces it, under a name for `config.task.name`.
 
@@ -41,9 +49,11 @@ def register(
         "module:function", which is imported when the task is built.
       reads: the fields of `config.task` that it reads, besides the name; a mapping
         says what each of them means.
+      metric: one of `experiments.tasks.scoring` or of your own; None where the task
+        has attributes `primary` and `higher_is_better`.
     """
     meanings = reads if isinstance(reads, Mapping) else dict.fromkeys(reads, "")
-    TASKS[name] = Entry(build, dict(meanings))
+    TASKS[name] = Entry(build, dict(meanings), metric)
 
 
 _PIXELS = {
@@ -55,24 +65,30 @@ register(
     "addition",
     "experiments.tasks.addition:build",
     {"length": "How many numbers a sequence has, at least 2."},
+    scoring.MSE,
 )
 register(
     "copying",
     "experiments.tasks.copying:build",
     {"length": "The lag: how many steps lie between reading and repeating."},
+    scoring.RECALL,
 )
-register("mnist", "experiments.tasks.mnist:build")
-register("pixel_mnist", "experiments.tasks.pixel_mnist:build", _PIXELS)
-register("random_labels", "experiments.tasks.random_labels:build", _PIXELS)
+register("mnist", "experiments.tasks.mnist:build", metric=scoring.ACCURACY)
+for _name in ("pixel_mnist", "random_labels"):
+    register(
+        _name, f"experiments.tasks.{_name}:build", _PIXELS, metric=scoring.ACCURACY
+    )
 register(
     "ptb_word",
     "experiments.tasks.penn_treebank:words",
     {"window": "How many words a window has, within which gradients flow."},
+    scoring.PERPLEXITY,
 )
 register(
     "ptb_char",
     "experiments.tasks.penn_treebank:characters",
     {"window": "How many characters a window has, within which gradients flow."},
+    scoring.BITS,
 )
 register(
     "arrays",
@@ -99,6 +115,20 @@ _SHIPPED = TASKS.copy()
 def is_known(name: str) -> bool:
     """Whether a task of that name is registered."""
     return name in TASKS
+
+
+def metric(name: str) -> scoring.Metric:
+    """The metric that a task was registered with.
+
+    Raises:
+      ValueError: it was registered with none.
+    """
+    entry = TASKS[name]
+    if entry.metric is None:
+        raise ValueError(
+            f"metric must be given where the task {name!r} is registered, got None"
+        )
+    return entry.metric
 
 
 def is_own(name: str) -> bool:
@@ -129,8 +159,12 @@ def build(config: Any) -> "base.Task":
         do not fit.
     """
     check(config)
-    make = TASKS[config.task.name].build
+    entry = TASKS[config.task.name]
+    make = entry.build
     if isinstance(make, str):
         module, _, function = make.partition(":")
         make = getattr(importlib.import_module(module), function)
-    return make(config)
+    task = make(config)
+    if entry.metric is not None:
+        task.metric = entry.metric
+    return task

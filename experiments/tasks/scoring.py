@@ -1,8 +1,4 @@
-"""The metric by which runs of each task are judged, and how it is printed. No JAX.
-
-The tasks themselves take the name and the direction from here; tables of results are
-made where no task can be built.
-"""
+"""Metrics by which runs are judged, and how they are printed. No JAX."""
 
 from typing import NamedTuple
 
@@ -43,14 +39,3 @@ PERPLEXITY = Metric(
     "perplexity", higher_is_better=False, digits=1, words="perplexity {}"
 )
 RECALL = Metric("recall", higher_is_better=True, digits=4, words="recall {}")
-
-# By `config.task.name`: the metric that chooses the best step on validation data.
-PRIMARY = {
-    "addition": MSE,
-    "copying": RECALL,
-    "mnist": ACCURACY,
-    "pixel_mnist": ACCURACY,
-    "random_labels": ACCURACY,
-    "ptb_word": PERPLEXITY,
-    "ptb_char": BITS,
-}

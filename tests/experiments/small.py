@@ -2,7 +2,13 @@
 
 import json
 
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+
 from configs import addition
+from experiments.models import build
 
 
 def plain_addition():
@@ -27,6 +33,23 @@ def tiny_config(**changes):
     config.train.checkpoint_every = 30
     config.train.update(changes)
     return config
+
+
+def invented_model(config, task):
+    """A model of the config with parameters drawn by numpy, which compiles nothing.
+
+    In float64 under `x64`, else in float32.
+    """
+    model = nnx.eval_shape(lambda: build.build(config, task, rngs=nnx.Rngs(0)))
+    random = np.random.default_rng(1)
+    state = nnx.state(model)
+    assert not nnx.state(model, nnx.Not(nnx.Param)), "more than parameters"
+
+    def draw(leaf):
+        return jnp.asarray(0.4 * random.normal(size=leaf.shape))
+
+    nnx.update(model, jax.tree.map(draw, state))
+    return model
 
 
 def strict_lines(path):

@@ -12,15 +12,14 @@ import jax.export
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from flax import nnx
 
 import experiments
 from configs import copying, deep_mlp, pixel_mnist, ptb_char
 from experiments import tasks
 from experiments.data import stand_in
-from experiments.models import build, registry
+from experiments.models import registry
 from experiments.training import exporting, loop
-from tests.experiments.small import tiny_config
+from tests.experiments.small import invented_model, tiny_config
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 
@@ -51,7 +50,7 @@ np.save(outputs, y)
 def made(config):
     """An untrained model and its task."""
     task = tasks.build(config)
-    return build.build(config.model, task, rngs=nnx.Rngs(0)), task
+    return invented_model(config.model, task), task
 
 
 def small(module, **model):

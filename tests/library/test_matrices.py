@@ -1,5 +1,7 @@
 """Parameterizations of W: how many reflectors, initial values, forms, errors."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -460,12 +462,14 @@ def test_bad_orthogonal_matrix(options, message):
 
 
 def test_an_orthogonal_transition_has_one_method():
-    weight = orthogonal_matrix(param_dtype=jnp.float32)
+    def transition(method):
+        return orthogonal_matrix(param_dtype=jnp.float32).transition(method)
+
     for method in ("scan", "wy", "low_rank", "fast"):
         with pytest.raises(
             ValueError, match=f"must be one of auto, dense, got '{method}'"
         ):
-            weight.transition(method)
+            jax.eval_shape(functools.partial(transition, method))
 
 
 # Forms of a transition.

@@ -52,13 +52,21 @@ def loop(w, inputs, carry, input_weights):
 )
 def test_the_loop_and_its_gradients(steps, features):
     given = draw(steps, features)
-    found, pull = jax.vjp(lambda kw: powers.last_state(**kw), given)
-    expected, pull_loop = jax.vjp(lambda kw: loop(**kw), given)
-    np.testing.assert_allclose(found, expected, rtol=1e-11, atol=1e-11)
-    weights = jnp.asarray(np.random.default_rng(1).normal(size=found.shape))
-    for name, gradient in pull_loop(weights)[0].items():
-        found = pull(weights)[0][name]
-        np.testing.assert_allclose(found, gradient, rtol=1e-10, atol=1e-10)
+    weights = np.random.default_rng(1).normal(size=(BATCH, N))
+
+    def with_gradients(last_state):
+        def call(given, weights):
+            last, pull = jax.vjp(lambda given: last_state(**given), given)
+            return last, pull(weights)[0]
+
+        return oracles.jit(call)(given, weights)
+
+    (last, gradients), (expected, of_loop) = map(
+        with_gradients, (powers.last_state, loop)
+    )
+    np.testing.assert_allclose(last, expected, rtol=1e-11, atol=1e-11)
+    for name, gradient in of_loop.items():
+        np.testing.assert_allclose(gradients[name], gradient, rtol=1e-10, atol=1e-10)
 
 
 @pytest.mark.slow
@@ -71,7 +79,7 @@ def test_finite_differences_in_both_modes():
 def test_float32_over_784_steps():
     given = draw(784, n=32, dtype=np.float32)
     given["w"] = given["w"] / np.float32(1.01)
-    found = powers.last_state(**given)
+    found = oracles.jit(powers.last_state)(**given)
     wide = {name: array.astype(np.float64) for name, array in given.items()}
     expected = loop(**wide)
     assert found.dtype == np.float32
@@ -84,7 +92,7 @@ def test_narrow_carries_have_powers_in_float32(dtype):
     given["w"] = given["w"] / 1.01
     narrow = {name: jnp.asarray(array, dtype) for name, array in given.items()}
     narrow["w"] = jnp.asarray(given["w"], jnp.float32)
-    found = powers.last_state(**narrow)
+    found = oracles.jit(powers.last_state)(**narrow)
     assert found.dtype == dtype
     expected = loop(**given)
     error = np.abs(np.asarray(found, np.float64) - expected).max()
@@ -168,8 +176,8 @@ FORMS = ("dense", "low_rank")
 def form_of(w, form):
     if form == "dense":
         return Dense(w)
-    vectors = np.linalg.svd(w - np.eye(len(w)))
-    return DiagonalPlusLowRank(np.ones(len(w)), vectors[0] * vectors[1], vectors[2])
+    q, _ = np.linalg.qr(np.random.default_rng(2).normal(size=w.shape))
+    return DiagonalPlusLowRank(np.ones(len(w)), (w - np.eye(len(w))) @ q.T, q)
 
 
 def run(given, form="dense", name="identity", leak=None, **options):
@@ -181,6 +189,11 @@ def run(given, form="dense", name="identity", leak=None, **options):
         input_weights=given["input_weights"],
         **options,
     )
+
+
+def compiled(given, *arguments, **options):
+    """`run` as one program."""
+    return oracles.jit(lambda given: run(given, *arguments, **options))(given)
 
 
 @pytest.fixture
@@ -207,9 +220,9 @@ def taken(monkeypatch):
 def test_a_linear_recurrence_takes_them(taken, form, features, bias):
     given = draw(9, features)
     b = np.arange(1.0, N + 1) if bias else None
-    states, last = run(given, form, bias=b, last_only=True)
+    states, last = compiled(given, form, bias=b, last_only=True)
     assert len(taken) == 1 and states is None
-    plain = run(given, form, bias=b, last_only=True, custom_backward=False)[1]
+    plain = compiled(given, form, bias=b, last_only=True, custom_backward=False)[1]
     np.testing.assert_allclose(last, plain, rtol=1e-11, atol=1e-11)
     assert len(taken) == 1
 
@@ -230,9 +243,9 @@ def test_a_linear_recurrence_takes_them(taken, form, features, bias):
 )
 def test_what_needs_the_states_takes_the_loop(taken, options):
     given = draw(9)
-    run(given, **{"last_only": True, **options})
+    jax.eval_shape(lambda given: run(given, **{"last_only": True, **options}), given)
     assert not taken
-    _, linear = run(given, name="leaky_relu", leak=1, last_only=True)
+    _, linear = compiled(given, name="leaky_relu", leak=1, last_only=True)
     assert len(taken) == 1
     np.testing.assert_allclose(linear, loop(**given), rtol=1e-11, atol=1e-11)
 

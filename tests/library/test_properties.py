@@ -544,7 +544,7 @@ def _(draw):
     assert np.all(np.abs(np.asarray(angles, np.float64)) <= math.pi + 0.02)
 
 
-@case("initializers.rotated_rows", plain=True)
+@case("initializers.rotated_rows", plain=True, slow=True)
 def _(draw):
     n = draw.one_of((1, 4))
     rows = initializers.reflector_rows(draw.key(), (n, n), draw.dtype)

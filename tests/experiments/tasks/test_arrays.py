@@ -10,16 +10,15 @@ import sys
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from flax import nnx
 
 import experiments
 from configs import arrays as config_file
 from experiments import tasks
 from experiments.data import arrays
-from experiments.models import build as models
 from experiments.runs import fitted
 from experiments.sweep import setup, summary, worker
 from experiments.training import agreement, exporting, loop, prediction
+from tests.experiments.small import invented_model
 
 RNG = np.random.default_rng(0)
 X = RNG.normal(loc=(5.0, -3.0), scale=(2.0, 0.1), size=(40, 7, 2))
@@ -676,7 +675,7 @@ def test_an_exported_model_takes_raw_data_and_tells_numbers_in_their_units(build
     task = build(named(values))
     config = config_file.get_config()
     config.model.update(hidden=6, reflectors=2)
-    model = models.build(config.model, task, rngs=nnx.Rngs(0))
+    model = invented_model(config.model, task)
     exported = exporting.export(model, task, platforms=["cpu"])
     raw = X[32:].astype(np.float32)
     lengths = LENGTHS[32:].astype(np.int32)
@@ -698,7 +697,7 @@ def test_a_model_that_reads_ahead_goes_not_step_by_step(build, field, value):
     task = build(named({"inputs": X, "targets": Y}))
     config = config_file.get_config()
     config.model.update({"hidden": 6, "reflectors": 2, field: value})
-    model = models.build(config.model, task, rngs=nnx.Rngs(0))
+    model = invented_model(config.model, task)
     words = f"{field} must be .* for steps one at a time, got {value}"
     with pytest.raises(ValueError, match=words):
         exporting.export(model, task, streaming=True)
@@ -761,15 +760,19 @@ def test_data_that_changed_are_refused(trained, tmp_path):
 @pytest.mark.parametrize(
     "values,fields",
     [
-        (
+        pytest.param(
             {"inputs": X, "targets": Y, "weights": WEIGHTS, "lengths": FULL},
             {"class_weights": "balanced"},
+            marks=pytest.mark.slow,
         ),
         (
             {"inputs": X, "targets": np.stack([STEPWISE] * 2, -1), "lengths": FULL},
             {"every_step": True},
         ),
-        ({"series": SERIES}, {"window": 10, "horizon": 3}),
+        pytest.param(
+            *({"series": SERIES}, {"window": 10, "horizon": 3}),
+            marks=pytest.mark.slow,
+        ),
     ],
     ids=["classes", "steps", "series"],
 )

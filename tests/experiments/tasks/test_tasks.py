@@ -9,7 +9,7 @@ import pytest
 from ml_collections import config_dict
 
 from experiments import tasks
-from experiments.tasks import base, pixel_mnist, scoring
+from experiments.tasks import base, pixel_mnist, registry, scoring, synthetic
 from experiments.tasks.addition import Addition
 from experiments.tasks.copying import Copying
 from experiments.tasks.mnist import MNIST
@@ -346,14 +346,35 @@ def test_bad_data(split, change, message):
 
 
 def test_a_metric_tells_results_as_its_task_judges_them():
-    assert scoring.PRIMARY.keys() <= tasks.TASKS.keys()
-    for kind in (Addition, Copying, MNIST, PixelMNIST):
-        metric = scoring.PRIMARY[kind.name]
-        told = (metric.name, metric.higher_is_better)
-        assert told == (kind.primary, kind.higher_is_better)
-    assert [Addition.primary, Copying.primary, MNIST.primary] == [
-        *("mse", "recall", "accuracy")
+    task = Addition(length=4, seed=0, batch_size=2)
+    assert (task.primary, task.higher_is_better) == ("mse", False)
+    assert registry.metric("addition") == scoring.MSE
+    kinds = (Addition, Copying, MNIST, PixelMNIST)
+    assert [kind.metric.name for kind in kinds] == [
+        *("mse", "recall", "accuracy", "accuracy")
     ]
+
+
+def test_the_metric_of_a_task_of_ones_own_is_that_of_its_registration(monkeypatch):
+    monkeypatch.setattr(registry, "TASKS", dict(registry.TASKS))
+    config = config_dict.ConfigDict({"task": {"name": "own"}})
+
+    def own(config):
+        return SyntheticOwn(length=4, minimum_length=1, seed=0, batch_size=2)
+
+    class SyntheticOwn(synthetic.SyntheticTask):
+        name = "own"
+        draw = sums = metrics = None
+
+    registry.register("own", own, metric=scoring.RECALL)
+    task = registry.build(config)
+    assert (task.primary, task.higher_is_better) == ("recall", True)
+    registry.register("own", own)
+    with pytest.raises(ValueError, match="metric must be given where the task 'own'"):
+        registry.metric("own")
+
+
+def test_a_metric_prints_numbers():
     assert scoring.RECALL.best([0.5, 0.75]) == 0.75 and scoring.MSE.best([2, 1]) == 1
     assert scoring.PERPLEXITY.number(12.345) == "12.3"
     assert scoring.PERPLEXITY.number(12.345, 0) == "12"

@@ -232,7 +232,8 @@ def without_time(result):
 
 
 @pytest.mark.parametrize(
-    "patience, step, best", [(2, 10, 8), (4, 20, 20), (None, 20, 20)]
+    "patience, step, best",
+    [(2, 10, 8), (4, 20, 20), pytest.param(None, 20, 20, marks=pytest.mark.slow)],
 )
 def test_a_run_ends_when_validation_stalls(
     tmp_path, monkeypatch, capsys, patience, step, best
