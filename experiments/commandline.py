@@ -202,6 +202,16 @@ def overrides() -> dict[str, Any]:
 
 
 def choose_length(train: Any, overrides: dict[str, Any]) -> None:
-    """Makes epochs count where they are given and steps are not."""
+    """Makes epochs count where they are given and steps are not.
+
+    Raises:
+      ValueError: both are given.
+    """
+    both = [overrides.get(f"train.{name}") for name in ("steps", "epochs")]
+    if None not in both:
+        raise ValueError(
+            "config.train.steps and config.train.epochs must not both be given, got"
+            f" {both[0]} and {both[1]}"
+        )
     if "train.epochs" in overrides and "train.steps" not in overrides:
         train.steps = None

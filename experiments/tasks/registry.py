@@ -9,6 +9,8 @@ import importlib
 from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from configs import common
+
 if TYPE_CHECKING:
     from experiments.tasks import base
 
@@ -21,17 +23,26 @@ class Entry(NamedTuple):
     build: from the whole config to the task, or "module:function" of it.
     reads: the fields of `config.task` that it reads, besides the name, each with its
       meaning.
+    beside: those of `BESIDE` that it reads.
     """
 
     build: Build | str
     reads: dict[str, str]
+    beside: tuple[str, ...]
 
 
 TASKS: dict[str, Entry] = {}
 
+# Fields outside the task's part that not every task reads.
+BESIDE = tuple(name for name, field in common.FIELDS.items() if field.by_task)
+
 
 def register(
-    name: str, build: Build | str, reads: Mapping[str, str] | Iterable[str] = ()
+    name: str,
+    build: Build | str,
+    reads: Mapping[str, str] | Iterable[str] = (),
+    *,
+    beside: tuple[str, ...] = BESIDE,
 ) -> None:
     """Adds a task, or replaces it, under a name for `config.task.name`.
 
@@ -41,9 +52,11 @@ def register(
         "module:function", which is imported when the task is built.
       reads: the fields of `config.task` that it reads, besides the name; a mapping
         says what each of them means.
+      beside: those of `BESIDE` that it reads; the others are an error on the command
+        line.
     """
     meanings = reads if isinstance(reads, Mapping) else dict.fromkeys(reads, "")
-    TASKS[name] = Entry(build, dict(meanings))
+    TASKS[name] = Entry(build, dict(meanings), beside)
 
 
 _PIXELS = {
@@ -55,11 +68,13 @@ register(
     "addition",
     "experiments.tasks.addition:build",
     {"length": "How many numbers a sequence has, at least 2."},
+    beside=(),
 )
 register(
     "copying",
     "experiments.tasks.copying:build",
     {"length": "The lag: how many steps lie between reading and repeating."},
+    beside=(),
 )
 register("mnist", "experiments.tasks.mnist:build")
 register("pixel_mnist", "experiments.tasks.pixel_mnist:build", _PIXELS)
@@ -91,6 +106,7 @@ register(
         "fill": "What takes the place of NaN: error, zero, mean or previous.",
         "class_weights": "Weights of classes in the loss: balanced, or one a class.",
     },
+    beside=("data_dir",),
 )
 
 _SHIPPED = TASKS.copy()

@@ -40,6 +40,7 @@ def load(
     config_files.register(workdir, stored, config_file)
     config = identity.to_config(stored, str(path))
     if data_dir is not None:
+        identity.check_overrides(config, {"data_dir": data_dir})
         config.data_dir = data_dir
     fields.check(config)
     parts = assembly.assemble(config, one_device=True)

@@ -49,6 +49,11 @@ def copied(finished, tmp_path):
     return shutil.copytree(finished[0], tmp_path / "run")
 
 
+def test_a_data_folder_of_a_task_without_files_is_refused(finished):
+    with pytest.raises(ValueError, match="config.data_dir must be .* 'addition'"):
+        experiments.load(finished[0], data_dir="elsewhere")
+
+
 @pytest.mark.slow
 def test_models_have_the_metrics_of_the_result(finished):
     workdir, result = finished
