@@ -64,8 +64,12 @@ def find(path: str, data_dir: str | None) -> pathlib.Path:
     )
 
 
-def read(path: pathlib.Path) -> Arrays:
+def read(path: pathlib.Path, single: str | None = None) -> Arrays:
     """The arrays by their names; those of a folder are not read yet.
+
+    Args:
+      path: an .npz file or a folder of .npy files.
+      single: the name of the array of an .npy file, if that is taken too.
 
     Raises:
       ValueError: a file is cut, of another format, or holds what is no number; an array
@@ -78,6 +82,8 @@ def read(path: pathlib.Path) -> Arrays:
     with _reading(path):
         archive = np.load(path, allow_pickle=False)
     if not isinstance(archive, np.lib.npyio.NpzFile):
+        if single is not None:
+            return {single: _read_file(path, single)}
         raise ValueError(f"{path} must be an .npz file, got a single array")
     with archive:
         _check_names(path, archive.files)

@@ -8,7 +8,7 @@ from flax import nnx
 from experiments.runs import config_file as config_files
 from experiments.runs import files, fitted, identity
 from experiments.tasks import base
-from experiments.training import assembly, checkpoints, fields, optimizers
+from experiments.training import assembly, checkpoints, devices, fields, optimizers
 from svdrnn import checks
 
 WHICH = ("best", "last")
@@ -43,6 +43,7 @@ def load(
         identity.check_overrides(config, {"data_dir": data_dir})
         config.data_dir = data_dir
     fields.check(config)
+    devices.start(config.train.devices)  # or training after it would have one
     parts = assembly.assemble(config, one_device=True)
     fitted.check(workdir, parts.task.fitted())
     restored = None
