@@ -26,7 +26,7 @@ def predict(model: Any, task: base.Task, split: str) -> Answers:
     return _answers(model, task, task.eval_batches(split), scored=True)
 
 
-def predict_file(model: Any, task: base.Task, path: pathlib.Path) -> Answers:
+def predict_file(model: Any, task: base.Task, path: str | pathlib.Path) -> Answers:
     """As `predict`, of new items in a file, see `base.Task.file_batches`.
 
     Returns:
@@ -35,7 +35,7 @@ def predict_file(model: Any, task: base.Task, path: pathlib.Path) -> Answers:
     Raises:
       ValueError: the file does not fit, or the task takes none.
     """
-    batches = iter(task.file_batches(path))
+    batches = iter(task.file_batches(pathlib.Path(path)))
     first = next(batches)
     scored = "targets" in first
     return _answers(model, task, itertools.chain([first], batches), scored=scored)
