@@ -79,6 +79,10 @@ def read(path: pathlib.Path, single: str | None = None) -> Arrays:
         places = {file.stem: file for file in sorted(path.glob("*.npy"))}
         _check_names(path, places)
         return {name: _read_file(place, name) for name, place in places.items()}
+    if not path.is_file():  # a pipe would be waited for
+        raise ValueError(
+            f"{path} must be an .npz file or a folder of .npy files, got neither"
+        )
     with _reading(path):
         archive = np.load(path, allow_pickle=False)
     if not isinstance(archive, np.lib.npyio.NpzFile):
@@ -114,6 +118,8 @@ def _reading(what: Any) -> Iterator[None]:
     except Exception as error:  # archives, their compression and headers have many
         if "Object arrays" in str(error):
             cause = "Python objects"
+        elif "pickle" in str(error):  # what numpy takes a file of another format for
+            cause = "a file of another format"
         else:
             cause = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
         raise ValueError(

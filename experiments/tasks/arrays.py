@@ -12,7 +12,7 @@ import numpy as np
 import optax
 from typing_extensions import override
 
-from experiments import checks
+from experiments import checks, schema
 from experiments.data import arrays as files
 from experiments.data import forecasting, items, scaling, splits
 from experiments.tasks import base, scoring
@@ -411,5 +411,6 @@ def _class_weights(field: Any, source: items.Items) -> np.ndarray:
             f" numbers, one for each class, got {field!r}"
         )
     for weight in field:
-        values.check_finite("config.task.class_weights", weight, above=0)
+        most = schema.MOST_NUMBER
+        values.check_finite("config.task.class_weights", weight, above=0, most=most)
     return np.array(field, np.float64)

@@ -529,6 +529,7 @@ def changed(name, place, value, values=None):
             {"class_weights": (1.0, 2.0)},
             r"'balanced' or 3 numbers, .*\(1.0, 2.0\)",
         ),
+        (SET, {"class_weights": (1.0, 1e300, 1.0)}, "at most 3.4e.38, got 1e.300"),
         (SET, {"class_weights": "even"}, "class_weights must be None, .*got 'even'"),
         (
             SET,
