@@ -61,7 +61,10 @@ def parse_flags(argv: list[str], usage: int = 1) -> list[str]:
         head, traceback, rest = str(error).partition(": Error whilst parsing config")
         if traceback:  # of a config file: the last line says what it was
             fail(usage, f"{head}: {rest.splitlines()[-1]}")
-        fail(usage, " ".join(head.split()))
+        text = " ".join(head.split())
+        if boolean := re.match("flag --(.*?)=(.*): [(]'Non-boolean argument", text):
+            text = f"--{boolean[1]} must be True or False, got {boolean[2]!r}"
+        fail(usage, text)
     except (AttributeError, KeyError) as error:
         fail(usage, f"the config has no field {_message(error)}")
     except (TypeError, ValueError, OSError) as error:

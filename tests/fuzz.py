@@ -199,9 +199,9 @@ def overrides(rng, name):
 DATA = "data.npz"
 
 
-def good_arrays(generator, kind):
+def good_arrays(generator, kind, features):
     """Arrays of one's own that fit one another."""
-    items, steps, features = generator.integers((6, 1, 1), (40, 7, 4))
+    items, steps = generator.integers((6, 1), (40, 7))
     inputs = generator.normal(size=(items, steps, features))
     targets = {
         "classes": np.arange(items) % 2,
@@ -261,12 +261,13 @@ def changed_array(rng, array):
 
 
 @np.errstate(all="ignore")
-def make_arrays(rng, path, kind=None):
+def make_arrays(rng, path, kind=None, features=None):
     """Writes arrays, of which some do not fit; returns the fields of their kind."""
+    features = features or rng.choice((1, 2, 3))
     generator = np.random.default_rng(rng.randrange(2**32))
     kinds = ("classes", "classes", "numbers", "steps", "classes at steps", "series")
     kind = kind or rng.choice(kinds)
-    arrays = good_arrays(generator, kind)
+    arrays = good_arrays(generator, kind, features)
     for _ in range(rng.choice((0, 0, 1, 1, 2))):
         if not arrays:
             break
@@ -510,16 +511,22 @@ def predict(rng, place):
     (place.folder / "file").write_text("x")
     flags = {"split": ("test", "valid", "train"), "which": ("best", "last")}
     flags |= {"data_dir": ("stand-in", "file", "nowhere")}
-    if rng.random() < 0.6:
-        kind = rng.choice((None, "classes", "classes", "series"))
-        make_arrays(rng, place.folder / "input.npz", kind)
-        flags = {"input": ("input.npz",) * 9, "which": ("best", "last")}
-        if rng.random() < 0.3:
-            array = np.random.default_rng(rng.randrange(9)).normal(size=(4, 5, 2))
-            np.save(place.folder / "input.npy", array)
-            flags["input"] = ("input.npy",)
-    words = of_run(rng, place, flags)
-    return shuffled(rng, [*words, f"--output={rng.choice(outputs)}"])
+    if rng.random() < 0.4:
+        words = of_run(rng, place, flags)
+        return shuffled(rng, [*words, f"--output={rng.choice(outputs)}"])
+    kind = rng.choice((None, "classes", "classes", "classes", "series"))
+    make_arrays(rng, place.folder / "input.npz", kind, rng.choice((None, 2, 2)))
+    array = np.random.default_rng(rng.randrange(9)).normal(size=(4, 5, 2))
+    np.save(place.folder / "input.npy", changed_array(rng, array))
+    if rng.random() < 0.3:
+        words = of_run(rng, place, flags)
+    else:
+        shutil.copy(place.runs / DATA, place.folder / DATA)
+        words = [f"--workdir={place.run('arrays')}"]
+    files = (*("input.npz",) * 6, *("input.npy",) * 2, ".", "run", DATA, value(rng))
+    outputs = ("out.npz",) * 9 + outputs
+    words += [f"--input={rng.choice(files)}", f"--output={rng.choice(outputs)}"]
+    return shuffled(rng, words)
 
 
 def export(rng, place):

@@ -20,14 +20,14 @@ class Set(NamedTuple):
     prefix: of their names, as "train_".
     inputs: (items, steps, features).
     targets: classes (items,) or (items, steps), or numbers (items, k) or (items, steps,
-      k); None of new items.
+      k); None where new items have none.
     lengths: (items,) or None: how many steps of an item are its own.
     weights: (items,) or None.
     """
 
     prefix: str
     inputs: np.ndarray
-    targets: np.ndarray | None
+    targets: Any
     lengths: np.ndarray | None
     weights: np.ndarray | None
 
@@ -362,7 +362,6 @@ def _target_shape(each: Set, numbers: bool, every_step: bool) -> tuple[int, ...]
 
 
 def _other_shape(each: Set, shape: tuple[int, ...]) -> ValueError:
-    assert each.targets is not None
     return ValueError(
         f"{each.prefix}targets must be of the shape of the training part, (items,"
         f" {', '.join(map(str, shape))}), got {each.targets.shape}"

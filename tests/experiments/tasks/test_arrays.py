@@ -827,7 +827,7 @@ NUMBERS = {"inputs": X, "targets": X[:, 0, :]}
         (PLAIN, PLAIN | {"targets": Y[1:]}, "targets must have the 40 items"),
         (NUMBERS, NUMBERS | {"targets": X[:, 0]}, None),
         (NUMBERS, NUMBERS | {"targets": X[:, 0, 0]}, r"targets must be .*\(items, 2\)"),
-        (NUMBERS, NUMBERS | {"targets": X[:, 0] / 0}, "targets must be finite"),
+        (NUMBERS, NUMBERS | {"targets": X[:, 0] * np.inf}, "targets must be finite"),
         (NUMBERS, NUMBERS | {"weights": Y * 0.0}, "weights must have one above 0 in"),
         (WITH_LENGTHS, PLAIN, "lengths must be among the arrays, as in the data of"),
         (PLAIN, PLAIN | {"lengths": LENGTHS + 7}, r"lengths must lie in 1 \.\.\. 7"),
