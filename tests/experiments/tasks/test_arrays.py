@@ -965,3 +965,12 @@ def test_the_command_trains_and_predicts_or_ends_with_a_line(tmp_path):
     with np.load(tmp_path / "out.npz") as out:
         assert out["predictions"].shape == out["targets"].shape == (6,)
         assert out["log_probabilities"].shape == (6, 3)
+    np.save(tmp_path / "new.npy", X[:4, :5])
+    done = command("predict", *words, f"--input={tmp_path / 'new.npy'}")
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines()[0].endswith("new.npy")  # and no metrics
+    with np.load(tmp_path / "out.npz") as out:
+        assert out["log_probabilities"].shape == (4, 3) and "targets" not in out
+    done = command("predict", *words, f"--input={tmp_path / 'new.npy'}", "--split=test")
+    assert done.returncode == 2
+    assert done.stderr == "error: --split must be left out with --input, got test\n"
