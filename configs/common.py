@@ -26,10 +26,12 @@ FIELDS = {
         " SVDRNN_DATA. With `stand-in` a few random digits or words take their place."
         " It is not part of what a run is.",
         place=True,
+        by_task=True,
     ),
     "allow_other_data": schema.Field(
         False,
         "Whether data files are taken that have other digests than the published ones.",
+        by_task=True,
     ),
     # ---- The task.
     "task.name": schema.Field("", "The task, whose own fields stand beside it."),

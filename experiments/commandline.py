@@ -61,7 +61,10 @@ def parse_flags(argv: list[str], usage: int = 1) -> list[str]:
         head, traceback, rest = str(error).partition(": Error whilst parsing config")
         if traceback:  # of a config file: the last line says what it was
             fail(usage, f"{head}: {rest.splitlines()[-1]}")
-        fail(usage, " ".join(head.split()))
+        text = " ".join(head.split())
+        if boolean := re.match("flag --(.*?)=(.*): [(]'Non-boolean argument", text):
+            text = f"--{boolean[1]} must be True or False, got {boolean[2]!r}"
+        fail(usage, text)
     except (AttributeError, KeyError) as error:
         fail(usage, f"the config has no field {_message(error)}")
     except (TypeError, ValueError, OSError) as error:
@@ -202,6 +205,16 @@ def overrides() -> dict[str, Any]:
 
 
 def choose_length(train: Any, overrides: dict[str, Any]) -> None:
-    """Makes epochs count where they are given and steps are not."""
+    """Makes epochs count where they are given and steps are not.
+
+    Raises:
+      ValueError: both are given.
+    """
+    both = [overrides.get(f"train.{name}") for name in ("steps", "epochs")]
+    if None not in both:
+        raise ValueError(
+            "config.train.steps and config.train.epochs must not both be given, got"
+            f" {both[0]} and {both[1]}"
+        )
     if "train.epochs" in overrides and "train.steps" not in overrides:
         train.steps = None

@@ -1,10 +1,13 @@
 """Writes what the model of a run predicts on a split, beside the targets.
 
     python -m experiments.predict --workdir=DIR --split=test --output=FILE
+    python -m experiments.predict --workdir=DIR --input=NEW --output=FILE
 
 FILE is a NumPy .npz, read by numpy.load(FILE): "predictions" and "targets", one entry
 an example or a token of a text in the order of the split, and what else the task gives,
-as "log_probabilities" of classes, or of each token of a text. Prints the metrics. The
+as "log_probabilities" of classes, or of each token of a text. Prints the metrics.
+--input predicts sequences of a file of its own instead, with a run of configs/arrays.py
+(docs/own_data.md): there are targets and metrics where that file has targets. The
 run may be going on; --which=last takes its newest checkpoint instead of the parameters
 that were best on validation data so far. The config file of a run of a task or a model
 of one's own is imported; --config=FILE says where it is, if not where it was. Exit
@@ -21,6 +24,11 @@ from experiments.runs import files
 
 _WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the run.", required=True)
 _SPLIT = flags.DEFINE_enum("split", "test", ["valid", "test"], "What is predicted.")
+_INPUT = flags.DEFINE_string(
+    "input",
+    None,
+    "File of new sequences to predict, .npz or .npy, in place of a split.",
+)
 _OUTPUT = flags.DEFINE_string("output", None, "File to write, .npz.", required=True)
 _WHICH = flags.DEFINE_enum("which", "best", ["best", "last"], "Which parameters.")
 _CONFIG = flags.DEFINE_string(
@@ -42,6 +50,7 @@ def main(words: list[str]) -> None:
 
     try:
         workdir = commandline.folder(_WORKDIR.value)
+        new = _input()
         output = commandline.output(_OUTPUT.value)
         model, task, config, step = loading.load(
             workdir,
@@ -49,14 +58,35 @@ def main(words: list[str]) -> None:
             data_dir=_DATA_DIR.value,
             config_file=_CONFIG.value,
         )
-        arrays, metrics = prediction.predict(model, task, _SPLIT.value)
+        if new is None:
+            arrays, metrics = prediction.predict(model, task, _SPLIT.value)
+        else:
+            arrays, metrics = prediction.predict_file(model, task, new)
         _write(output, arrays)
     except (ValueError, OSError) as error:
         commandline.fail(2, error)
     numbers = "  ".join(f"{name} {value:.5g}" for name, value in metrics.items())
-    print(f"{task.name}, {config.model.name}, step {step}, {_SPLIT.value}: {numbers}")
+    what = _SPLIT.value if new is None else new
+    end = f": {numbers}" if numbers else ""
+    print(f"{task.name}, {config.model.name}, step {step}, {what}{end}")
     shapes = ", ".join(f"{name} {each.shape}" for name, each in arrays.items())
     print(f"{output}: {shapes}")
+
+
+def _input() -> pathlib.Path | None:
+    """The file of new sequences, if one is named.
+
+    Raises:
+      ValueError: there is none, or a split is named beside it.
+    """
+    if _INPUT.value is None:
+        return None
+    if flags.FLAGS["split"].present:
+        raise ValueError(f"--split must be left out with --input, got {_SPLIT.value}")
+    path = commandline.folder(_INPUT.value, "--input")
+    if not _INPUT.value or not path.exists():
+        raise ValueError(f"--input must be a file, got {_INPUT.value!r}: nothing there")
+    return path
 
 
 def _write(path: pathlib.Path, arrays: dict[str, np.ndarray]) -> None:

@@ -54,6 +54,8 @@ class Field:
       place: whether it says where something is, and not what the run is.
       models: the models that read it, by name or by kind, where not every one does; of
         which kinds a model is, is said in `experiments/models/registry.py`.
+      by_task: whether the line of a task in `experiments/tasks/registry.py` says that
+        the task reads it; not every one does.
       read_with: another field and its value: the field is read with that alone.
       read_unless: another field and its value: the field is not read with that.
       former: its name in older versions, of the same meaning.
@@ -66,6 +68,7 @@ class Field:
     nullable: bool = False
     place: bool = False
     models: tuple[str, ...] = ()
+    by_task: bool = False
     read_with: tuple[str, Any] | None = None
     read_unless: tuple[str, Any] | None = None
     former: str | None = None

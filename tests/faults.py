@@ -46,6 +46,8 @@ import sys
 import tempfile
 import time
 
+import numpy as np
+
 from tests import postgresql
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
@@ -142,11 +144,16 @@ def interrupt(count: int, by_signals: bool) -> None:
 WRITES = ("os.rename", "os.mkdir", "os.remove", "os.rmdir", "os.truncate", "os.link")
 
 
-def small_run(workdir: str, kill_before: int, counted: str) -> None:
+def small_run(workdir: str, data: str, kill_before: int, counted: str) -> None:
     """Trains, and is killed before that file operation; writes how many there were."""
+    from configs import arrays
     from experiments.training import loop
-    from tests.experiments.small import tiny_config
 
+    config = arrays.get_config()
+    config.task.path = data
+    config.model.update(hidden=8, reflectors=3)
+    config.train.update(steps=40, batch_size=16, warmup_steps=0)
+    config.train.update(log_every=20, eval_every=20, checkpoint_every=10)
     count = 0
 
     def hook(event: str, arguments: tuple) -> None:
@@ -160,7 +167,7 @@ def small_run(workdir: str, kill_before: int, counted: str) -> None:
 
     os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
     sys.addaudithook(hook)
-    loop.train(tiny_config(checkpoint_every=10, steps=40), workdir)
+    loop.train(config, workdir, config_file=arrays.__file__)
     pathlib.Path(counted).write_text(str(count))
     os._exit(0)
 
@@ -180,9 +187,12 @@ def operations(wanted: int) -> None:
             "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1",
         }
         counted = str(pathlib.Path(folder) / "counted")
+        data = str(pathlib.Path(folder) / "data.npz")
+        inputs = np.random.default_rng(0).normal(size=(60, 6, 2))
+        np.savez(data, inputs=inputs, targets=np.arange(60) % 2)
 
         def run(workdir: pathlib.Path, kill_before: int) -> int | None:
-            given = (str(workdir), kill_before, counted)
+            given = (str(workdir), data, kill_before, counted)
             process = context.Process(target=small_run, args=given)
             process.start()
             process.join(120)

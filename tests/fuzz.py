@@ -34,6 +34,8 @@ import traceback
 import warnings
 from typing import NamedTuple
 
+import numpy as np
+
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 SECONDS = 90  # of a case
 BYTES = 8 * 2**30  # of addresses, of which JAX takes many that it never touches
@@ -89,7 +91,7 @@ CONFIGS = (
     *("addition", "copying", "copying:500", "pixel_mnist", "pixel_mnist:permuted"),
     *("deep_mlp", "deep_mlp:mlp", "deep_mlp:resnet", "deep_mlp:spectral_resnet"),
     *("ptb_char", "ptb_word", "ptb_word:smoke", "certificate", "certificate:784"),
-    *("certificate:rows", "certificate:random_labels"),
+    *("certificate:rows", "certificate:random_labels", *("arrays",) * 4),
 )
 WRONG_CONFIGS = (
     *("addition:x", "copying:1", "deep_mlp:é", "ptb_word:" + "a" * 200, "nothing", ""),
@@ -151,9 +153,13 @@ def fields_of(name):
 def small(name):
     """What makes a run of a config small; odd values come after, and win."""
     found = {
-        **{"data_dir": "stand-in", "train.steps": 2, "train.batch_size": 4},
-        **{"model.hidden": 6, "train.eval_every": 2, "train.log_every": 1},
+        **{"train.steps": 2, "train.batch_size": 4, "model.hidden": 6},
+        **{"train.eval_every": 2, "train.log_every": 1},
     }
+    if name == "arrays":
+        found |= {"task.path": DATA, "train.warmup_steps": 0}
+    elif not name.startswith(("addition", "copying")):
+        found["data_dir"] = "stand-in"
     if name.startswith(("addition", "copying")):
         found["task.length"] = 4
     if name.startswith("ptb"):
@@ -190,6 +196,102 @@ def overrides(rng, name):
     return words
 
 
+DATA = "data.npz"
+
+
+def good_arrays(generator, kind, features):
+    """Arrays of one's own that fit one another."""
+    items, steps = generator.integers((6, 1), (40, 7))
+    inputs = generator.normal(size=(items, steps, features))
+    targets = {
+        "classes": np.arange(items) % 2,
+        "numbers": inputs.sum((1, 2)),
+        "steps": inputs.sum(2),
+        "classes at steps": np.arange(items * steps).reshape(items, steps) % 2,
+    }
+    if kind == "series":
+        return {"series": generator.normal(size=(60, features))}
+    arrays = {"inputs": inputs, "targets": targets[kind]}
+    if generator.random() < 0.4:
+        arrays["lengths"] = generator.integers(1, steps + 1, items)
+    if generator.random() < 0.2:
+        arrays["weights"] = generator.random(items)
+    if generator.random() < 0.3:
+        return {
+            f"{split}_{name}": array
+            for name, array in arrays.items()
+            for split in ("train", "valid", "test")
+        }
+    return arrays
+
+
+def changed_array(rng, array):
+    """An array with another type or shape, or an odd value."""
+    array = np.array(array)
+    types = (
+        "U5",
+        "O",
+        "complex",
+        "bool",
+        "uint64",
+        "float16",
+        "longdouble",
+        "i1",
+        "f8",
+    )
+    how = rng.choice(("type", "cut", "axis", "less", "empty", "value", "value", "turn"))
+    if how == "type":
+        return array.astype(rng.choice(types))
+    if how == "cut":
+        return array[:-1]
+    if how == "axis":
+        return array[..., None]
+    if how == "less":
+        return array[..., 0] if array.ndim else array
+    if how == "empty":
+        return array[:0]
+    if how == "turn":
+        return array.T
+    if array.size:
+        odd = (float("nan"), float("inf"), 1e300, -1.0, 0.0, 2.5, 7.0, 1e-300)
+        array = array.astype(float) if rng.random() < 0.5 else array
+        with contextlib.suppress(ValueError, OverflowError):
+            array.flat[rng.randrange(array.size)] = rng.choice(odd)
+    return array
+
+
+@np.errstate(all="ignore")
+def make_arrays(rng, path, kind=None, features=None):
+    """Writes arrays, of which some do not fit; returns the fields of their kind."""
+    features = features or rng.choice((1, 2, 3))
+    generator = np.random.default_rng(rng.randrange(2**32))
+    kinds = ("classes", "classes", "numbers", "steps", "classes at steps", "series")
+    kind = kind or rng.choice(kinds)
+    arrays = good_arrays(generator, kind, features)
+    for _ in range(rng.choice((0, 0, 1, 1, 2))):
+        if not arrays:
+            break
+        name = rng.choice(sorted(arrays))
+        array = arrays.pop(name)
+        if rng.random() < 0.15:
+            continue  # it is missing
+        other = rng.choice((name, name, name, name, "labels", "series", "valid_inputs"))
+        arrays[other] = changed_array(rng, array)
+    if rng.random() < 0.1:
+        path.mkdir()
+        for name, array in arrays.items():
+            np.save(path / f"{name}.npy", array)
+    else:
+        np.savez(path, **arrays)
+        if rng.random() < 0.1:
+            damage(rng, path)
+    return {
+        "series": {"task.window": 3, "task.horizon": 2},
+        "steps": {"task.every_step": True},
+        "classes at steps": {"task.every_step": True},
+    }.get(kind, {})
+
+
 def workdir(rng, place):
     """A folder's name, new or odd, or of a run that is damaged."""
     kind = rng.random()
@@ -206,8 +308,12 @@ def workdir(rng, place):
 
 def damaged_run(rng, place):
     """A finished or an unfinished run of which a file may be damaged."""
-    name = rng.choice(("addition", "unfinished", "mnist"))
+    name = rng.choice(("addition", "unfinished", "mnist", "arrays"))
     (place.folder / "copied").write_text(name)
+    if not (place.folder / DATA).exists():
+        shutil.copy(place.runs / DATA, place.folder / DATA)
+        if rng.random() < 0.1:
+            damage(rng, place.folder / DATA)
     run = place.run(name)
     for _ in range(rng.choice((0, 1, 1, 2))):
         files = sorted(each for each in run.rglob("*") if each.is_file())
@@ -283,7 +389,11 @@ def config_words(rng, place):
     """--config and its overrides; sometimes a file that is none."""
     if rng.random() < 0.93:
         name = rng.choice(CONFIGS)
-        return [config_of(name), *overrides(rng, name)]
+        more = []
+        if name == "arrays":
+            fields = make_arrays(rng, place.folder / DATA)
+            more = [f"--config.{field}={value}" for field, value in fields.items()]
+        return [config_of(name), *more, *overrides(rng, name)]
     if rng.random() < 0.5:
         return [config_of(rng.choice(WRONG_CONFIGS))]
     own = place.folder / "own.py"
@@ -312,6 +422,8 @@ def run(rng, place):
     if folder == str(place.folder / "run") and rng.random() < 0.7:
         return shuffled(rng, [*again(place), f"--workdir={folder}"])
     words = [*config_words(rng, place), f"--workdir={folder}"]
+    if rng.random() < 0.2:
+        words = [*words[: rng.choice((-1, len(words)))], "--check"]
     if rng.random() < 0.05:  # two of the three: all would wait for other processes
         flags = ("coordinator", "num_processes", "process_id")
         for flag in rng.sample(flags, 2):
@@ -399,6 +511,32 @@ def predict(rng, place):
     (place.folder / "file").write_text("x")
     flags = {"split": ("test", "valid", "train"), "which": ("best", "last")}
     flags |= {"data_dir": ("stand-in", "file", "nowhere")}
+    if rng.random() < 0.4:
+        words = of_run(rng, place, flags)
+        return shuffled(rng, [*words, f"--output={rng.choice(outputs)}"])
+    kind = rng.choice((None, "classes", "classes", "classes", "series"))
+    make_arrays(rng, place.folder / "input.npz", kind, rng.choice((None, 2, 2)))
+    array = np.random.default_rng(rng.randrange(9)).normal(size=(4, 5, 2))
+    np.save(place.folder / "input.npy", changed_array(rng, array))
+    if rng.random() < 0.3:
+        words = of_run(rng, place, flags)
+    else:
+        shutil.copy(place.runs / DATA, place.folder / DATA)
+        words = [f"--workdir={place.run('arrays')}"]
+    files = (*("input.npz",) * 6, *("input.npy",) * 2, ".", "run", DATA, value(rng))
+    outputs = ("out.npz",) * 9 + outputs
+    words += [f"--input={rng.choice(files)}", f"--output={rng.choice(outputs)}"]
+    return shuffled(rng, words)
+
+
+def export(rng, place):
+    (place.folder / "file").write_text("x")
+    flags = {"which": ("best", "last"), "data_dir": ("stand-in", "nowhere")}
+    flags |= {
+        "platforms": ("cpu", "cpu", "cpu,cuda", "gpu", ""),
+        "streaming": ("true",),
+    }
+    outputs = ("out.jax", "é", "file", "none/out", ".", "/proc/x")
     words = of_run(rng, place, flags)
     return shuffled(rng, [*words, f"--output={rng.choice(outputs)}"])
 
@@ -447,8 +585,8 @@ def benchmark(rng, place):
 
 
 COMMANDS = {
-    **{run: 58, sweep: 12, predict: 8, certify: 5, figures: 5, records: 5},
-    **{reproduce: 4, benchmark: 3},
+    **{run: 55, sweep: 10, predict: 12, export: 4, certify: 4, figures: 4},
+    **{records: 4, reproduce: 4, benchmark: 3},
 }
 
 
@@ -457,7 +595,10 @@ def words_of(seed, number, place):
     rng = random.Random(f"{seed} {number}")
     command = rng.choices(list(COMMANDS), list(COMMANDS.values()))[0]
     words = [word.replace("\0", "") for word in command(rng, place)]
-    return command.__name__, words, rng.randrange(TRAINED) == 0
+    trains = rng.randrange(TRAINED) == 0
+    if not trains and command in (predict, export):  # what is read comes after
+        trains = "loads"
+    return command.__name__, words, trains
 
 
 # ---- The process of a case.
@@ -474,15 +615,21 @@ def patched(trains):
     from experiments.runs import records
     from experiments.sweep import processes
     from experiments.tasks import base
-    from experiments.training import assembly
+    from experiments.training import assembly, exporting, prediction
 
-    def first_state(config, task, *others):
+    def first_state(config, task, *others, **options):
         little = config.model.hidden <= 32 and config.model.layers <= 6
         little = little and config.train.batch_size <= 32 and task.time_steps <= 100
         # A length of epochs or steps that is not little ends at the bound on time.
         if not (trains and little and config.train.steps in (1, 2, 3)):
             raise Accepted
-        return original(config, task, *others)
+        return original(config, task, *others, **options)
+
+    def answers(model, task, batches, **options):
+        if trains == "loads":
+            list(batches)
+            raise Accepted
+        return answer(model, task, batches, **options)
 
     def accepted(*arguments, **options):
         raise Accepted
@@ -490,8 +637,10 @@ def patched(trains):
     def no_network(url, *others):
         raise OSError("no network")
 
-    original = assembly.first_state
-    assembly.first_state = first_state
+    original, answer = assembly.first_state, prediction._answers
+    assembly.first_state, prediction._answers = first_state, answers
+    if trains == "loads":
+        exporting._export = accepted
     measuring.measure_cell = measuring.measure_scaling = accepted
     processes.spawn = accepted
     download.receive = no_network
@@ -571,6 +720,7 @@ def read(place, name):
 
 CODES = {
     **{"run": {1, 2, 3, 4}, "sweep": {1, 2, 3, 4, 6}, "predict": {1, 2}},
+    "export": {1, 2},
     **{"certify": {1, 2}, "figures": {1, 2}, "records": {1, 2}},
     **{"reproduce": {1, 2, 4}, "benchmark": {1, 2, 4}},
 }
@@ -604,6 +754,8 @@ def sane(command, words, place):
     """Whether a run that ended well left what it says."""
     if command != "run" or any(word.startswith("--help") for word in words):
         return True
+    if "--check" in words:
+        return "  parameters: " in read(place, "stdout")
     folders = [w.partition("=")[2] for w in words if w.startswith("--workdir=")]
     folder = re.sub("^~(?=/|$)", str(place.folder), folders[-1])
     try:
@@ -624,6 +776,9 @@ FILES = (
 )
 
 
+ARRAYS = ("inputs", "targets", "lengths", "weights", "series", "input.npz", DATA)
+
+
 def named(line, words, home):
     """Whether an error names a field, a flag, a file or a word of the case."""
     known = {word.partition("=")[0].lstrip("-") for word in words if word[:1] == "-"}
@@ -633,7 +788,7 @@ def named(line, words, home):
     known |= {re.sub("^~(?=/|$)", str(home), each) for each in values}
     known |= {os.path.expanduser(each) for each in values}
     known = {each.replace("\n", "\\n")[:100] for each in known}
-    known |= {*FILES, "config.", "the config has no field"}
+    known |= {*FILES, *ARRAYS, "config.", "the config has no field"}
     known |= {
         "--workdir",
         "--config",
@@ -657,7 +812,7 @@ def template(name):
 
 
 TEMPLATES = {"addition": template("addition"), "mnist": template("certificate")}
-TEMPLATES["unfinished"] = TEMPLATES["addition"]
+TEMPLATES |= {"unfinished": TEMPLATES["addition"], "arrays": template("arrays")}
 
 
 def load():
@@ -667,6 +822,7 @@ def load():
     jax.config.update("jax_disable_most_optimizations", True)
     for name in (
         *("training.loop", "training.loading", "training.prediction"),
+        *("training.exporting", "tasks.arrays"),
         *("training.certificates", "sweep.worker", "sweep.setup", "sweep.processes"),
         *("reproduce.registry", "reproduce.execution", "reproduce.documents"),
         *("benchmark.measuring", "benchmark.drawing", "benchmark.printing"),
@@ -685,9 +841,12 @@ def load():
 def make_runs(folder):
     """Runs that cases copy."""
     runs = Place(folder, folder)
+    inputs = np.random.default_rng(0).normal(size=(40, 5, 2))
+    np.savez(folder / DATA, inputs=inputs, targets=np.arange(40) % 2)
     for name, words in TEMPLATES.items():
         place = Place(folder / f"making-{name}", folder)
         place.folder.mkdir()
+        shutil.copy(folder / DATA, place.folder)
         made = outcome("run", [*words, f"--workdir={folder / name}"], True, place)
         assert made.kind == "ran", made
     (folder / "unfinished" / "result.json").unlink()

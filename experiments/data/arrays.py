@@ -64,8 +64,12 @@ def find(path: str, data_dir: str | None) -> pathlib.Path:
     )
 
 
-def read(path: pathlib.Path) -> Arrays:
+def read(path: pathlib.Path, single: str | None = None) -> Arrays:
     """The arrays by their names; those of a folder are not read yet.
+
+    Args:
+      path: an .npz file or a folder of .npy files.
+      single: the name of the array of an .npy file, if that is taken too.
 
     Raises:
       ValueError: a file is cut, of another format, or holds what is no number; an array
@@ -75,9 +79,15 @@ def read(path: pathlib.Path) -> Arrays:
         places = {file.stem: file for file in sorted(path.glob("*.npy"))}
         _check_names(path, places)
         return {name: _read_file(place, name) for name, place in places.items()}
+    if not path.is_file():  # a pipe would be waited for
+        raise ValueError(
+            f"{path} must be an .npz file or a folder of .npy files, got neither"
+        )
     with _reading(path):
         archive = np.load(path, allow_pickle=False)
     if not isinstance(archive, np.lib.npyio.NpzFile):
+        if single is not None:
+            return {single: _read_file(path, single)}
         raise ValueError(f"{path} must be an .npz file, got a single array")
     with archive:
         _check_names(path, archive.files)
@@ -108,6 +118,8 @@ def _reading(what: Any) -> Iterator[None]:
     except Exception as error:  # archives, their compression and headers have many
         if "Object arrays" in str(error):
             cause = "Python objects"
+        elif "pickle" in str(error):  # what numpy takes a file of another format for
+            cause = "a file of another format"
         else:
             cause = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
         raise ValueError(

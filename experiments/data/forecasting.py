@@ -1,5 +1,7 @@
 """One long series cut into windows, each with the values that follow it."""
 
+from collections.abc import Iterator
+
 import numpy as np
 
 from experiments.data import arrays as files
@@ -46,18 +48,12 @@ class Windows:
         fill: str,
         options: splits.Options,
     ):
-        series = arrays[files.SERIES]
-        if series.ndim not in (1, 2) or 0 in series.shape:
-            raise ValueError(
-                "series must be (steps,) or (steps, features), none of them 0, got"
-                f" {series.shape}"
-            )
-        self._series = series[:, None] if series.ndim == 1 else series
+        self._series = _series(arrays)
         self.fill = fill
         self.time_steps, self._horizon = window, horizon
         self.in_features = self._series.shape[1]
         self.target_shape = (horizon, self.in_features)
-        self._firsts = _firsts(len(series), window, horizon, options)
+        self._firsts = _firsts(len(self._series), window, horizon, options)
         self.counts = {split: len(firsts) for split, firsts in self._firsts.items()}
         self._fit(self._firsts["train"].stop + window + horizon - 1, normalize)
 
@@ -95,6 +91,45 @@ class Windows:
         scaled = self.inputs_scaling.apply(values)
         inputs, targets = np.split(scaled, [self.time_steps], axis=1)
         return {"inputs": inputs, "targets": targets.reshape(len(firsts), -1)}
+
+    def new_batches(self, arrays: files.Arrays, size: int) -> Iterator[Batch]:
+        """The last window of another series, whose next values are not known.
+
+        Args:
+          arrays: "series" alone, of as many features and a window of steps at least.
+
+        Raises:
+          ValueError: names the array, its value and what is allowed.
+        """
+        del size  # one window
+        if arrays.keys() != {files.SERIES}:
+            raise ValueError(
+                f"{files.SERIES} must be the only array, got {', '.join(arrays)}"
+            )
+        series = _series(arrays)
+        steps, features = series.shape
+        if steps < self.time_steps or features != self.in_features:
+            raise ValueError(
+                f"{files.SERIES} must have {self.time_steps} steps at least and"
+                f" {self.in_features} features, as those of the run, got {series.shape}"
+            )
+        first = steps - self.time_steps
+        window = np.asarray(series[first:], np.float64)
+        missing = self.fill != "error"
+        files.check_values(files.SERIES, window, first, None, AXES, missing=missing)
+        filled = scaling.fill(window[None], self.fill, self._mean)
+        yield {"inputs": self.inputs_scaling.apply(filled)}
+
+
+def _series(arrays: files.Arrays) -> np.ndarray:
+    """(steps, features)."""
+    series = arrays[files.SERIES]
+    if series.ndim not in (1, 2) or 0 in series.shape:
+        raise ValueError(
+            "series must be (steps,) or (steps, features), none of them 0, got"
+            f" {series.shape}"
+        )
+    return series[:, None] if series.ndim == 1 else series
 
 
 def _firsts(

@@ -20,14 +20,14 @@ class Set(NamedTuple):
     prefix: of their names, as "train_".
     inputs: (items, steps, features).
     targets: classes (items,) or (items, steps), or numbers (items, k) or (items, steps,
-      k).
+      k); None where new items have none.
     lengths: (items,) or None: how many steps of an item are its own.
     weights: (items,) or None.
     """
 
     prefix: str
     inputs: np.ndarray
-    targets: np.ndarray
+    targets: Any
     lengths: np.ndarray | None
     weights: np.ndarray | None
 
@@ -92,11 +92,7 @@ class Items:
             if split == "train":
                 self.target_shape = shape
             elif shape != self.target_shape:
-                raise ValueError(
-                    f"{each.prefix}targets must be of the shape of the training part,"
-                    f" (items, {', '.join(map(str, self.target_shape))}), got"
-                    f" {each.targets.shape}"
-                )
+                raise _other_shape(each, self.target_shape)
             if numbers and not shape:
                 sets[split] = each._replace(targets=each.targets[..., None])
         self._parts = _divide(sets, numbers or every_step, options)
@@ -144,26 +140,90 @@ class Items:
           (count,) int32 and "item_weights" (count,) float32 where there are any.
           Behind the end of an item all is zero.
         """
-        part, all_rows = self._parts[split]
-        rows = all_rows[places]
+        part, rows = self._parts[split]
+        batch = self._batch(part, rows[places])
+        if self._has_lengths and part.lengths is None:
+            batch["lengths"] = np.full(len(places), self.time_steps, np.int32)
+        if self._has_weights and part.weights is None:
+            batch["item_weights"] = np.ones(len(places), np.float32)
+        return batch
+
+    def _batch(self, part: Set, rows: np.ndarray) -> Batch:
+        """As `batch`, of rows of a set, with the arrays that it has."""
         inside = part.inside(rows)
-        of_targets = inside if self.every_step else None
         inputs = _own(np.asarray(part.inputs[rows], np.float64), inside)
-        targets = _own(np.asarray(part.targets[rows]), of_targets)
         inputs = scaling.fill(inputs, self.fill, self._mean)
         batch = {"inputs": _own(self.inputs_scaling.apply(inputs), inside)}
-        if self.targets_scaling is None:
-            batch["targets"] = targets.astype(np.int32)
-        else:
-            scaled = self.targets_scaling.apply(targets.astype(np.float64))
-            batch["targets"] = _own(scaled, of_targets)
-        if self._has_lengths:
-            full = np.full(len(rows), self.time_steps, np.int32)
-            batch["lengths"] = full if part.lengths is None else part.lengths[rows]
-        if self._has_weights:
-            ones = np.ones(len(rows), np.float32)
-            batch["item_weights"] = ones if part.weights is None else part.weights[rows]
+        if part.targets is not None:
+            of_targets = inside if self.every_step else None
+            targets = _own(np.asarray(part.targets[rows]), of_targets)
+            if self.targets_scaling is None:
+                batch["targets"] = targets.astype(np.int32)
+            else:
+                scaled = self.targets_scaling.apply(targets.astype(np.float64))
+                batch["targets"] = _own(scaled, of_targets)
+        if part.lengths is not None:
+            batch["lengths"] = part.lengths[rows]
+        if part.weights is not None:
+            batch["item_weights"] = part.weights[rows]
         return batch
+
+    def new_batches(self, arrays: files.Arrays, size: int) -> Iterator[Batch]:
+        """Batches of other items, as `batch` gives them, `size` at most in each.
+
+        Args:
+          arrays: "inputs" of as many features and of any steps, and where they are
+            there "lengths", "targets" and "weights"; as `arrays.read` gives them.
+
+        Raises:
+          ValueError: names the array, its value and what is allowed.
+        """
+        part = self._new(arrays)
+        for start in range(0, len(part.inputs), size):
+            yield self._batch(part, np.arange(len(part.inputs))[start : start + size])
+
+    def _new(self, arrays: files.Arrays) -> Set:
+        """The set of other items, checked."""
+        for name in arrays:
+            if name not in files.KINDS:
+                raise ValueError(
+                    f"arrays of new items must be named {', '.join(files.KINDS)}, got"
+                    f" {name!r}"
+                )
+        if "inputs" not in arrays:
+            there = ", ".join(sorted(arrays))
+            raise ValueError(f"inputs must be among the arrays, got {there}")
+        if self._has_lengths and "lengths" not in arrays:
+            raise ValueError(
+                "lengths must be among the arrays, as in the data of the run, got"
+                f" {', '.join(sorted(arrays))}"
+            )
+        part = _set(arrays, "")
+        if part.inputs.shape[2] != self.in_features:
+            raise ValueError(
+                f"inputs must have the {self.in_features} features of the training"
+                f" part, got {part.inputs.shape[2]}, of shape {arrays['inputs'].shape}"
+            )
+        missing = self.fill != "error"
+        _measure(part, part.inputs, "inputs", None, None, missing)
+        return part if part.targets is None else self._with_targets(part)
+
+    def _with_targets(self, part: Set) -> Set:
+        """A set of other items whose targets are of the kind that is predicted."""
+        numbers = self.targets_scaling is not None
+        rows = np.arange(len(part.inputs))
+        shape = _target_shape(part, numbers, self.every_step)
+        if shape != self.target_shape:
+            raise _other_shape(part, self.target_shape)
+        if part.weights is not None:
+            _check_some_weight(part, rows, "file")
+        if self.classes is not None:
+            _check_classes(part, rows, self.classes)
+            return part
+        if not shape:
+            part = part._replace(targets=part.targets[..., None])
+        _measure(part, part.targets, "targets", None, None, False)
+        return part
 
 
 def _own(values: np.ndarray, inside: np.ndarray | None) -> np.ndarray:
@@ -206,15 +266,17 @@ def _prefixes(arrays: files.Arrays) -> dict[str, str]:
 
 def _set(arrays: files.Arrays, prefix: str) -> Set:
     """The arrays of a prefix, each of the shape that it must have."""
-    inputs, targets = arrays[f"{prefix}inputs"], arrays[f"{prefix}targets"]
+    inputs, targets = arrays[f"{prefix}inputs"], arrays.get(f"{prefix}targets")
     if inputs.ndim not in (2, 3) or 0 in inputs.shape:
         raise ValueError(
             f"{prefix}inputs must be (items, steps) or (items, steps, features), none"
             f" of them 0, got {inputs.shape}"
         )
-    if targets.ndim == 0:
-        raise ValueError(f"{prefix}targets must be (items, ...), got one number")
-    others = {"targets": targets}
+    others = {}
+    if targets is not None:
+        others["targets"] = targets
+        if targets.ndim == 0:
+            raise ValueError(f"{prefix}targets must be (items, ...), got one number")
     for kind in ("lengths", "weights"):
         if prefix + kind in arrays:
             others[kind] = arrays[prefix + kind]
@@ -299,6 +361,13 @@ def _target_shape(each: Set, numbers: bool, every_step: bool) -> tuple[int, ...]
     return targets.shape[len(lead) :]
 
 
+def _other_shape(each: Set, shape: tuple[int, ...]) -> ValueError:
+    return ValueError(
+        f"{each.prefix}targets must be of the shape of the training part, (items,"
+        f" {', '.join(map(str, shape))}), got {each.targets.shape}"
+    )
+
+
 # ---- Splits and values.
 
 
@@ -318,15 +387,21 @@ def _divide(
         for split in files.SPLITS
     }
     for split, (part, chosen) in parts.items():
-        if part.weights is not None and not part.weights[chosen].any():
-            raise ValueError(
-                f"{part.prefix}weights must have one above 0 in the {split} part, got"
-                " zeros alone"
-            )
+        if part.weights is not None:
+            _check_some_weight(part, chosen, f"{split} part")
     if base.weights is not None:
         chosen = parts["train"][1]
         parts["train"] = base, chosen[base.weights[chosen] > 0]
     return parts
+
+
+def _check_some_weight(part: Set, rows: np.ndarray, where: str) -> None:
+    assert part.weights is not None
+    if not part.weights[rows].any():
+        raise ValueError(
+            f"{part.prefix}weights must have one above 0 in the {where}, got zeros"
+            " alone"
+        )
 
 
 def _measure(
@@ -334,7 +409,7 @@ def _measure(
     array: np.ndarray,
     kind: str,
     training: np.ndarray | None,
-    moments: scaling.Moments,
+    moments: scaling.Moments | None,
     missing: bool,
 ) -> None:
     """Checks every value of an array, and counts those of the training rows.
@@ -344,7 +419,7 @@ def _measure(
       array: (items, features) or (items, steps, features).
       kind: "inputs" or "targets".
       training: (items,) which rows count, or None.
-      moments: to which they are added.
+      moments: to which they are added; None: the values are checked alone.
       missing: whether NaN is allowed.
     """
     axes = AXES if array.ndim == 3 else ("row", "column")
@@ -353,7 +428,7 @@ def _measure(
         inside = each.inside(rows) if array.ndim == 3 else None
         name = each.prefix + kind
         files.check_values(name, values, rows.start, inside, axes, missing=missing)
-        if training is None or not training[rows].any():
+        if moments is None or training is None or not training[rows].any():
             continue
         values = values[training[rows]]
         if inside is not None:

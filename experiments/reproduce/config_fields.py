@@ -53,17 +53,22 @@ def _meaning(name: str, field: schema.Field) -> str:
 
 
 def _readers(name: str) -> str:
-    """The models, or the value of another field, with which a field is read."""
+    """The tasks, models, or value of another field, with which a field is read."""
     if name in identity.READ_WITH:
         other, value = identity.READ_WITH[name]
         return f"`{other}={value}`"
     if name in identity.READ_UNLESS:
         other, value = identity.READ_UNLESS[name]
         return f"`{other}` other than `{value}`"
-    readers = [model for model, entry in models.MODELS.items() if name in entry.reads]
-    if not readers or len(readers) == len(models.MODELS):
+    if name in tasks.BESIDE:
+        all_names = list(tasks.TASKS)
+        readers = [task for task, entry in tasks.TASKS.items() if name in entry.beside]
+    else:
+        all_names = list(models.MODELS)
+        readers = [each for each, entry in models.MODELS.items() if name in entry.reads]
+    if not readers or len(readers) == len(all_names):
         return "all"
-    others = [model for model in models.MODELS if model not in readers]
+    others = [each for each in all_names if each not in readers]
     if len(others) < len(readers) / 2:
         return f"all but {', '.join(others)}"
     return ", ".join(readers)

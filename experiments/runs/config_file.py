@@ -71,7 +71,8 @@ def register(
       config_file: as in `keep`, in the place of what the folder knows.
 
     Raises:
-      ValueError: the file is not known or gone, fails, or does not register them.
+      ValueError: the file is not known or gone, fails, or does not register them; or
+        there is nothing to register and a file is given.
     """
     kept = _read(workdir)
     wanted = _names(config)
@@ -97,6 +98,12 @@ def register(
             )
         if registry.is_own(name):
             _imported[field, name] = path
+    own = [name for field, name in wanted.items() if _REGISTRIES[field].is_own(name)]
+    if config_file is not None and not own:
+        raise ValueError(
+            f"--config must be left out of {workdir}, a run of a task and a model that"
+            f" need no file, got {config_file}"
+        )
 
 
 def _names(config: dict) -> dict[str, str]:

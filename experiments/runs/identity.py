@@ -143,6 +143,8 @@ def unread(config: dict) -> set[str]:
         section, _, name = field.partition(".")
         if task and section == "task" and name not in ("name", *task.reads):
             without_effect.add(field)
+        if task and field in tasks.BESIDE and field not in task.beside:
+            without_effect.add(field)
         of_model = section == "model" and name != "name" or field in models.BESIDE
         if model and of_model and field not in model.reads:
             without_effect.add(field)
@@ -197,7 +199,8 @@ def check_overrides(config: Any, overrides: dict[str, Any]) -> None:
 def _reason(field: str, config: Any) -> str:
     """What does not read the field, as the end of a sentence."""
     flat = flatten(config.to_dict())
-    deciding = "task.name" if field.startswith("task.") else "model.name"
+    by_task = field.startswith("task.") or field in tasks.BESIDE
+    deciding = "task.name" if by_task else "model.name"
     if field in READ_WITH:
         other, value = READ_WITH[field]
         deciding = other if flat[other] != value else deciding

@@ -1,6 +1,7 @@
 """Tasks: data, loss and metrics of each experiment. Imports no JAX."""
 
 from experiments.tasks.registry import (
+    BESIDE,
     TASKS,
     build,
     check,
@@ -9,4 +10,4 @@ from experiments.tasks.registry import (
     register,
 )
 
-__all__ = ["TASKS", "build", "check", "is_known", "is_own", "register"]
+__all__ = ["BESIDE", "TASKS", "build", "check", "is_known", "is_own", "register"]

@@ -2,6 +2,7 @@
 
 import abc
 import math
+import pathlib
 from collections.abc import Iterator
 from typing import Any
 
@@ -11,7 +12,7 @@ import numpy as np
 import optax
 from typing_extensions import override
 
-from experiments import checks
+from experiments import checks, schema
 from experiments.data import arrays as files
 from experiments.data import forecasting, items, scaling, splits
 from experiments.tasks import base, scoring
@@ -48,6 +49,7 @@ class Arrays(base.Task):
         self.time_steps = source.time_steps
         self.in_features = source.in_features
         self.readout = "all" if source.every_step else "last"
+        self.by_steps = source.fill != "previous"
         self._digest = digest
         self._order = base.Order(
             source.counts["train"], seed=seed, batch_size=batch_size
@@ -84,6 +86,18 @@ class Arrays(base.Task):
             yield base.pad(self.source.batch(split, places), size)
 
     @override
+    def file_batches(self, path: pathlib.Path) -> Iterator[base.Batch]:
+        windows = isinstance(self.source, forecasting.Windows)
+        arrays = files.read(path, files.SERIES if windows else "inputs")
+        size = None
+        try:
+            for batch in self.source.new_batches(arrays, base.EVAL_BATCH):
+                size = size or len(batch["inputs"])
+                yield base.pad(batch, size)
+        except ValueError as error:
+            raise ValueError(f"--input {path}: {error}") from None
+
+    @override
     def fitted(self) -> dict[str, Any]:
         fill = self.source.fill_values
         return {
@@ -107,10 +121,10 @@ class Arrays(base.Task):
     def _fitted_targets(self) -> dict[str, Any]: ...
 
     def _inside(self, batch: base.Batch) -> jnp.ndarray | None:
-        """Which steps (items, steps) are an item's own, of targets at every step."""
+        """Which steps (items, steps) are an item's own, of outputs at every step."""
         if self.readout == "last" or "lengths" not in batch:
             return None
-        steps = jnp.arange(batch["targets"].shape[1])
+        steps = jnp.arange(batch["inputs"].shape[1])
         return steps < jnp.asarray(batch["lengths"])[:, None]
 
     def _weights(self, batch: base.Batch) -> jnp.ndarray:
@@ -186,11 +200,10 @@ class Classification(Arrays):
     def predictions(
         self, outputs: jnp.ndarray, batch: base.Batch
     ) -> dict[str, jnp.ndarray]:
-        arrays = {
-            "predictions": jnp.argmax(outputs, axis=-1),
-            "targets": jnp.asarray(batch["targets"]),
-            "log_probabilities": jax.nn.log_softmax(outputs),
-        }
+        arrays = {"predictions": jnp.argmax(outputs, axis=-1)}
+        if "targets" in batch:
+            arrays["targets"] = jnp.asarray(batch["targets"])
+        arrays["log_probabilities"] = jax.nn.log_softmax(outputs)
         return self._kept(arrays, batch)
 
     @override
@@ -253,11 +266,9 @@ class Regression(Arrays):
     def predictions(
         self, outputs: jnp.ndarray, batch: base.Batch
     ) -> dict[str, jnp.ndarray]:
-        targets = jnp.asarray(batch["targets"])
-        arrays = {
-            "predictions": self._in_units(outputs),
-            "targets": self._in_units(targets),
-        }
+        arrays = {"predictions": self._in_units(outputs)}
+        if "targets" in batch:
+            arrays["targets"] = self._in_units(jnp.asarray(batch["targets"]))
         return self._kept(arrays, batch)
 
     @override
@@ -400,5 +411,6 @@ def _class_weights(field: Any, source: items.Items) -> np.ndarray:
             f" numbers, one for each class, got {field!r}"
         )
     for weight in field:
-        values.check_finite("config.task.class_weights", weight, above=0)
+        most = schema.MOST_NUMBER
+        values.check_finite("config.task.class_weights", weight, above=0, most=most)
     return np.array(field, np.float64)

@@ -2,6 +2,7 @@
 
 import abc
 import functools
+import pathlib
 from collections.abc import Iterator
 from typing import Any
 
@@ -45,6 +46,7 @@ class Task(abc.ABC):
         that there can be, known without the data; None where there is none.
       unit: what a rate of progress counts, "examples" or "tokens".
       from_files: whether the data are read from `config.data_dir`.
+      by_steps: whether `prepare` makes every step of that step alone.
     """
 
     name: str
@@ -60,6 +62,7 @@ class Task(abc.ABC):
     inputs_bound: float | None = None
     unit: str = "examples"
     from_files: bool = False
+    by_steps: bool = True
 
     @property
     def primary(self) -> str:
@@ -107,6 +110,22 @@ class Task(abc.ABC):
         time) where the tokens of a text, or all steps, are counted. "reset" and
         "lengths" as in training.
         """
+
+    def file_batches(self, path: pathlib.Path) -> Iterator[Batch]:
+        """Batches of new items from a file, for `experiments.predict --input`.
+
+        They are as those of `eval_batches`, by what was fitted to the training data.
+        Where the file has no targets they have no "targets", are not given to `sums`,
+        and `predictions` leaves targets out.
+
+        Raises:
+          ValueError: the file does not fit; or always, of a task that says nothing
+            else.
+        """
+        raise ValueError(
+            f"--input must be left out for {self.name}, which predicts its own splits"
+            f" alone, got {path}"
+        )
 
     def prepare(self, raw: jnp.ndarray) -> jnp.ndarray:
         """The inputs of a batch, made of raw ones of the same shape and type.

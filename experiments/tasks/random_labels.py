@@ -33,7 +33,7 @@ def build(config: Any) -> RandomLabels:
     """The task of a config."""
     pixel_mnist.check_steps(config.task.steps)  # before the data are read
     return RandomLabels(
-        data_set.load(config.data_dir),
+        data_set.load(config.data_dir, config.allow_other_data),
         steps=config.task.steps,
         permuted=config.task.permuted,
         seed=config.seed,

@@ -9,6 +9,7 @@ import importlib
 from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from configs import common
 from experiments.tasks import scoring
 
 if TYPE_CHECKING:
@@ -25,14 +26,19 @@ class Entry(NamedTuple):
       meaning.
     metric: chooses the best step on validation data, and is what tables print; None
       where the task itself says it, and tables have none of it.
+    beside: those of `BESIDE` that it reads.
     """
 
     build: Build | str
     reads: dict[str, str]
-    metric: scoring.Metric | None = None
+    metric: scoring.Metric | None
+    beside: tuple[str, ...]
 
 
 TASKS: dict[str, Entry] = {}
+
+# Fields outside the task's part that not every task reads.
+BESIDE = tuple(name for name, field in common.FIELDS.items() if field.by_task)
 
 
 def register(
@@ -40,6 +46,8 @@ def register(
     build: Build | str,
     reads: Mapping[str, str] | Iterable[str] = (),
     metric: scoring.Metric | None = None,
+    *,
+    beside: tuple[str, ...] = BESIDE,
 ) -> None:
     """Adds a task, or replaces it, under a name for `config.task.name`.
 
@@ -51,9 +59,11 @@ def register(
         says what each of them means.
       metric: one of `experiments.tasks.scoring` or of your own; None where the task
         has attributes `primary` and `higher_is_better`.
+      beside: those of `BESIDE` that it reads; the others are an error on the command
+        line.
     """
     meanings = reads if isinstance(reads, Mapping) else dict.fromkeys(reads, "")
-    TASKS[name] = Entry(build, dict(meanings), metric)
+    TASKS[name] = Entry(build, dict(meanings), metric, beside)
 
 
 _PIXELS = {
@@ -66,12 +76,14 @@ register(
     "experiments.tasks.addition:build",
     {"length": "How many numbers a sequence has, at least 2."},
     scoring.MSE,
+    beside=(),
 )
 register(
     "copying",
     "experiments.tasks.copying:build",
     {"length": "The lag: how many steps lie between reading and repeating."},
     scoring.RECALL,
+    beside=(),
 )
 register("mnist", "experiments.tasks.mnist:build", metric=scoring.ACCURACY)
 for _name in ("pixel_mnist", "random_labels"):
@@ -107,6 +119,7 @@ register(
         "fill": "What takes the place of NaN: error, zero, mean or previous.",
         "class_weights": "Weights of classes in the loss: balanced, or one a class.",
     },
+    beside=("data_dir",),
 )
 
 _SHIPPED = TASKS.copy()

@@ -1,6 +1,6 @@
 """Metrics of whole splits, and which step is the best."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import jax
@@ -25,7 +25,8 @@ def evaluate(
     on more devices than those of `spread`, see `devices.Spread.narrowed`.
     """
     params, rest = spread.held((state.params, state.rest))
-    going = go_through(eval_step, task, split, params, rest, state.carry, spread)
+    batches = task.eval_batches(split)
+    going = go_through(eval_step, task, batches, params, rest, state.carry, spread)
     own = total(spread.read([sums for _, sums in going]))
     return task.metrics(exchange.added(own))
 
@@ -38,13 +39,13 @@ def batch_size(task: base.Task) -> int:
 def go_through(
     eval_step: Callable,
     task: base.Task,
-    split: str,
+    batches: Iterable[base.Batch],
     params: Any,
     rest: Any,
     carry: Any,
     spread: devices.Spread = devices.ONE,
 ) -> Iterator[tuple[base.Batch, Any]]:
-    """(batch, what the step reads of it) over a split.
+    """(batch, what the step reads of it) over batches of equal shape.
 
     A batch that the devices do not divide is filled up with examples of weight zero.
 
@@ -52,7 +53,7 @@ def go_through(
       carry: of any batch size; only what is in it of shapes and types counts.
     """
     sized = None
-    for batch in task.eval_batches(split):
+    for batch in batches:
         base.check_lengths(task, batch)
         batch = _filled(batch, spread.count)
         if sized is None:

@@ -42,7 +42,7 @@ def export(
 
     Raises:
       ValueError: an unknown platform, one that the model cannot be lowered for, or
-        `streaming` of a model that does not go step by step.
+        `streaming` of a model or of inputs that do not go step by step.
     """
     if platforms is not None:
         for platform in platforms or ("",):
@@ -51,6 +51,11 @@ def export(
         raise ValueError(
             f"streaming must be False for {task.name}, whose inputs have no time axis,"
             " got True"
+        )
+    if streaming and not task.by_steps:
+        raise ValueError(
+            f"streaming must be False for {task.name} whose missing values are filled"
+            " by steps before them, as by config.task.fill 'previous', got True"
         )
     example = next(iter(task.eval_batches("valid")))
     inputs = jnp.asarray(example["inputs"])

@@ -8,7 +8,7 @@ from flax import nnx
 from experiments.runs import config_file as config_files
 from experiments.runs import files, fitted, identity
 from experiments.tasks import base
-from experiments.training import assembly, checkpoints, fields, optimizers
+from experiments.training import assembly, checkpoints, devices, fields, optimizers
 from svdrnn import checks
 
 WHICH = ("best", "last")
@@ -40,8 +40,10 @@ def load(
     config_files.register(workdir, stored, config_file)
     config = identity.to_config(stored, str(path))
     if data_dir is not None:
+        identity.check_overrides(config, {"data_dir": data_dir})
         config.data_dir = data_dir
     fields.check(config)
+    devices.start(config.train.devices)  # or training after it would have one
     parts = assembly.assemble(config, one_device=True)
     fitted.check(workdir, parts.task.fitted())
     restored = None

@@ -105,9 +105,7 @@ def train(
         run = session.Session(config, parts, functions, saved, began)
         with contextlib.closing(run):
             run.open_log(workdir, resumes)
-            result = _train(run, workdir, on_validation)
-            if processes.first():
-                _show(run, workdir, content, result)
+            result = _train(run, workdir, content, on_validation)
         print(summary.text(result, workdir))
         return result
 
@@ -243,12 +241,19 @@ def _enter(
 def _train(
     run: session.Session,
     workdir: pathlib.Path,
+    content: dict,
     on_validation: Callable[[int, dict[str, float]], None] | None,
 ) -> dict:
-    """Makes all updates of a run and returns its result, which is written as well."""
+    """Makes all updates of a run and returns its result, which is written last.
+
+    `content` is the config as plain values.
+    """
     with signals.noted() as ending:
         _make_updates(run, ending, on_validation)
     result = _evaluate(run)
+    if processes.first():
+        _show(run, workdir, content, result)
+    # With it the run is over: what came after would be lost by a kill.
     processes.by_first(lambda: files.write_json(workdir / "result.json", result))
     run.log.event(run.step, "finished")
     return result

@@ -1,5 +1,8 @@
-"""What a model answers on a whole split, beside what it should."""
+"""What a model answers on a whole split or file, beside what it should."""
 
+import itertools
+import pathlib
+from collections.abc import Iterable
 from typing import Any
 
 import jax
@@ -9,10 +12,10 @@ from flax import nnx
 from experiments.tasks import base
 from experiments.training import evaluation, steps
 
+Answers = tuple[dict[str, np.ndarray], dict[str, float]]
 
-def predict(
-    model: Any, task: base.Task, split: str
-) -> tuple[dict[str, np.ndarray], dict[str, float]]:
+
+def predict(model: Any, task: base.Task, split: str) -> Answers:
     """The task's `predictions` of a whole split, and its metrics.
 
     Returns:
@@ -20,15 +23,38 @@ def predict(
       weights, in the order of the split and without padding; the metrics of the split,
       as a run's result has them.
     """
+    return _answers(model, task, task.eval_batches(split), scored=True)
+
+
+def predict_file(model: Any, task: base.Task, path: str | pathlib.Path) -> Answers:
+    """As `predict`, of new items in a file, see `base.Task.file_batches`.
+
+    Returns:
+      The same; no metrics where the file has no targets.
+
+    Raises:
+      ValueError: the file does not fit, or the task takes none.
+    """
+    batches = iter(task.file_batches(pathlib.Path(path)))
+    first = next(batches)
+    scored = "targets" in first
+    return _answers(model, task, itertools.chain([first], batches), scored=scored)
+
+
+def _answers(
+    model: Any, task: base.Task, batches: Iterable[base.Batch], *, scored: bool
+) -> Answers:
     graph, params, rest = nnx.split(model, nnx.Param, ...)  # type: ignore[misc]
 
     def read(outputs: jax.Array, batch: base.Batch) -> Any:
-        return task.sums(outputs, batch), task.predictions(outputs, batch)
+        sums = task.sums(outputs, batch) if scored else {}
+        return sums, task.predictions(outputs, batch)
 
     step = steps.make_eval_step(graph, task, read)
     carry = model.initialize_carry(1) if task.stateful else None
     sums, predictions = [], []
-    for batch, result in evaluation.go_through(step, task, split, params, rest, carry):
+    going = evaluation.go_through(step, task, batches, params, rest, carry)
+    for batch, result in going:
         sums.append(result[0])
         present = np.asarray(base.weights(batch)) > 0
         predictions.append((present, jax.device_get(result[1])))
@@ -39,4 +65,5 @@ def predict(
     for name in predictions[0][1]:
         arrays = [np.asarray(arrays[name]) for _, arrays in predictions]
         joined[name] = np.concatenate(arrays, axis)[present]
-    return joined, task.metrics(evaluation.total(jax.device_get(sums)))
+    total = evaluation.total(jax.device_get(sums))
+    return joined, task.metrics(total) if scored else {}

@@ -6,9 +6,12 @@ import pathlib
 import re
 import subprocess
 import sys
+from unittest import mock
 
 import optuna
 import pytest
+from absl import flags
+from ml_collections import config_flags
 
 from experiments import commandline
 from experiments.benchmark import measuring
@@ -53,6 +56,15 @@ def test_indented_lines_stay(capsys):
     with pytest.raises(SystemExit):
         commandline.fail(2, "go back to these values:\n  x: 1 -> 2\n  y: 3 -> 4")
     assert len(capsys.readouterr().err.splitlines()) == 3
+
+
+def test_what_is_neither_true_nor_false_is_named(capsys):
+    words = ["run", "--config=configs/addition.py", "--config.model.tied=yes"]
+    values = flags.FlagValues()
+    config_flags.DEFINE_config_file("config", flag_values=values, sys_argv=words)
+    with mock.patch.object(flags, "FLAGS", values):
+        line = failed(capsys, 1, commandline.parse_flags, words)
+    assert line == "error: --config.model.tied must be True or False, got 'yes'"
 
 
 @pytest.mark.parametrize("field", ["", "é.", "train..steps", "1", "a b", "train.x-y"])

@@ -31,6 +31,13 @@ def parse(name, *overrides):
     return holder.value
 
 
+def test_two_lengths_are_refused():
+    with pytest.raises(ValueError, match="must not both be given, got 5 and 2"):
+        parse("addition.py", "--config.train.steps=5", "--config.train.epochs=2")
+    one = parse("addition.py", "--config.train.steps=None", "--config.train.epochs=2")
+    assert (one.train.steps, one.train.epochs) == (None, 2)
+
+
 @pytest.mark.parametrize(
     "name,task",
     [

@@ -15,7 +15,14 @@ import experiments
 from configs import deep_mlp, ptb_word
 from experiments.data import ptb, stand_in
 from experiments.tasks import addition
-from experiments.training import evaluation, loading, loop, prediction
+from experiments.training import (
+    assembly,
+    devices,
+    evaluation,
+    loading,
+    loop,
+    prediction,
+)
 from tests.experiments.small import tiny_config
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
@@ -47,6 +54,24 @@ def finished(tmp_path_factory):
 @pytest.fixture
 def copied(finished, tmp_path):
     return shutil.copytree(finished[0], tmp_path / "run")
+
+
+def test_loading_first_leaves_training_its_devices(finished, monkeypatch):
+    assemble, order = assembly.assemble, []
+
+    def noted(*arguments, **options):
+        order.append("assembled")
+        return assemble(*arguments, **options)
+
+    monkeypatch.setattr(devices, "start", order.append)
+    monkeypatch.setattr(assembly, "assemble", noted)
+    experiments.load(finished[0])
+    assert order == [1, "assembled"]  # config.train.devices of the run
+
+
+def test_a_data_folder_of_a_task_without_files_is_refused(finished):
+    with pytest.raises(ValueError, match="config.data_dir must be .* 'addition'"):
+        experiments.load(finished[0], data_dir="elsewhere")
 
 
 @pytest.mark.slow

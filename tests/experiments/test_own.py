@@ -197,6 +197,9 @@ def test_no_file_is_imported_for_our_tasks_and_models(tmp_path):
     config_file.register(tmp_path, config)
     path.unlink()
     config_file.register(tmp_path, config)
+    path.write_text("def get_config(): pass\n")
+    with pytest.raises(ValueError, match="--config must be left out of .*file.py$"):
+        config_file.register(tmp_path, config, str(path))
 
 
 @pytest.mark.parametrize("text", ["{}", "[]", "{", '{"path": 1}'])

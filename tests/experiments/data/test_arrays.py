@@ -1,6 +1,7 @@
 """Arrays of one's own: files, splits and what is fitted, against plain loops."""
 
 import io
+import os
 import re
 import zipfile
 
@@ -82,7 +83,7 @@ GOOD = {"inputs": np.zeros((4, 3)), "targets": np.arange(4)}
         ),
         (saved(**GOOD)[:-30], "data.npz must be whole arrays .*, got BadZipFile: "),
         (b"", "data.npz must be whole arrays .*, got EOFError: "),
-        (b"text", "data.npz must be whole arrays .*, got ValueError: "),
+        (b"text", "data.npz must be whole arrays .*, got a file of another format$"),
         (foreign_member(), "^inputs must be an array, got bytes$"),
         (
             saved(inputs=np.array([["a", "bc"]])),
@@ -128,6 +129,12 @@ def test_a_damaged_header_is_named(tmp_path):
     (tmp_path / "inputs.npy").write_bytes(content)
     with pytest.raises(ValueError, match="inputs.npy must be whole arrays of numbers"):
         arrays.read(tmp_path)
+
+
+def test_a_pipe_is_not_waited_for(tmp_path):
+    os.mkfifo(tmp_path / "data.npz")
+    with pytest.raises(ValueError, match="data.npz must be an .npz file or a folder"):
+        arrays.read(tmp_path / "data.npz")
 
 
 def test_a_single_array_is_no_set(tmp_path):

@@ -5,6 +5,7 @@ import json
 import pytest
 
 from configs import common
+from experiments import tasks
 from experiments.models import registry
 from experiments.runs import identity
 from tests.experiments.small import changed_addition as changed
@@ -118,6 +119,16 @@ def test_decay_of_constrained_is_read_with_a_decay_alone():
         identity.check_overrides(config, {"train.decay_constrained": True})
 
 
+def test_files_are_read_by_the_tasks_that_say_so():
+    reads = {name: set(entry.beside) for name, entry in tasks.TASKS.items()}
+    assert set().union(*reads.values()) == set(tasks.BESIDE)
+    assert reads["addition"] == reads["copying"] == set()
+    assert reads["arrays"] == {"data_dir"}
+    assert "allow_other_data" not in identity.read_part(plain())
+    digits = plain(task__name="mnist", allow_other_data=True)
+    assert identity.read_part(digits)["allow_other_data"] is True
+
+
 def test_every_field_of_a_model_is_read_by_some():
     known = {f"model.{name}" for name in common.get_config().model} - {"model.name"}
     read = [entry.reads for entry in registry.MODELS.values()]
@@ -137,6 +148,11 @@ def test_every_field_of_a_model_is_read_by_some():
             {"train.decay_rate": 0.5},
             "config.train.decay_rate .*config.train.schedule 'cosine'.* got 0.5",
         ),
+        (
+            {"allow_other_data": True},
+            "config.allow_other_data must be left out with config.task.name 'addition'",
+        ),
+        ({"data_dir": "/elsewhere"}, "config.data_dir must be left out .*'addition'"),
     ],
 )
 def test_overrides_that_are_not_read_are_refused(overrides, message):

@@ -17,8 +17,9 @@ from experiments import tasks
 from experiments.data import arrays
 from experiments.runs import fitted
 from experiments.sweep import setup, summary, worker
+from experiments.tasks import base
 from experiments.training import agreement, exporting, loop, prediction
-from tests.experiments.small import invented_model
+from tests.experiments.small import invented_model, tiny_config
 
 RNG = np.random.default_rng(0)
 X = RNG.normal(loc=(5.0, -3.0), scale=(2.0, 0.1), size=(40, 7, 2))
@@ -526,6 +527,7 @@ def changed(name, place, value, values=None):
             {"class_weights": (1.0, 2.0)},
             r"'balanced' or 3 numbers, .*\(1.0, 2.0\)",
         ),
+        (SET, {"class_weights": (1.0, 1e300, 1.0)}, "at most 3.4e.38, got 1e.300"),
         (SET, {"class_weights": "even"}, "class_weights must be None, .*got 'even'"),
         (
             SET,
@@ -703,6 +705,12 @@ def test_a_model_that_reads_ahead_goes_not_step_by_step(build, field, value):
         exporting.export(model, task, streaming=True)
 
 
+def test_steps_that_look_back_are_not_exported_one_at_a_time(build):
+    task = build(named({"inputs": X, "targets": Y}), fill="previous")
+    with pytest.raises(ValueError, match="streaming must be False .* 'previous', got"):
+        exporting.export(None, task, streaming=True)
+
+
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory):
     folder = tmp_path_factory.mktemp("arrays")
@@ -721,6 +729,131 @@ def test_a_run_keeps_what_was_fitted_and_predicts_in_units(trained):
     assert metrics["mse"] == pytest.approx(np.mean(errors**2), rel=1e-3)
     assert metrics == pytest.approx(result["best"]["test"], rel=1e-5)
     assert np.all(np.abs(predicted["targets"] - 1100) < 300)
+
+
+# ---- New items from a file.
+
+
+@pytest.fixture
+def predict_file(tmp_path):
+    """What a model with its first parameters says of a file, and its metrics."""
+
+    def predict_file(task, values):
+        config = config_file.get_config()
+        config.model.update(hidden=6, reflectors=2)
+        model = models.build(config.model, task, rngs=nnx.Rngs(0))
+        np.savez(tmp_path / "new.npz", **values)
+        said = prediction.predict_file(model, task, tmp_path / "new.npz")
+        return *said, prediction.predict(model, task, "test")
+
+    return predict_file
+
+
+KINDS = {
+    "classes": ({"targets": Y}, {}),
+    "numbers": ({"targets": 9 * X[:, 0, 0], "weights": WEIGHTS}, {}),
+    "lengths": ({"targets": Y, "lengths": LENGTHS}, {}),
+    "steps": ({"targets": STEPWISE, "lengths": LENGTHS}, {"every_step": True}),
+    "holes": ({"targets": X[:, 0, :]}, {"fill": "previous"}),
+}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_file_of_the_test_items_is_predicted_as_they_are(build, predict_file, kind):
+    values, fields = KINDS[kind]
+    holes = np.where(RNG.random(X.shape) < 0.3, np.nan, X)
+    values = values | {"inputs": holes if kind == "holes" else X}
+    task = build(named(values), **fields)
+    new = {name: array[32:] for name, array in values.items()}
+    arrays_of_file, metrics, (expected, metrics_of_test) = predict_file(task, new)
+    assert metrics == pytest.approx(metrics_of_test, rel=1e-6)
+    assert arrays_of_file.keys() == expected.keys()
+    for name, array in expected.items():
+        np.testing.assert_allclose(arrays_of_file[name], array, rtol=1e-5, atol=1e-6)
+    del new["targets"]
+    without, metrics, _ = predict_file(task, new)
+    assert metrics == {} and without.keys() == expected.keys() - {"targets"}
+    np.testing.assert_array_equal(without["predictions"], arrays_of_file["predictions"])
+
+
+def test_new_items_may_have_other_steps_and_more_than_a_batch(
+    build, predict_file, monkeypatch
+):
+    task = build(named({"inputs": X, "targets": Y}))
+    monkeypatch.setattr(base, "EVAL_BATCH", 3)
+    longer, _, _ = predict_file(task, {"inputs": np.tile(X[:8], (1, 2, 1))})
+    assert longer["log_probabilities"].shape == (8, 3)
+    ends = {"inputs": np.tile(X[:8], (1, 2, 1)), "lengths": np.full(8, 7)}
+    cut, _, _ = predict_file(task, ends)
+    plain, _, _ = predict_file(task, {"inputs": X[:8]})
+    for name in ("predictions", "log_probabilities"):
+        np.testing.assert_allclose(cut[name], plain[name], rtol=1e-5)
+    assert not np.allclose(longer["log_probabilities"], plain["log_probabilities"])
+
+
+def test_the_values_after_the_last_window_of_a_series(build, predict_file):
+    task = build({"series": SERIES}, **SERIES_FIELDS)
+    window, horizon = task.time_steps, task.source.target_shape[0]
+    upto = SERIES[: len(SERIES) - horizon]  # whose last window is the test part's
+    said, metrics, (expected, _) = predict_file(task, {"series": upto})
+    assert metrics == {} and said.keys() == {"predictions"}
+    last = expected["predictions"][-1:]
+    np.testing.assert_allclose(said["predictions"], last, rtol=1e-5)
+    shortest, _, _ = predict_file(task, {"series": upto[-window:]})
+    np.testing.assert_array_equal(shortest["predictions"], said["predictions"])
+
+
+PLAIN = {"inputs": X, "targets": Y}
+WITH_LENGTHS = PLAIN | {"lengths": LENGTHS}
+NUMBERS = {"inputs": X, "targets": X[:, 0, :]}
+
+
+@pytest.mark.parametrize(
+    "values,new,message",
+    [
+        (
+            PLAIN,
+            {"inputs": X[..., :1]},
+            r"inputs must have the 2 features .* got 1, of",
+        ),
+        (PLAIN, {"targets": Y}, "inputs must be among the arrays, got targets"),
+        (PLAIN, {"series": X[0]}, "must be named inputs, .* weights, got 'series'"),
+        (PLAIN, {"train_inputs": X}, "must be named .*, got 'train_inputs'"),
+        (PLAIN, {"inputs": X * np.nan}, "inputs must be finite .* got nan at row 0"),
+        (PLAIN, PLAIN | {"targets": Y + 1}, r"targets must be classes .*2, got 3"),
+        (PLAIN, PLAIN | {"targets": Y + 0.5}, "targets must be integers as those of"),
+        (PLAIN, PLAIN | {"targets": Y[1:]}, "targets must have the 40 items"),
+        (NUMBERS, NUMBERS | {"targets": X[:, 0]}, None),
+        (NUMBERS, NUMBERS | {"targets": X[:, 0, 0]}, r"targets must be .*\(items, 2\)"),
+        (NUMBERS, NUMBERS | {"targets": X[:, 0] * np.inf}, "targets must be finite"),
+        (NUMBERS, NUMBERS | {"weights": Y * 0.0}, "weights must have one above 0 in"),
+        (WITH_LENGTHS, PLAIN, "lengths must be among the arrays, as in the data of"),
+        (PLAIN, PLAIN | {"lengths": LENGTHS + 7}, r"lengths must lie in 1 \.\.\. 7"),
+        ("series", {"inputs": X}, "series must be the only array, got inputs"),
+        ("series", {"series": SERIES[:5]}, "series must have 10 steps at least and 2"),
+        ("series", {"series": SERIES[:, 0]}, r"and 2 features, .* got \(100, 1\)"),
+        ("series", {"series": SERIES * np.inf}, "series must be finite numbers"),
+    ],
+)
+@pytest.mark.filterwarnings("ignore:.*:RuntimeWarning")
+def test_a_file_that_does_not_fit_is_a_line(build, tmp_path, values, new, message):
+    series = values == "series"
+    task = build(
+        {"series": SERIES} if series else values, **(SERIES_FIELDS if series else {})
+    )
+    np.savez(tmp_path / "new.npz", **new)
+    if message is None:
+        assert len(next(task.file_batches(tmp_path / "new.npz"))["inputs"]) == 40
+        return
+    with pytest.raises(ValueError, match=f"^--input .*new.npz: .*{message}") as raised:
+        next(task.file_batches(tmp_path / "new.npz"))
+    assert "\n" not in str(raised.value)
+
+
+def test_other_tasks_take_no_file(tmp_path):
+    task = tasks.build(tiny_config())
+    with pytest.raises(ValueError, match="--input must be left out for addition, whi"):
+        prediction.predict_file(None, task, tmp_path)
 
 
 def test_moved_data_are_named_by_the_data_folder(trained, tmp_path):
@@ -834,3 +967,12 @@ def test_the_command_trains_and_predicts_or_ends_with_a_line(tmp_path):
     with np.load(tmp_path / "out.npz") as out:
         assert out["predictions"].shape == out["targets"].shape == (6,)
         assert out["log_probabilities"].shape == (6, 3)
+    np.save(tmp_path / "new.npy", X[:4, :5])
+    done = command("predict", *words, f"--input={tmp_path / 'new.npy'}")
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines()[0].endswith("new.npy")  # and no metrics
+    with np.load(tmp_path / "out.npz") as out:
+        assert out["log_probabilities"].shape == (4, 3) and "targets" not in out
+    done = command("predict", *words, f"--input={tmp_path / 'new.npy'}", "--split=test")
+    assert done.returncode == 2
+    assert done.stderr == "error: --split must be left out with --input, got test\n"

@@ -216,4 +216,6 @@ def test_lengths_of_training_and_of_an_evaluation_are_checked(monkeypatch, tmp_p
     with pytest.raises(ValueError, match=match):
         loop.train(make_config(), tmp_path / "run")
     with pytest.raises(ValueError, match=match):
-        next(evaluation.go_through(None, Means(make_config()), "valid", *(None,) * 3))
+        task = Means(make_config())
+        batches = task.eval_batches("valid")
+        next(evaluation.go_through(None, task, batches, *(None,) * 3))

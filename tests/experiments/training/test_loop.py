@@ -18,7 +18,7 @@ from configs import common, deep_mlp, ptb_word
 from experiments import tasks
 from experiments.data import stand_in
 from experiments.models import registry
-from experiments.runs import folder, identity
+from experiments.runs import files, folder, identity
 from experiments.tasks import addition
 from experiments.training import assembly, checkpoints, evaluation, loop
 from tests.experiments.runs.test_logs import hparams, written_events
@@ -81,6 +81,24 @@ def test_metrics_lines(finished):
     assert result["best"]["step"] == best
     assert result["best"]["valid"]["mse"] == losses[best]
     assert result["metrics"]["valid"]["mse"] == losses[60]
+
+
+def test_a_kill_at_the_result_loses_nothing(tmp_path, monkeypatch):
+    write = files.write_json
+
+    def killed(path, content):
+        if path.name == "result.json":
+            raise KeyboardInterrupt
+        write(path, content)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(files, "write_json", killed)
+        with pytest.raises(KeyboardInterrupt):
+            loop.train(tiny_config(steps=2), tmp_path)
+    assert (tmp_path / "learning_curve.png").exists()
+    values = [v for event in written_events(tmp_path) for v in event.summary.value]
+    assert len(hparams(values)) == 3
+    assert loop.train(tiny_config(steps=2), tmp_path)["steps"] == 2
 
 
 @pytest.mark.parametrize("resumed", [False, pytest.param(True, marks=pytest.mark.slow)])
