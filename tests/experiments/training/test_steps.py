@@ -28,8 +28,15 @@ def compiled():
         return graph, state
 
     graph, _ = fresh()
-    step = steps.make_train_step(graph, task, optimizer, jax.random.key(1))
+    step = train_step(graph, task, optimizer)
     return task, lambda: fresh()[1], step
+
+
+def train_step(graph, task, optimizer):
+    """(state, batch) -> (state, (sums, norms)) with an optimizer's own numbers."""
+    step = steps.make_train_step(graph, task, lambda numbers: optimizer)
+    settings = steps.Settings(jax.random.key_data(jax.random.key(1)))
+    return lambda state, batch: step(state, settings, batch)
 
 
 @pytest.mark.slow
@@ -90,7 +97,7 @@ def test_models_of_rotations_train(name, init):
     model = models.build(config.model, task, rngs=nnx.Rngs(0))
     graph, params, rest = nnx.split(model, nnx.Param, ...)
     params, rest = nnx.to_pure_dict(params), nnx.to_pure_dict(rest)
-    step = steps.make_train_step(graph, task, optimizer, jax.random.key(1))
+    step = train_step(graph, task, optimizer)
     state = steps.initial_state(params, rest, optimizer)
     before = jax.device_get(state.params)
     for k in range(5):
