@@ -57,18 +57,21 @@ class Assembly(NamedTuple):
         )
 
 
-def assemble(config: Any, *, one_device: bool = False) -> Assembly:
+def assemble(
+    config: Any, *, task: base.Task | None = None, one_device: bool = False
+) -> Assembly:
     """Makes the parts of a run, from the data to the state before the first update.
 
     Args:
       config: the config of the run, checked by `fields.check`.
+      task: what `tasks.build` makes of it, where that is there.
       one_device: whether all arrays are to lie on one device, as where the model is
         not trained.
 
     Raises:
       ValueError: a field or the data do not fit.
     """
-    task = tasks.build(config)
+    task = task or tasks.build(config)
     steps_per_epoch = fields.resolve_epoch(config.train, task)
     count = fields.resolve_steps(config.train, steps_per_epoch)
     make_optimizer = functools.partial(
