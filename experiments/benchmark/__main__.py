@@ -2,7 +2,7 @@
 
     python -m experiments.benchmark [--quick] [--devices=N] [--peers] [--out=DIR]
     python -m experiments.benchmark constraints [--model=NAME] [--peers] [--out=DIR]
-    python -m experiments.benchmark startup [--config=NAME] [--out=DIR]
+    python -m experiments.benchmark startup [--configs=NAME] [--out=DIR]
 
 One step is loss and gradient of all parameters, the loss a random projection of the
 last state, float32, one input feature. Compilation is excluded. Within a cell (one n
@@ -25,7 +25,7 @@ the recurrent one), each built where it is read (`as it is`) or once a call (`ba
 with `parametrize.cached()`. It writes benchmark_constraints.json to --out.
 
 With `startup` it is what a run takes before its first step and beside its steps, for
-every shipped config or those of --config: imports, data, initialization, compilation,
+every shipped config or those of --configs: imports, data, initialization, compilation,
 the first step, a step, an evaluation, a checkpoint, memory, and the number of programs;
 once with an empty compilation cache and once with what that left. It writes
 benchmark_startup.json to --out.
@@ -84,7 +84,10 @@ _MODELS = flags.DEFINE_multi_enum(
 )
 
 _CONFIGS = flags.DEFINE_multi_enum(
-    "config", list(startup.CONFIGS), list(startup.CONFIGS), "Configs of startup to run."
+    "configs",
+    list(startup.CONFIGS),
+    list(startup.CONFIGS),
+    "Configs of startup to run.",
 )
 
 CELL_SECONDS, MODEL_SECONDS = 8.0, 60.0  # of --seconds
@@ -93,7 +96,7 @@ READ = {
     "": ("quick", "devices", "n", "steps", "batch", "seconds", "max_seconds", "max_gib")
     + ("peers",),
     "constraints": ("model", "seconds", "peers"),
-    "startup": ("config",),
+    "startup": ("configs",),
 }
 
 QUICK_SECONDS = 10.0  # longest step of --quick

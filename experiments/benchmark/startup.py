@@ -131,7 +131,7 @@ def _main(name: str, cache: str, folder: pathlib.Path, began: float) -> None:
     stopwatch = _Stopwatch(began)
     imports = stopwatch.read()
     compilations.keep(str(folder / "compiled"))
-    config = _config(name, folder)
+    config = config_of(name, folder)
     fields.check(config)
     devices.start(config.train.devices)
     compiled = _Compiled()
@@ -200,7 +200,7 @@ class _Compiled:
             self.seconds += seconds
 
 
-def _config(name: str, folder: pathlib.Path) -> Any:
+def config_of(name: str, folder: pathlib.Path) -> Any:
     """The config of a name, with data where it has none."""
     file, _, variant = name.partition(":")
     get_config = importlib.import_module(f"configs.{file}").get_config

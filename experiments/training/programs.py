@@ -33,14 +33,19 @@ class Programs:
         self.eval_step = steps.make_eval_step(graph, task, spread=self.eval_spread)
         self.observe = optimizers.make_observe(config.train)
         self.averaged = optimizers.make_averaged(config.train)
-        self._diagnostics = jax.jit(
-            lambda *state: nnx.merge(graph, *state).diagnostics()
-        )
         make = parts.make_optimizer
         self._train_step = steps.make_train_step(
             graph, task, lambda numbers: make(numbers)[0], parts.spread
         )
-        self._rate = jax.jit(lambda numbers, step: make(numbers)[1](step))
+
+        def learning_rate(numbers: optimizers.Numbers, step: Any) -> jax.Array:
+            return make(numbers)[1](step)
+
+        def diagnostics(*state: Any) -> dict[str, jax.Array]:
+            return nnx.merge(graph, *state).diagnostics()
+
+        self._learning_rate = jax.jit(learning_rate)
+        self._diagnostics = jax.jit(diagnostics)
 
     def make_train_step(self, restores: int) -> tuple[Callable, Callable]:
         """The step of training and its learning rate, halved so many times.
@@ -63,7 +68,7 @@ class Programs:
         def learning_rate(step: int) -> Any:
             if train.schedule in optimizers.CONSTANT:
                 return numbers.peaks["rest"]
-            return jax.device_get(self._rate(numbers, step))
+            return jax.device_get(self._learning_rate(numbers, step))
 
         return train_step, learning_rate
 
