@@ -1,5 +1,6 @@
 """Metrics of whole splits, and which step is the best."""
 
+import itertools
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -17,8 +18,11 @@ def evaluate(
     state: steps.TrainState,
     split: str,
     spread: devices.Spread = devices.ONE,
+    batches: int | None = None,
 ) -> dict[str, float]:
-    """The task's metrics over a whole split, summed in float64 and divided once.
+    """The task's metrics over a split, summed in float64 and divided once.
+
+    `batches` leaves all but the first so many; None takes the whole split.
 
     A stateful task's batches may differ in size from those of training; its state
     goes from zeros through the split, apart from `state.carry`. The parameters may lie
@@ -26,7 +30,7 @@ def evaluate(
     """
     params, rest = spread.held((state.params, state.rest))
     going = go_through(eval_step, task, split, params, rest, state.carry, spread)
-    own = total(spread.read([sums for _, sums in going]))
+    own = total(spread.read([sums for _, sums in itertools.islice(going, batches)]))
     return task.metrics(exchange.added(own))
 
 
@@ -95,6 +99,7 @@ def final_metrics(
     best_params: Any,
     record: dict,
     spread: devices.Spread = devices.ONE,
+    batches: int | None = None,
 ) -> tuple[dict, dict]:
     """Metrics of both splits for the final and for the best parameters.
 
@@ -103,6 +108,7 @@ def final_metrics(
     Args:
       record: {"step", "valid"} of the "best" and of the "last" validation; older
         checkpoints lack the last one.
+      batches: of validation data, see `evaluate`.
 
     Returns:
       {"valid", "test"} of the final parameters; {"step", "valid", "test"} of the
@@ -114,7 +120,7 @@ def final_metrics(
         if validation is not None and validation["step"] == int(state.step):
             valid = validation["valid"]
     if valid is None:
-        valid = evaluate(eval_step, task, state, "valid", spread)
+        valid = evaluate(eval_step, task, state, "valid", spread, batches)
     test = evaluate(eval_step, task, state, "test", spread)
     final = {"valid": storable(valid), "test": storable(test)}
     if best["step"] == int(state.step):

@@ -176,7 +176,12 @@ class Session:
         functions = self.programs
         evaluated = functions.averaged(self.state)
         metrics = evaluation.evaluate(
-            functions.eval_step, self.task, evaluated, "valid", functions.eval_spread
+            functions.eval_step,
+            self.task,
+            evaluated,
+            "valid",
+            functions.eval_spread,
+            self.config.train.valid_batches,
         )
         validation = {"step": self.step, "valid": metrics}
         self.record["last"] = validation
