@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 from flax import nnx
 from ml_collections import config_dict
 
@@ -155,7 +156,9 @@ def _embedding(config: Any, task: base.Task, rngs: nnx.Rngs) -> nnx.Embed | None
     """The embedding of a task's tokens; None for a task whose inputs are features."""
     if task.vocabulary is not None:
         features = config.embedding or config.hidden
-        return nnx.Embed(task.vocabulary, features, rngs=rngs)
+        return nnx.Embed(
+            task.vocabulary, features, embedding_init=_embedding_values, rngs=rngs
+        )
     for name, off in (("embedding", None), ("tied", False)):
         if config[name] != off:
             raise ValueError(
@@ -163,6 +166,12 @@ def _embedding(config: Any, task: base.Task, rngs: nnx.Rngs) -> nnx.Embed | None
                 f" tokens, got {config[name]}"
             )
     return None
+
+
+def _embedding_values(key: jax.Array, shape: Any, dtype: Any) -> jax.Array:
+    """N(0, 1 / features) as flax draws it, but the same as a part of any program."""
+    values = jax.lax.optimization_barrier(jax.random.normal(key, shape, dtype))
+    return values * jnp.sqrt(jnp.array(1 / shape[1], dtype))
 
 
 @contextlib.contextmanager
