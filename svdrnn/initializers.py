@@ -5,7 +5,7 @@ import math
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.typing import DTypeLike
+from jax.typing import ArrayLike, DTypeLike
 from jaxtyping import Array, Float, Key
 
 from svdrnn import checks, householder, skew
@@ -32,7 +32,7 @@ def reflector_rows(
 def input_weights(
     key: Key[Array, ""],
     shape: tuple[int, int],
-    scale: float,
+    scale: ArrayLike,
     dtype: DTypeLike = jnp.float32,
 ) -> Float[Array, "n n_in"]:
     """The first M (n, n_in) of a recurrence: LeCun normal times `scale`."""

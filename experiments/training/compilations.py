@@ -10,6 +10,7 @@ and the features of the processor.
 import contextlib
 import os
 import pathlib
+import tempfile
 
 import jax
 from absl import logging
@@ -77,8 +78,7 @@ class Entries(CacheInterface):
     def __init__(self, folder: pathlib.Path, most_bytes: int = MOST_BYTES):
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         self.folder = self._path = folder.absolute()
-        with files.replacing(self.folder / ".writable") as temporary:
-            temporary.touch()
+        tempfile.TemporaryFile(dir=self.folder).close()
         self._writes = True
         _shrink(self.folder, most_bytes)
 

@@ -24,7 +24,7 @@ def cache(tmp_path):
         *("jax_compilation_cache_dir", "jax_enable_compilation_cache"),
         "jax_persistent_cache_min_compile_time_secs",
     )
-    before = {name: jax.config.read(name) for name in names}
+    before = {name: getattr(jax.config, name) for name in names}
     yield tmp_path / "compiled"
     for name, value in before.items():
         jax.config.update(name, value)
