@@ -66,7 +66,7 @@ def test_a_cell_compiles_few_programs(name):
 def test_a_call_is_the_same_alone_and_inside_of_a_program():
     layer = LAYERS["SpectralRNN"](nnx.Rngs(0))
     inputs = np.random.default_rng(0).normal(size=(2, 5, 4)).astype(np.float32)
-    alone = layer(inputs, seq_lengths=[5, 3], return_carry=True)
+    alone = layer(inputs, seq_lengths=np.array([5, 3]), return_carry=True)
     inside = jax.jit(
         lambda x: layer(x, seq_lengths=np.array([5, 3]), return_carry=True)
     )(inputs)
