@@ -313,6 +313,13 @@ FIELDS = {
     "train.eval_every": schema.Field(
         250, "Validation data are evaluated every so many steps.", schema.Integer()
     ),
+    "train.valid_batches": schema.Field(
+        None,
+        "Of the validation data only the first so many batches are evaluated, of 500"
+        " examples where there are as many. With None it is all of them.",
+        schema.Integer(),
+        nullable=True,
+    ),
     "train.checkpoint_every": schema.Field(
         250, "A checkpoint is saved every so many steps.", schema.Integer()
     ),

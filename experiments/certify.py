@@ -33,6 +33,7 @@ _CONFIG = flags.DEFINE_string(
 _DATA_DIR = flags.DEFINE_string(
     "data_dir", None, "Folder of the data sets; default: that of the run's config."
 )
+_COMPILATION_CACHE = commandline.define_compilation_cache()
 
 
 def main(words: list[str]) -> None:
@@ -40,9 +41,10 @@ def main(words: list[str]) -> None:
     commandline.no_words(words)
     commandline.quiet()
 
-    from experiments.training import certificates  # --help is quick
+    from experiments.training import certificates, compilations  # --help is quick
 
     try:
+        compilations.keep(_COMPILATION_CACHE.value)
         workdir = commandline.folder(_WORKDIR.value)
         values = certificates.of_run(
             workdir,

@@ -162,6 +162,17 @@ def output(text: str) -> pathlib.Path:
     return path
 
 
+def define_compilation_cache() -> flags.FlagHolder:
+    """The flag of commands that compile, for `compilations.keep`."""
+    return flags.DEFINE_string(
+        "compilation_cache",
+        None,
+        "Folder in which compiled programs are kept from run to run, or none; default:"
+        " JAX_COMPILATION_CACHE_DIR, else svdrnn/compilations in the user's cache"
+        " folder.",
+    )
+
+
 def no_words(words: list[str]) -> None:
     """Ends the process where words stand beside the flags of a command without any."""
     if words:

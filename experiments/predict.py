@@ -39,6 +39,7 @@ _CONFIG = flags.DEFINE_string(
 _DATA_DIR = flags.DEFINE_string(
     "data_dir", None, "Folder of the data sets; default: that of the run's config."
 )
+_COMPILATION_CACHE = commandline.define_compilation_cache()
 
 
 def main(words: list[str]) -> None:
@@ -46,9 +47,11 @@ def main(words: list[str]) -> None:
     commandline.no_words(words)
     commandline.quiet()
 
-    from experiments.training import loading, prediction  # --help is quick
+    # Late: --help is quick.
+    from experiments.training import compilations, loading, prediction
 
     try:
+        compilations.keep(_COMPILATION_CACHE.value)
         workdir = commandline.folder(_WORKDIR.value)
         new = _input()
         output = commandline.output(_OUTPUT.value)

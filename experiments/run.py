@@ -59,6 +59,7 @@ _JOIN_TIMEOUT = flags.DEFINE_integer(
     lower_bound=1,
     upper_bound=86_400,
 )
+_COMPILATION_CACHE = commandline.define_compilation_cache()
 flags.mark_flag_as_required("config")
 flags.register_multi_flags_validator(
     ["workdir", "check"],
@@ -73,7 +74,7 @@ def main(words: list[str]) -> None:
     commandline.quiet()
 
     # Late: --help and typing errors are quick without JAX.
-    from experiments.training import loop, processes
+    from experiments.training import compilations, loop, processes
 
     with processes.together():
         try:
@@ -81,6 +82,7 @@ def main(words: list[str]) -> None:
             overrides = commandline.overrides()
             commandline.choose_length(config.train, overrides)
             identity.check_overrides(config, overrides)
+            compilations.keep(_COMPILATION_CACHE.value)
             processes.join(
                 _COORDINATOR.value,
                 _NUM_PROCESSES.value,

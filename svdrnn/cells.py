@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from typing import ClassVar
 
@@ -11,12 +12,20 @@ from flax import nnx
 from jax.typing import ArrayLike, DTypeLike
 from jaxtyping import Array, Float, Shaped
 
-from svdrnn import checks, householder, recurrence, transitions
+from svdrnn import _programs, checks, householder, initializers, recurrence, transitions
 from svdrnn._flax import canonicalize_dtype, signature_of_init
 from svdrnn._types import AnyArray, Number
 from svdrnn.activations import Activation
 from svdrnn.matrices import DenseMatrix, Matrix, OrthogonalMatrix, SpectralMatrix
 from svdrnn.spectral import Reflectors
+
+
+@functools.partial(jax.jit, static_argnums=(1, 3))
+def _first_arrays(key, shape, scale, dtype):
+    """M, and zeros for b and for the offset, in one program."""
+    m = initializers.input_weights(key, shape, scale, dtype)
+    zeros = jnp.zeros(shape[:1], dtype)
+    return m, zeros, jnp.copy(zeros)
 
 
 @signature_of_init
@@ -92,12 +101,12 @@ class TransitionCell(nnx.RNNCellBase):
         self.method = checks.check_name("method", method, transitions.METHODS)
         self.activation = Activation(activation, leak)
         scale = checks.check_finite("input_scale", input_scale, above=0)
-        draw = jax.nn.initializers.lecun_normal(in_axis=1, out_axis=0)
-        m = draw(rngs.params(), (n, self.in_features), param_dtype)
-        self.input_weights = nnx.Param(scale * m)
-        self.bias = nnx.Param(jnp.zeros((n,), param_dtype)) if use_bias else None
-        needs_offset = self.activation.needs_offset
-        self.offset = nnx.Param(jnp.zeros((n,), param_dtype)) if needs_offset else None
+        m, bias, offset = _first_arrays(
+            rngs.params(), (n, self.in_features), scale, jnp.dtype(param_dtype)
+        )
+        self.input_weights = nnx.Param(m)
+        self.bias = nnx.Param(bias) if use_bias else None
+        self.offset = nnx.Param(offset) if self.activation.needs_offset else None
         self.dtype = dtype
         self.param_dtype = param_dtype
         self.precision = precision
@@ -186,10 +195,13 @@ class TransitionCell(nnx.RNNCellBase):
         The output is in the dtype of the computation, and the carry in that of the
         carry that came in, if floating: a loop takes no carry that changes its dtype.
         """
+        return _programs.in_one(TransitionCell._advance, self, carry, inputs)
+
+    def _advance(self, carry: ArrayLike, inputs: ArrayLike) -> tuple[Array, Array]:
         carry, inputs = jnp.asarray(carry), jnp.asarray(inputs)
         self._check(inputs, carry)
         self._check_batch(inputs, carry)
-        h = self.step(carry, inputs, one_step=True).apply(carry, inputs)
+        h = self._step(carry, inputs, one_step=True).apply(carry, inputs)
         floating = jnp.issubdtype(carry.dtype, jnp.floating)
         return h.astype(carry.dtype) if floating else h, h
 
@@ -200,6 +212,10 @@ class TransitionCell(nnx.RNNCellBase):
           *arrays: what the step will take, which its dtype depends on.
           one_step: whether it is for this step alone, see `method`.
         """
+        step = TransitionCell._step
+        return _programs.in_one(step, self, *arrays, one_step=one_step)
+
+    def _step(self, *arrays: Array, one_step: bool = False) -> recurrence.Step:
         form, m, b, offset, *_ = self._operands(*arrays, one_step=one_step)
         form = jax.tree.map(lambda leaf: leaf.astype(m.dtype), form)
         return recurrence.Step(form, m, b, offset, self.activation, self.precision)

@@ -408,6 +408,10 @@ class Spectral(Constraint):
           ValueError: for no number, more than there are singular values, and numbers
             not strictly inside the interval.
         """
+        return self.at_sigma(parameters, self.checked_sigma(init_sigma, shape))
+
+    def checked_sigma(self, init_sigma, shape):
+        """Given singular values, in turn, as an array; see `with_sigma`."""
         size = min(shape)
         values = _numbers(init_sigma)
         fit = values is not None and 1 <= values.size <= size
@@ -418,9 +422,12 @@ class Spectral(Constraint):
                 f" {low:g} and {high:g} (center {self.center:g}, radius"
                 f" {self.radius:g}), got {init_sigma!r}"
             )
-        raw = self._raw(np.resize(values, size))
+        return np.resize(values, size)
+
+    def at_sigma(self, parameters, sigma):
+        """The parameters with singular values strictly inside the interval."""
         dtype = parameters["u_vectors"].dtype
-        return {**parameters, "sigma_raw": raw.astype(dtype)}
+        return {**parameters, "sigma_raw": self._raw(sigma).astype(dtype)}
 
     # A module draws its keys from a stream, one after another, and a kernel splits one
     # key. The starts themselves are the same. `raw_key` draws sigma_raw, which is

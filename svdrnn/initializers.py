@@ -4,7 +4,8 @@ import math
 
 import jax
 import jax.numpy as jnp
-from jax.typing import DTypeLike
+import numpy as np
+from jax.typing import ArrayLike, DTypeLike
 from jaxtyping import Array, Float, Key
 
 from svdrnn import checks, householder, skew
@@ -22,8 +23,21 @@ def reflector_rows(
     A reflector does not depend on the length of its row, but under Adam that length
     sets the effective learning rate; here it is about one.
     """
-    rows = jax.random.normal(key, shape, dtype) / math.sqrt(shape[1])
-    return jnp.triu(rows)
+    # Barriers here and below: the same numbers as a part of any program. XLA would put
+    # this factor and one of the normal law's together, and round otherwise.
+    rows = jax.lax.optimization_barrier(jax.random.normal(key, shape, dtype))
+    return jnp.triu(rows / math.sqrt(shape[1]))
+
+
+def input_weights(
+    key: Key[Array, ""],
+    shape: tuple[int, int],
+    scale: ArrayLike,
+    dtype: DTypeLike = jnp.float32,
+) -> Float[Array, "n n_in"]:
+    """The first M (n, n_in) of a recurrence: LeCun normal times `scale`."""
+    draw = jax.nn.initializers.lecun_normal(in_axis=1, out_axis=0)
+    return scale * jax.lax.optimization_barrier(draw(key, shape, dtype))
 
 
 def rotation_angles(
@@ -93,20 +107,40 @@ def raw_from_singular_values(
         values are known (outside of `jit`); a tracer outside of it gives NaN. For a
         sigma that is not floating.
     """
+    check_inside(sigma, radius=radius, center=center)
     sigma = jnp.asarray(sigma)
-    checks.check_floating("sigma", sigma)
-    distance = jnp.abs(sigma - center)
+    if radius == 0:
+        return jnp.zeros_like(sigma)
+    return _raw(sigma, radius, center)
+
+
+@jax.jit
+def _raw(sigma, radius, center):
+    sigma, radius, center = jax.lax.optimization_barrier((sigma, radius, center))
+    return 2 * jnp.arctanh((sigma - center) / radius)
+
+
+def check_inside(
+    sigma: Float[AnyArray, "..."], *, radius: float, center: float
+) -> None:
+    """Raises ValueError where `raw_from_singular_values` does."""
+    if checks.is_traced(sigma):
+        checks.check_floating("sigma", sigma)
+        return
+    # In numpy, so that nothing is compiled, but as JAX rounds.
+    values = np.asarray(sigma)
+    checks.check_floating("sigma", values)
+    values = values.astype(jax.dtypes.canonicalize_dtype(values.dtype))
+    distance = np.abs(values - values.dtype.type(center))
     # What rounding leaves of the singular values of an orthogonal matrix.
-    slack = (8 + sigma.size) * jnp.finfo(sigma.dtype).eps * max(abs(center), 1.0)
-    inside = distance < radius if radius > 0 else distance <= slack
-    if not checks.is_traced(inside) and not bool(jnp.all(inside)):
-        i = int(jnp.argmin(inside))
-        value = float(sigma.ravel()[i])
+    slack = (8 + values.size) * jnp.finfo(values.dtype).eps * max(abs(center), 1.0)
+    bound = values.dtype.type(radius)
+    inside = distance < bound if radius > 0 else distance <= slack
+    if not np.all(inside):
+        i = int(np.argmin(inside))
+        value = float(values.ravel()[i])
         raise ValueError(
             f"singular value {i} of the given matrix is {value:.8g}; it must lie"
             f" strictly between {center - radius:.8g} and {center + radius:.8g} (center"
             f" {center:g}, radius {radius:g})"
         )
-    if radius == 0:
-        return jnp.zeros_like(sigma)
-    return 2 * jnp.arctanh((sigma - center) / radius)

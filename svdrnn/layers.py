@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import jax.numpy as jnp
+import numpy as np
 from flax import nnx
 from jax.typing import ArrayLike, DTypeLike
 from jaxtyping import Array, Float
 
-from svdrnn import checks, householder, spectral, transitions
+from svdrnn import _programs, checks, householder, spectral, transitions
 from svdrnn._flax import canonicalize_dtype, signature_of_init
 from svdrnn._types import Number
 from svdrnn.matrices import SpectralMatrix
@@ -101,10 +102,17 @@ class SpectralLinear(nnx.Module):
             param_dtype=param_dtype,
             rngs=rngs,
         )
-        self.bias = nnx.Param(jnp.zeros((n_out,), param_dtype)) if use_bias else None
+        # Of numpy's zeros, which no program has to make.
+        zeros = jnp.asarray(np.zeros((n_out,), jnp.dtype(param_dtype)))
+        self.bias = nnx.Param(zeros) if use_bias else None
 
     def __call__(self, inputs: ArrayLike | list) -> Float[Array, "*batch n_out"]:
         """(..., in_features) -> (..., out_features)."""
+        if isinstance(inputs, list):
+            inputs = jnp.asarray(inputs)
+        return _programs.in_one(SpectralLinear._outputs, self, inputs)
+
+    def _outputs(self, inputs: ArrayLike) -> Array:
         inputs = jnp.asarray(inputs)
         checks.check_real("inputs", inputs)
         if inputs.ndim == 0 or inputs.shape[-1] != self.in_features:

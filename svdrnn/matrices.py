@@ -11,6 +11,7 @@ of W that a recurrence applies at every step.
 from __future__ import annotations
 
 import abc
+import functools
 import math
 from typing import Any
 
@@ -146,35 +147,25 @@ class SpectralMatrix(Matrix):
         self.constraint = Spectral(radius, center, counts)
         if not isinstance(init, str):
             check_no_sigma(init_sigma)
-        parameters = self._start(init, param_dtype, rngs)
-        if init_sigma is not None:
-            parameters = self.constraint.with_sigma(
-                parameters, self.matrix_shape, init_sigma
-            )
+        parameters = self._start(init, init_sigma, param_dtype, rngs)
         self.u_vectors = nnx.Param(parameters["u_vectors"])
         self.v_vectors = nnx.Param(parameters["v_vectors"])
         raw = parameters.get("sigma_raw")
         self.sigma_raw = None if raw is None else nnx.Param(raw)
 
-    def _start(self, init, dtype, rngs):
+    def _start(self, init, init_sigma, dtype, rngs):
         """The first parameters, each of which is drawn by a key of its own."""
         shape = self.matrix_shape
         if not isinstance(init, str):
-            svd = self.constraint.decompose(given_matrix(init, shape, dtype))
+            matrix = given_matrix(init, shape, dtype)
+            svd = _decomposed(self.constraint, matrix)
             return self.constraint.parameters_of(svd, dtype)
         _check_init(init, self.INITS, "or a matrix")
-        rows_key, raw_key = rngs.params(), rngs.params()
-        if init == "random":
-            v_key = rngs.params()
-            return self.constraint.random_by_keys(
-                rows_key, v_key, raw_key, shape, dtype
-            )
-        if init == "identity":
-            return self.constraint.equal_rows_by_keys(rows_key, raw_key, shape, dtype)
-        angles_key = rngs.params()
-        return self.constraint.rotation_by_keys(
-            init, rows_key, raw_key, angles_key, shape, dtype
-        )
+        sigma = None
+        if init_sigma is not None:
+            sigma = self.constraint.checked_sigma(init_sigma, shape)
+        keys = [rngs.params() for _ in range(2 if init == "identity" else 3)]
+        return _drawn(self.constraint, init, shape, jnp.dtype(dtype), keys, sigma)
 
     @property
     def radius(self) -> float:
@@ -290,17 +281,12 @@ class DenseMatrix(Matrix):
         self.constraint = Free()
         shape = self.matrix_shape
         if not isinstance(init, str):
-            matrix = given_matrix(init, shape, param_dtype)
-            parameters = self.constraint.parameters(matrix)
+            w = given_matrix(init, shape, param_dtype)
         elif _check_init(init, self.INITS, "or a matrix") == "identity":
-            parameters = self.constraint.identity(shape, param_dtype)
-        elif init == "lecun_normal":
-            parameters = self.constraint.random(rngs.params(), shape, param_dtype)
+            w = self.constraint.identity(shape, param_dtype)["w"]
         else:
-            draw = jax.nn.initializers.orthogonal()
-            matrix = draw(rngs.params(), shape, param_dtype)
-            parameters = self.constraint.parameters(matrix)
-        self.w = nnx.Param(parameters["w"])
+            w = _dense(init, shape, rngs.params(), jnp.dtype(param_dtype))
+        self.w = nnx.Param(w)
 
     @property
     def matrix_shape(self) -> tuple[int, int]:
@@ -362,10 +348,9 @@ class OrthogonalMatrix(Matrix):
         if init == "identity":
             entries = jnp.zeros((n * (n - 1) // 2,), param_dtype)
         else:
-            wide = householder.factor_dtype(param_dtype)
-            angles = initializers.rotation_angles(rngs.params(), n, init, wide)
-            entries = skew.skew_entries(skew.block_skew(angles, n, self.map))
-        self.skew_entries = nnx.Param(entries.astype(param_dtype))
+            dtype = jnp.dtype(param_dtype)
+            entries = _skew_entries(n, init, self.map, rngs.params(), dtype)
+        self.skew_entries = nnx.Param(entries)
 
     @property
     def matrix_shape(self) -> tuple[int, int]:
@@ -382,6 +367,43 @@ class OrthogonalMatrix(Matrix):
     def singular_values(self) -> Float[Array, " n"]:
         """Singular values of W, (n,): ones."""
         return jnp.ones((self.n,), self.skew_entries[...].dtype)
+
+
+# A first matrix is one program, with the keys as arguments.
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1, 2, 3))
+def _drawn(constraint, init, shape, dtype, keys, sigma):
+    """Parameters of a `Spectral` from keys, in the order in which they are drawn."""
+    rows_key, raw_key, *other = keys
+    if init == "random":
+        parameters = constraint.random_by_keys(rows_key, *other, raw_key, shape, dtype)
+    elif init == "identity":
+        parameters = constraint.equal_rows_by_keys(rows_key, raw_key, shape, dtype)
+    else:
+        parameters = constraint.rotation_by_keys(
+            init, rows_key, raw_key, *other, shape, dtype
+        )
+    return parameters if sigma is None else constraint.at_sigma(parameters, sigma)
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _decomposed(constraint, matrix):
+    return constraint.decompose(matrix)
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1, 3))
+def _dense(init, shape, key, dtype):
+    if init == "orthogonal":
+        return jax.nn.initializers.orthogonal()(key, shape, dtype)
+    return Free().random(key, shape, dtype)["w"]
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1, 2, 4))
+def _skew_entries(n, init, map, key, dtype):
+    wide = householder.factor_dtype(dtype)
+    angles = initializers.rotation_angles(key, n, init, wide)
+    return skew.skew_entries(skew.block_skew(angles, n, map)).astype(dtype)
 
 
 def _check_init(init: Any, allowed: tuple[str, ...], more: str = "") -> str:

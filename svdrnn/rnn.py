@@ -13,7 +13,7 @@ from flax import nnx
 from jax.typing import ArrayLike, DTypeLike
 from jaxtyping import Array, Float, Integer
 
-from svdrnn import checks, recurrence
+from svdrnn import _programs, checks, recurrence
 from svdrnn._flax import flip_sequences, signature_of_init
 from svdrnn._types import AnyArray, Number
 from svdrnn.cells import (
@@ -220,14 +220,43 @@ class TransitionRNN(nnx.Module):
         reverse = self.reverse if reverse is None else reverse
         keep_order = self.keep_order if keep_order is None else keep_order
 
+        if seq_lengths is not None and not checks.is_traced(seq_lengths):
+            seq_lengths = np.asarray(seq_lengths)
+        shape = np.shape(inputs)
+        if seq_lengths is not None and len(shape) > 1:
+            _check_lengths(seq_lengths, shape[0 if time_major else -2])
+        arrays = (inputs, initial_carry, seq_lengths, perturbations)
+        return _programs.in_one(
+            TransitionRNN._outputs,
+            self,
+            *(jnp.asarray(a) if isinstance(a, list | tuple) else a for a in arrays),
+            return_carry=return_carry,
+            time_major=time_major,
+            reverse=reverse,
+            keep_order=keep_order,
+            last_only=last_only,
+        )
+
+    def _outputs(
+        self,
+        inputs: ArrayLike,
+        initial_carry: ArrayLike | None,
+        seq_lengths: ArrayLike | None,
+        perturbations: Array | None,
+        *,
+        return_carry: bool,
+        time_major: bool,
+        reverse: bool,
+        keep_order: bool,
+        last_only: bool,
+    ) -> Array | tuple[Array, Array]:
         inputs = jnp.asarray(inputs)
-        if initial_carry is not None:
-            initial_carry = jnp.asarray(initial_carry)
-        self.cell._check(inputs, initial_carry)
+        carry0 = None if initial_carry is None else jnp.asarray(initial_carry)
+        self.cell._check(inputs, carry0)
         batch, xs = _flatten(inputs, time_major)
         steps = xs.shape[0]
         n = self.cell.hidden_features
-        h0 = self._initial(initial_carry, batch, n)
+        h0 = self._initial(carry0, batch, n)
         lengths = _lengths(seq_lengths, batch, steps)
         if reverse:
             if perturbations is not None:
@@ -300,6 +329,20 @@ def _flatten(
     return batch, x.reshape(x.shape[0], math.prod(batch), x.shape[-1])
 
 
+def _check_lengths(seq_lengths: ArrayLike, steps: int) -> None:
+    """Raises ValueError for integers whose values are known and not in [0, steps]."""
+    if checks.is_traced(seq_lengths):
+        return
+    values = np.asarray(seq_lengths)
+    if not values.size or not np.issubdtype(values.dtype, np.integer):
+        return
+    low, high = int(values.min()), int(values.max())
+    if low < 0 or high > steps:
+        raise ValueError(
+            f"seq_lengths must lie in [0, {steps}], got values from {low} to {high}"
+        )
+
+
 def _lengths(
     seq_lengths: ArrayLike | None, batch: tuple[int, ...], steps: int
 ) -> Integer[Array, " items"] | None:
@@ -312,13 +355,6 @@ def _lengths(
             f"seq_lengths must be integers of shape {batch}, got {lengths.dtype} of "
             f"shape {lengths.shape}"
         )
-    if not checks.is_traced(seq_lengths) and lengths.size:
-        values = np.asarray(seq_lengths)  # what jax.numpy gives is traced under `jit`
-        low, high = int(values.min()), int(values.max())
-        if low < 0 or high > steps:
-            raise ValueError(
-                f"seq_lengths must lie in [0, {steps}], got values from {low} to {high}"
-            )
     # Narrow integers would wrap around where they are compared with steps. A traced
     # length that is out of bounds counts as the bound, as it does in `nnx.RNN`.
     return jnp.clip(lengths.reshape(-1).astype(jnp.int32), 0, steps)

@@ -2,6 +2,7 @@
 
     python -m experiments.benchmark [--quick] [--devices=N] [--peers] [--out=DIR]
     python -m experiments.benchmark constraints [--model=NAME] [--peers] [--out=DIR]
+    python -m experiments.benchmark startup [--configs=NAME] [--out=DIR]
 
 One step is loss and gradient of all parameters, the loss a random projection of the
 last state, float32, one input feature. Compilation is excluded. Within a cell (one n
@@ -23,6 +24,12 @@ the recurrent one), each built where it is read (`as it is`) or once a call (`ba
 --peers adds the same models in PyTorch: plain, under `parametrizations.orthogonal`, and
 with `parametrize.cached()`. It writes benchmark_constraints.json to --out.
 
+With `startup` it is what a run takes before its first step and beside its steps, for
+every shipped config or those of --configs: imports, data, initialization, compilation,
+the first step, a step, an evaluation, a checkpoint, memory, and the number of programs;
+once with an empty compilation cache and once with what that left. It writes
+benchmark_startup.json to --out.
+
 Exit codes: 0 done, 1 wrong flags, 2 a size or a folder that does not fit.
 """
 
@@ -41,6 +48,7 @@ from experiments.benchmark import (
     measuring,
     peers,
     printing,
+    startup,
 )
 from experiments.runs import cores, files, records
 from experiments.training import memory
@@ -75,10 +83,21 @@ _MODELS = flags.DEFINE_multi_enum(
     "Models of constraints to time.",
 )
 
+_CONFIGS = flags.DEFINE_multi_enum(
+    "configs",
+    list(startup.CONFIGS),
+    list(startup.CONFIGS),
+    "Configs of startup to run.",
+)
+
 CELL_SECONDS, MODEL_SECONDS = 8.0, 60.0  # of --seconds
-# The flags that one of the two benchmarks alone reads.
-OF_CONSTRAINTS = ("model",)
-OF_LAYERS = ("quick", "devices", "n", "steps", "batch", "max_seconds", "max_gib")
+# The flags that each benchmark reads, by the word that asks for it, besides --out.
+READ = {
+    "": ("quick", "devices", "n", "steps", "batch", "seconds", "max_seconds", "max_gib")
+    + ("peers",),
+    "constraints": ("model", "seconds", "peers"),
+    "startup": ("configs",),
+}
 
 QUICK_SECONDS = 10.0  # longest step of --quick
 MATRICES = [128, 256, 512, 1024, 2048]  # sizes n
@@ -89,12 +108,15 @@ BATCHES = [32, 64, 128, 256]
 
 def main(words: list[str]) -> None:
     """Measures what the flags ask for; whatever is wrong is one line."""
-    of_constraints = words == ["constraints"]
-    if not of_constraints:
+    name = words[0] if len(words) == 1 and words[0] in READ else ""
+    if not name:
         commandline.no_words(words)
-    _refuse_flags(OF_LAYERS if of_constraints else OF_CONSTRAINTS)
+    _refuse_flags({flag for names in READ.values() for flag in names} - {*READ[name]})
     try:
-        if of_constraints:
+        if name == "startup":
+            startup.measure(_CONFIGS.value, _folder())
+            return
+        if name == "constraints":
             constraints.measure(
                 _MODELS.value,
                 peers=_PEERS.value,
@@ -121,9 +143,9 @@ def main(words: list[str]) -> None:
         commandline.refuse(error)
 
 
-def _refuse_flags(names: tuple[str, ...]) -> None:
+def _refuse_flags(names: set[str]) -> None:
     """Ends the process where a flag is set that this benchmark does not read."""
-    foreign = [f"--{name}" for name in names if flags.FLAGS[name].present]
+    foreign = [f"--{name}" for name in sorted(names) if flags.FLAGS[name].present]
     if foreign:
         commandline.fail(1, f"this benchmark does not read {', '.join(foreign)}")
 

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 from flax import nnx
 from ml_collections import config_dict
 
@@ -171,7 +172,9 @@ def _embedding(
     """
     if task.vocabulary is not None:
         features = config.embedding or config.hidden
-        return nnx.Embed(task.vocabulary, features, rngs=rngs)
+        return nnx.Embed(
+            task.vocabulary, features, embedding_init=_embedding_values, rngs=rngs
+        )
     for name, off in (("embedding", None), ("tied", False)):
         if config[name] != off:
             raise ValueError(
@@ -181,6 +184,12 @@ def _embedding(
     if task.sequential and config.residual:
         return nnx.Linear(task.in_features, config.hidden, rngs=rngs)
     return None
+
+
+def _embedding_values(key: jax.Array, shape: Any, dtype: Any) -> jax.Array:
+    """N(0, 1 / features) as flax draws it, but the same as a part of any program."""
+    values = jax.lax.optimization_barrier(jax.random.normal(key, shape, dtype))
+    return values * jnp.sqrt(jnp.array(1 / shape[1], dtype))
 
 
 @contextlib.contextmanager

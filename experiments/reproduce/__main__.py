@@ -63,6 +63,7 @@ _RESULTS = flags.DEFINE_string(
     "Folder of the records; default: experiments/results; smoke:"
     " WORKDIR/smoke_results.",
 )
+_COMPILATION_CACHE = commandline.define_compilation_cache()
 
 
 def main(words: list[str]) -> None:
@@ -117,6 +118,7 @@ def _request(words: list[str]) -> plan.Request:
         protocol=_PROTOCOL.value,
         workdir=workdir,
         results=pathlib.Path(_RESULTS.value) if _RESULTS.value else results,
+        compilation_cache=_COMPILATION_CACHE.value,
     )
 
 

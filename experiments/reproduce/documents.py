@@ -150,6 +150,7 @@ TABLES: dict[str, Table] = {
     "speed_widths": _plain(speed.widths),
     "speed_linear": _plain(speed.linear),
     "speed_lengths": _plain(speed.lengths),
+    "speed_startup": _plain(speed.startup),
     "speed_matrices": _plain(speed.matrices),
     "constraint_costs": _plain(speed.constraints),
     "figures": _pictures,

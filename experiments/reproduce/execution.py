@@ -155,8 +155,10 @@ def make(run: protocol.Run, request: plan.Request) -> None:
     Raises:
       folder.InUse: another process has begun with it meanwhile.
     """
-    from experiments.training import certificates, loop  # errors before are quick
+    # Late: errors before are quick.
+    from experiments.training import certificates, compilations, loop
 
+    compilations.keep(request.compilation_cache)
     config = protocol.build_config(run)
     workdir = place(run, request.workdir)
     print(f"---- {run.name} in {workdir}", flush=True)

@@ -17,6 +17,7 @@ class Request(NamedTuple):
     workdir: pathlib.Path
     results: pathlib.Path
     protocol: str | None = None
+    compilation_cache: str | None = None
 
 
 def show(request: Request) -> None:

@@ -116,6 +116,7 @@ _MAX_RETRIES = flags.DEFINE_integer(
     "Most times that a run is taken up again.",
     lower_bound=0,
 )
+_COMPILATION_CACHE = commandline.define_compilation_cache()
 
 
 def main(words: list[str]) -> None:
@@ -148,6 +149,11 @@ def _sweep(workdir: pathlib.Path) -> None:
     worker.queue(sweep)
     if _WORKER.value is not None:
         workers.end_with_parent()
+    if _WORKER.value is not None or _WORKERS.value == 1:
+        from experiments.training import compilations  # with JAX
+
+        compilations.keep(_COMPILATION_CACHE.value)
+    if _WORKER.value is not None:
         worker.work(sweep)
         return
     if _WORKERS.value == 1:

@@ -101,8 +101,8 @@ class Checkpoints:
         record = {**FIRST_RECORD, **record}
         processes.by_first(lambda: self._check_space(step, state, best_params))
         args = ocp.args.Composite(
-            state=ocp.args.StandardSave(_stored(state)),
-            best_params=ocp.args.StandardSave(_stored(best_params)),
+            state=ocp.args.StandardSave(_once(_stored(state))),
+            best_params=ocp.args.StandardSave(_once(_stored(best_params))),
             record=ocp.args.JsonSave(_sealed(step, best_params, record)),
         )
         try:
@@ -196,6 +196,19 @@ def _abstract(tree: Any) -> Any:
 def _stored(tree: Any) -> Any:
     """The tree with a zero for every array without entries, which orbax refuses."""
     return jax.tree.map(lambda x: x if x.size else np.zeros((), x.dtype), tree)
+
+
+def _once(tree: Any) -> Any:
+    """The tree with one copy of every array that lies whole on all devices.
+
+    Of several orbax would write a slice each, by a program for every shape.
+    """
+
+    def one(x: Any) -> Any:
+        whole = isinstance(x, jax.Array) and x.is_fully_replicated
+        return x.addressable_data(0) if whole and jax.process_count() == 1 else x
+
+    return jax.tree.map(one, tree)
 
 
 def _like(tree: Any, stored: Any) -> Any:

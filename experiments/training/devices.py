@@ -230,58 +230,66 @@ class Spread:
     def step(
         self, share: Callable, update: Callable, state_lies: Any, kept_lie: Any
     ) -> Callable:
-        """One step of training, jitted: (state, batch) -> (state, numbers).
+        """One step of training, jitted: (state, settings, batch) -> (state, numbers).
 
         The state's buffers are donated.
 
         Args:
-          share: (state, batch) -> (summands, kept) of a device's share of the batch;
-            `summands` are what is summed over the devices.
-          update: (state, sums, kept) -> (state, numbers), the same on every device.
+          share: (state, settings, batch) -> (summands, kept) of a device's share of the
+            batch; `summands` are what is summed over the devices.
+          update: (state, settings, sums, kept) -> (state, numbers), the same on every
+            device.
           state_lies: specs of the state.
           kept_lie: specs of `kept`.
         """
         whole = PartitionSpec()
         if self.mesh is None:
             return jax.jit(
-                lambda state, batch: update(state, *share(state, batch)),
+                lambda state, settings, batch: update(
+                    state, settings, *share(state, settings, batch)
+                ),
                 donate_argnums=0,
             )
 
         if self.collective:
 
-            def step(state: Any, batch: Any) -> Any:
-                summands, kept = share(state, batch)
+            def step(state: Any, settings: Any, batch: Any) -> Any:
+                summands, kept = share(state, settings, batch)
                 sums = jax.lax.psum(exchange.pack(summands), BATCH)
-                return update(state, exchange.unpack(sums), kept)
+                return update(state, settings, exchange.unpack(sums), kept)
 
-            def spread(state: Any, batch: Any) -> Any:
-                specs = (state_lies, jax.tree.map(_share, batch))
-                return self._shared(step, specs, (state_lies, whole))(state, batch)
+            def spread(state: Any, settings: Any, batch: Any) -> Any:
+                specs = (state_lies, whole, jax.tree.map(_share, batch))
+                shared = self._shared(step, specs, (state_lies, whole))
+                return shared(state, settings, batch)
 
             return jax.jit(spread, donate_argnums=0)
 
-        def packed_share(state: Any, batch: Any) -> tuple[exchange.Packed, Any]:
-            summands, kept = share(state, batch)
+        def packed_share(
+            state: Any, settings: Any, batch: Any
+        ) -> tuple[exchange.Packed, Any]:
+            summands, kept = share(state, settings, batch)
             rows = jax.tree.map(lambda vector: vector[None], exchange.pack(summands))
             return rows, kept
 
-        def add_and_update(state: Any, rows: list[exchange.Packed], kept: Any) -> Any:
+        def add_and_update(
+            state: Any, settings: Any, rows: list[exchange.Packed], kept: Any
+        ) -> Any:
             vectors = jax.tree.map(lambda *pieces: self._in_order(pieces), *rows)
-            return update(state, exchange.unpack(vectors), kept)
+            return update(state, settings, exchange.unpack(vectors), kept)
 
         of_device = PartitionSpec(BATCH)
-        first = self.over(packed_share, (state_lies,), (of_device, kept_lie))
-        specs = (state_lies, of_device, kept_lie)
+        first = self.over(packed_share, (state_lies, whole), (of_device, kept_lie))
+        specs = (state_lies, whole, of_device, kept_lie)
         # Unchecked: that the sums are alike on all devices is by their order.
         second = jax.jit(
             self._shared(add_and_update, specs, (state_lies, whole), check_vma=False),
             donate_argnums=0,
         )
 
-        def in_two(state: Any, batch: Any) -> Any:
-            rows, kept = first(state, batch)
-            return second(state, self._exchanged(rows), kept)
+        def in_two(state: Any, settings: Any, batch: Any) -> Any:
+            rows, kept = first(state, settings, batch)
+            return second(state, settings, self._exchanged(rows), kept)
 
         return in_two
 

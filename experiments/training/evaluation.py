@@ -1,5 +1,6 @@
 """Metrics of whole splits, and which step is the best."""
 
+import itertools
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
@@ -17,16 +18,19 @@ def evaluate(
     state: steps.TrainState,
     split: str,
     spread: devices.Spread = devices.ONE,
+    batches: int | None = None,
 ) -> dict[str, float]:
-    """The task's metrics over a whole split, summed in float64 and divided once.
+    """The task's metrics over a split, summed in float64 and divided once.
+
+    `batches` leaves all but the first so many; None takes the whole split.
 
     A stateful task's batches may differ in size from those of training; its state
     goes from zeros through the split, apart from `state.carry`. The parameters may lie
     on more devices than those of `spread`, see `devices.Spread.narrowed`.
     """
     params, rest = spread.held((state.params, state.rest))
-    batches = task.eval_batches(split)
-    going = go_through(eval_step, task, batches, params, rest, state.carry, spread)
+    some = itertools.islice(task.eval_batches(split), batches)
+    going = go_through(eval_step, task, some, params, rest, state.carry, spread)
     own = total(spread.read([sums for _, sums in going]))
     return task.metrics(exchange.added(own))
 
@@ -96,6 +100,7 @@ def final_metrics(
     best_params: Any,
     record: dict,
     spread: devices.Spread = devices.ONE,
+    batches: int | None = None,
 ) -> tuple[dict, dict]:
     """Metrics of both splits for the final and for the best parameters.
 
@@ -104,6 +109,7 @@ def final_metrics(
     Args:
       record: {"step", "valid"} of the "best" and of the "last" validation; older
         checkpoints lack the last one.
+      batches: of validation data, see `evaluate`.
 
     Returns:
       {"valid", "test"} of the final parameters; {"step", "valid", "test"} of the
@@ -115,7 +121,7 @@ def final_metrics(
         if validation is not None and validation["step"] == int(state.step):
             valid = validation["valid"]
     if valid is None:
-        valid = evaluate(eval_step, task, state, "valid", spread)
+        valid = evaluate(eval_step, task, state, "valid", spread, batches)
     test = evaluate(eval_step, task, state, "test", spread)
     final = {"valid": storable(valid), "test": storable(test)}
     if best["step"] == int(state.step):

@@ -341,6 +341,7 @@ def _evaluate(run: session.Session) -> dict:
         run.best_params,
         run.record,
         functions.eval_spread,
+        run.config.train.valid_batches,
     )
     diagnostics = functions.diagnose(evaluated)
     result = {

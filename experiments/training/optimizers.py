@@ -2,11 +2,11 @@
 
 import functools
 from collections.abc import Callable, Container
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import optax
-from ml_collections import config_dict
 from optax import contrib
 
 from experiments import checks
@@ -20,6 +20,9 @@ OPTIMIZERS: dict[str, Callable[[Any], optax.GradientTransformation]] = {
     "sgd": lambda train: optax.trace(train.momentum),
     "lion": lambda train: optax.scale_by_lion(),
 }
+
+# Schedules whose learning rate is the same at every step.
+CONSTANT = ("constant", "plateau")
 
 # Those whose weight decay does not go through the scaling of gradients.
 DECOUPLED = ("adamw", "lion")
@@ -40,20 +43,40 @@ def check(train: Any) -> None:
         )
 
 
-def slowed(train: Any, times: int) -> Any:
-    """`config.train` with the learning rates, as floats, halved so many times."""
-    values = train.to_dict()
+class Numbers(NamedTuple):
+    """The numbers of an optimizer that may be arguments of a program, as a pytree.
 
-    def slow(rate: float | None) -> float | None:
-        return None if rate is None else float(rate) * 0.5**times
+    Attributes:
+      peaks: the highest learning rate of every part, by the names of `labels`.
+      decay_rate: that of the exponential schedule.
+      weight_decay: that of the config.
+    """
 
-    values["learning_rate"] = slow(values["learning_rate"])
-    values["rates"] = {name: slow(rate) for name, rate in values["rates"].items()}
-    return config_dict.ConfigDict(values)
+    peaks: dict[str, Any]
+    decay_rate: Any
+    weight_decay: Any
+
+
+def numbers(train: Any, restores: int = 0) -> Numbers:
+    """The numbers of `config.train`, with learning rates halved `restores` times."""
+    # A field that takes None takes whole numbers too, which JAX would bound.
+    own = {name: float(rate) for name, rate in train.rates.items() if rate is not None}
+    orthogonal = own.pop("reflectors", train.learning_rate)
+    peaks = {"rest": train.learning_rate, "orthogonal": orthogonal, **own}
+    return Numbers(
+        {name: peak * 0.5**restores for name, peak in peaks.items()},
+        train.decay_rate,
+        train.weight_decay,
+    )
 
 
 def schedule(
-    train: Any, peak: float, *, steps: int, steps_per_epoch: int | None
+    train: Any,
+    peak: Any,
+    decay_rate: Any,
+    *,
+    steps: int,
+    steps_per_epoch: int | None,
 ) -> optax.Schedule:
     """The learning rate of update k (from 0).
 
@@ -62,8 +85,9 @@ def schedule(
     `steps`. plateau: peak, which the optimizer multiplies by `plateau_scale`.
 
     Args:
-      train: `config.train`; reads schedule, decay_rate and warmup_steps.
+      train: `config.train`; reads schedule and warmup_steps.
       peak: the highest learning rate.
+      decay_rate: of the exponential schedule.
       steps: updates in the whole run.
       steps_per_epoch: updates in an epoch; needed by the exponential schedule.
 
@@ -72,7 +96,7 @@ def schedule(
         warm-up of as many steps as the run or more.
     """
     checks.check_field("train.schedule", train.schedule)
-    if train.schedule in ("constant", "plateau"):
+    if train.schedule in CONSTANT:
         return optax.constant_schedule(peak)
     if train.schedule == "exponential":
         if steps_per_epoch is None:
@@ -80,17 +104,18 @@ def schedule(
                 "config.train.schedule 'exponential' decays once an epoch: set"
                 " config.train.steps_per_epoch for a task without epochs"
             )
-        return optax.exponential_decay(
-            peak, steps_per_epoch, train.decay_rate, staircase=True
-        )
+        # Not by optax, whose decay rate must not be an argument of a program.
+        return lambda k: peak * decay_rate ** jnp.floor(k / steps_per_epoch)
     if train.warmup_steps >= steps:
         raise ValueError(
             "config.train.warmup_steps must be less than the number of steps,"
             f" {steps}, got {train.warmup_steps}"
         )
-    return optax.warmup_cosine_decay_schedule(
-        0.0 if train.warmup_steps else peak, peak, train.warmup_steps, steps
-    )
+    cosine = optax.cosine_decay_schedule(peak, steps - train.warmup_steps)
+    if not train.warmup_steps:
+        return cosine
+    rise = optax.linear_schedule(0.0, peak, train.warmup_steps)
+    return optax.join_schedules([rise, cosine], [train.warmup_steps])
 
 
 def labels(params: Any, parts: Container[str] = ()) -> Any:
@@ -140,9 +165,15 @@ def decays(params: Any, constrained: bool) -> Any:
 
 
 def build(
-    train: Any, *, steps: int, steps_per_epoch: int | None
+    train: Any,
+    values: Numbers | None = None,
+    *,
+    steps: int,
+    steps_per_epoch: int | None,
 ) -> tuple[optax.GradientTransformation, optax.Schedule]:
     """The optimizer, with parts at learning rates of their own.
+
+    Its numbers are `values`, which may be traced; None takes those of `train`.
 
     Clipping is by the norm of all gradients together; `clip_norm` None or 0 means
     none. `weight_decay` is added to the clipped gradient, or with those in `DECOUPLED`
@@ -159,21 +190,19 @@ def build(
     Raises:
       ValueError: see `schedule`.
     """
-    from_peak = functools.partial(
-        schedule, train, steps=steps, steps_per_epoch=steps_per_epoch
-    )
-    # A field that takes None takes whole numbers too, which JAX would bound.
-    own = {name: float(rate) for name, rate in train.rates.items() if rate is not None}
-    orthogonal = own.pop("reflectors", train.learning_rate)
-    peaks = {"rest": train.learning_rate, "orthogonal": orthogonal, **own}
-    schedules = {name: from_peak(peak) for name, peak in peaks.items()}
+    values = numbers(train) if values is None else values
+    lengths = {"steps": steps, "steps_per_epoch": steps_per_epoch}
+    schedules = {
+        name: schedule(train, peak, values.decay_rate, **lengths)
+        for name, peak in values.peaks.items()
+    }
     clip = (
         optax.clip_by_global_norm(float(train.clip_norm)) if train.clip_norm else None
     )
     scaling = [OPTIMIZERS[train.optimizer](train)]
     if train.weight_decay:
         mask = functools.partial(decays, constrained=train.decay_constrained)
-        decay = optax.add_decayed_weights(train.weight_decay, mask)
+        decay = optax.add_decayed_weights(values.weight_decay, mask)
         scaling.insert(train.optimizer in DECOUPLED, decay)
     # Checkpoints hold the states of these in this order: one that is off adds none, nor
     # does a part without a rate of its own.
@@ -182,7 +211,7 @@ def build(
         *scaling,
         optax.partition(
             {name: optax.scale_by_learning_rate(s) for name, s in schedules.items()},
-            functools.partial(labels, parts=own),
+            functools.partial(labels, parts=schedules.keys() - {"orthogonal", "rest"}),
         ),
         *([_scale_on_plateau(train)] if train.schedule == "plateau" else []),
         *([projection.unit_reflectors()] if train.unit_reflectors else []),
@@ -236,7 +265,8 @@ def _is_average(node: Any) -> bool:
 def plateau_scale(opt_state: Any) -> Any:
     """What the learning rates are multiplied by now: 1 without a plateau schedule."""
     nodes = jax.tree.leaves(opt_state, is_leaf=_is_plateau)
-    return next((node.scale for node in nodes if _is_plateau(node)), 1.0)
+    scales = (jax.device_get(node.scale) for node in nodes if _is_plateau(node))
+    return next(scales, 1.0)
 
 
 def make_observe(train: Any) -> Callable[[Any, float], Any]:

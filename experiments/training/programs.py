@@ -33,9 +33,19 @@ class Programs:
         self.eval_step = steps.make_eval_step(graph, task, spread=self.eval_spread)
         self.observe = optimizers.make_observe(config.train)
         self.averaged = optimizers.make_averaged(config.train)
-        self._diagnostics = jax.jit(
-            lambda *state: nnx.merge(graph, *state).diagnostics()
+        make = parts.make_optimizer
+        self._train_step = steps.make_train_step(
+            graph, task, lambda numbers: make(numbers)[0], parts.spread
         )
+
+        def learning_rate(numbers: optimizers.Numbers, step: Any) -> jax.Array:
+            return make(numbers)[1](step)
+
+        def diagnostics(*state: Any) -> dict[str, jax.Array]:
+            return nnx.merge(graph, *state).diagnostics()
+
+        self._learning_rate = jax.jit(learning_rate)
+        self._diagnostics = jax.jit(diagnostics)
 
     def make_train_step(self, restores: int) -> tuple[Callable, Callable]:
         """The step of training and its learning rate, halved so many times.
@@ -44,19 +54,22 @@ class Programs:
           restores: how often the run has gone back to a checkpoint.
 
         Returns:
-          See `steps.make_train_step`; and the schedule of `optimizers.build`.
+          (state, batch) -> (state, (sums, norms)), see `steps.make_train_step`; and the
+          number of an update -> its learning rate, without `plateau_scale`.
         """
-        parts = self._parts
-        optimizer, learning_rate = parts.optimizer, parts.learning_rate
-        if restores:
-            optimizer, learning_rate = optimizers.build(
-                optimizers.slowed(self._config.train, restores),
-                steps=parts.steps,
-                steps_per_epoch=parts.steps_per_epoch,
-            )
-        train_step = steps.make_train_step(
-            parts.graph, parts.task, optimizer, parts.dropout_key, parts.spread
-        )
+        train = self._config.train
+        numbers = optimizers.numbers(train, restores)
+        settings = steps.Settings(self._parts.dropout_key, numbers)
+        settings = self._parts.spread.everywhere(settings)
+
+        def train_step(state: steps.TrainState, batch: Any) -> Any:
+            return self._train_step(state, settings, batch)
+
+        def learning_rate(step: int) -> Any:
+            if train.schedule in optimizers.CONSTANT:
+                return numbers.peaks["rest"]
+            return jax.device_get(self._learning_rate(numbers, step))
+
         return train_step, learning_rate
 
     def diagnose(self, state: steps.TrainState) -> dict:

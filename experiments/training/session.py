@@ -57,7 +57,7 @@ class Session:
         self.programs = functions
         self.checkpoints = saved
         self.state = parts.state
-        self.best_params = jax.tree.map(jnp.copy, parts.state.params)
+        self.best_params = copied(parts.state.params)
         self.record = checkpoints.FIRST_RECORD.copy()
         restored = saved.restore(self.state, self.best_params)
         if restored is not None:
@@ -176,7 +176,12 @@ class Session:
         functions = self.programs
         evaluated = functions.averaged(self.state)
         metrics = evaluation.evaluate(
-            functions.eval_step, self.task, evaluated, "valid", functions.eval_spread
+            functions.eval_step,
+            self.task,
+            evaluated,
+            "valid",
+            functions.eval_spread,
+            self.config.train.valid_batches,
         )
         validation = {"step": self.step, "valid": metrics}
         self.record["last"] = validation
@@ -189,7 +194,7 @@ class Session:
         self.record["stalled"] = 0 if improved else self.record["stalled"] + 1
         if evaluation.better(self.task, metrics, best):
             self.record["best"] = validation
-            self.best_params = jax.tree.map(jnp.copy, evaluated.params)
+            self.best_params = copied(evaluated.params)
         opt_state = functions.observe(self.state.opt_state, metrics["loss"])
         self.state = self.state._replace(opt_state=opt_state)
         return metrics
@@ -209,10 +214,11 @@ class Session:
         restores = self.record["restores"] + 1
         restored = self.checkpoints.restore(self.state, self.best_params)
         if restored is None:
-            _, self.state = assembly.first_state(
-                self.config, self.task, self.parts.optimizer, self.parts.spread
+            optimizer, _ = self.parts.make_optimizer()
+            _, self.state, _ = assembly.first_state(
+                self.config, self.task, optimizer, self.parts.spread
             )
-            self.best_params = jax.tree.map(jnp.copy, self.state.params)
+            self.best_params = copied(self.state.params)
             self.record = checkpoints.FIRST_RECORD.copy()
         else:
             self.state, self.best_params, self.record = restored
@@ -242,3 +248,9 @@ class Session:
         """Ends the line of progress and closes the log."""
         self.progress.close()
         self.log.close()
+
+
+@jax.jit
+def copied(tree: Any) -> Any:
+    """Arrays of their own with the values of others, which a step may take."""
+    return jax.tree.map(jnp.copy, tree)

@@ -30,6 +30,17 @@ class TrainState(NamedTuple):
     first_bad_step: jax.Array  # -1 while losses are finite; then nothing changes
 
 
+class Settings(NamedTuple):
+    """What is the same at every step and differs from run to run, as a pytree.
+
+    An argument of the step and no constant in it, so that runs which differ in nothing
+    else share its program.
+    """
+
+    dropout_key: jax.Array  # as `jax.random.key_data` gives it
+    numbers: Any = None  # of the optimizer, see `optimizers.numbers`
+
+
 # Where the parts of it lie, where there are several devices: carry with its examples.
 LIES = TrainState._make(
     Spec(devices.BATCH) if name == "carry" else Spec() for name in TrainState._fields
@@ -59,11 +70,12 @@ def initial_state(
 def make_train_step(
     graph: Any,
     task: base.Task,
-    optimizer: optax.GradientTransformation,
-    dropout_key: jax.Array,
+    make_optimizer: Callable[[Any], optax.GradientTransformation],
     spread: devices.Spread = devices.ONE,
-) -> Callable[[TrainState, base.Batch], tuple[TrainState, tuple[base.Sums, dict]]]:
-    """One update, jitted: (state, batch) -> (state, (sums, norms)).
+) -> Callable[
+    [TrainState, Settings, base.Batch], tuple[TrainState, tuple[base.Sums, dict]]
+]:
+    """One update, jitted: (state, settings, batch) -> (state, (sums, norms)).
 
     The state's buffers are donated. On several devices each computes the gradient of
     its share of the batch; they are summed once, see `devices.Spread.step`, and divided
@@ -74,14 +86,20 @@ def make_train_step(
     also its cell; in both directions where there are two), the "first-layer gradient"
     of the paper's figures; a feed-forward model has none. Once a loss or gradient is
     not finite its step is noted and the state stays as it was.
+
+    Args:
+      graph: what `nnx.merge` makes the model of.
+      task: whose loss is minimized.
+      make_optimizer: makes the optimizer of the numbers of the settings.
+      spread: the devices that a batch is split over.
     """
 
     def total_loss(
-        params: Any, carry: Any, state: TrainState, batch: base.Batch
+        params: Any, carry: Any, state: TrainState, key: jax.Array, batch: base.Batch
     ) -> tuple[jax.Array, tuple[base.Sums, Any, Any]]:
         model = nnx.merge(graph, params, state.rest)
         # A key an example, so that no mask depends on how the batch is split.
-        key = jax.random.fold_in(dropout_key, state.step)
+        key = jax.random.fold_in(jax.random.wrap_key_data(key), state.step)
         examples = spread.examples(len(batch["inputs"]))
         keys = jax.vmap(jax.random.fold_in, (None, 0))(key, examples)
         # Constrained kernels are built here, once, and not at every time step.
@@ -92,24 +110,27 @@ def make_train_step(
         carry = carry if task.stateful else None
         return sums["loss"], (sums, carry, rest)
 
-    def share(state: TrainState, batch: base.Batch) -> tuple[Any, Any]:
+    def share(
+        state: TrainState, settings: Settings, batch: base.Batch
+    ) -> tuple[Any, Any]:
         model = nnx.merge(graph, state.params, state.rest)
         first = first_carry(model, state.carry, batch, spread)
         gradient = jax.value_and_grad(total_loss, argnums=(0, 1), has_aux=True)
         (_, (sums, carry, rest)), (grads, carry_grads) = gradient(
-            spread.vary(state.params), first, state, batch
+            spread.vary(state.params), first, state, settings.dropout_key, batch
         )
         squares = [jnp.sum(jnp.square(leaf)) for leaf in jax.tree.leaves(carry_grads)]
         return (sums, grads, squares), (carry, rest)
 
     def update(
-        state: TrainState, total: Any, kept: Any
+        state: TrainState, settings: Settings, total: Any, kept: Any
     ) -> tuple[TrainState, tuple[base.Sums, dict]]:
         (sums, grads, squares), (carry, rest) = total, kept
         loss = sums["loss"] / sums["count"]
         grads = jax.tree.map(
             lambda leaf: leaf / sums["count"].astype(leaf.dtype), grads
         )
+        optimizer = make_optimizer(settings.numbers)
         updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
         norms = {
             "grad_norm": optax.tree.norm(grads),

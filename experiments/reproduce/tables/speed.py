@@ -202,6 +202,32 @@ def peers(results: pathlib.Path) -> str:
     )
 
 
+def startup(results: pathlib.Path) -> str:
+    """What each config takes before its first step, of `benchmark startup`."""
+    rows: dict[str, dict[str, dict]] = {}
+    for row in _benchmark("benchmark_startup", results):
+        rows.setdefault(row["config"], {})[row["cache"]] = row
+    cells = []
+    for config, by_cache in rows.items():
+        cold, warm = by_cache["cold"], by_cache["warm"]
+        seconds = ("imports", "data", "initialization", "compiling", "to_first_step")
+        cells.append(
+            [
+                f"`{config}`",
+                str(cold["programs"]),
+                *(f"{cold[name]:.1f}" for name in seconds),
+                f"{warm['to_first_step']:.1f}",
+                _milliseconds(cold["step"]),
+                f"{cold['evaluation']:.1f}",
+                f"{cold['checkpoint']:.2f}",
+                f"{cold['gib']:.1f}",
+            ]
+        )
+    head = ["config", "programs", "import", "data", "initialization", "compilation"]
+    head += ["first step", "with a warm cache", "a step, ms", "evaluation"]
+    return markdown.table([*head, "checkpoint", "GiB"], cells)
+
+
 def lengths(results: pathlib.Path) -> str:
     """Time and memory over T, with all states and with chunks; exponents."""
     rows = [

@@ -9,7 +9,7 @@ from configs import copying, pixel_mnist, ptb_char, ptb_word
 from experiments import tasks
 from experiments.data import stand_in
 from experiments.models import build
-from experiments.training import assembly, fields, steps
+from experiments.training import assembly, devices, fields, programs
 from svdrnn import kernels
 from tests.experiments.small import tiny_config
 
@@ -34,9 +34,8 @@ def trained(config, count):
     """The model after some updates, in which no constrained kernel is read unbaked."""
     fields.check(config)
     parts = assembly.assemble(config)
-    step = steps.make_train_step(
-        parts.graph, parts.task, parts.optimizer, parts.dropout_key
-    )
+    one_device = parts._replace(spread=devices.ONE)
+    step, _ = programs.Programs(config, one_device).make_train_step(0)
     state = parts.state
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(kernels.Kernel, "__getitem__", None)

@@ -279,7 +279,8 @@ def test_training_carries_the_state_and_resets_it():
     config = tiny_config()
     model, graph, _ = built(task, name="rnn")
     optimizer, _ = optimizers.build(config.train, steps=40, steps_per_epoch=22)
-    train_step = steps.make_train_step(graph, task, optimizer, jax.random.key(0))
+    step = steps.make_train_step(graph, task, lambda numbers: optimizer)
+    settings = steps.Settings(jax.random.key_data(jax.random.key(0)))
 
     def fresh(fill):
         carry = jax.tree.map(lambda h: h + fill, model.initialize_carry(4))
@@ -294,11 +295,11 @@ def test_training_carries_the_state_and_resets_it():
     zeros = model.initialize_carry(4)
     loss, carry = by_hand(fresh(0.0).params, task.train_batch(0), zeros)
     for fill in (0.0, 0.5):  # whatever the state was, an epoch starts from zeros
-        state, (sums, _) = train_step(fresh(fill), task.train_batch(0))
+        state, (sums, _) = step(fresh(fill), settings, task.train_batch(0))
         np.testing.assert_allclose(sums["loss"], loss, rtol=1e-5)
         assert_trees_close(state.carry, carry, rtol=1e-4, atol=1e-6)
     loss, carry = by_hand(state.params, task.train_batch(1), state.carry)
-    state, (sums, _) = train_step(state, task.train_batch(1))
+    state, (sums, _) = step(state, settings, task.train_batch(1))
     np.testing.assert_allclose(sums["loss"], loss, rtol=1e-5)
     assert_trees_close(state.carry, carry, rtol=1e-4, atol=1e-6)
     assert float(jnp.abs(state.carry[0]).max()) > 0.01

@@ -23,6 +23,7 @@ from experiments.training import (
     evaluation,
     exchange,
     loop,
+    programs,
     steps,
 )
 from tests.experiments.small import strict_lines, tiny_config
@@ -95,9 +96,8 @@ def losses(make, count, dtype, number=50):
     if config.task.name == "ptb_char":
         parts.model.embedding.dtype = dtype  # flax keeps it at float32 else
         graph = nnx.graphdef(parts.model)
-    step = steps.make_train_step(
-        *(graph, parts.task, parts.optimizer, parts.dropout_key, parts.spread)
-    )
+    parts = parts._replace(graph=graph)
+    step, _ = programs.Programs(config, parts).make_train_step(0)
     found = []
     for i in range(number):
         batch = parts.spread.split(cast(parts.task.train_batch(i)))
@@ -185,12 +185,12 @@ def test_packed_arrays_are_as_they_were():
 def test_a_sum_in_two_programs_is_that_of_a_collective(count):
     spread = devices.choose(count, 4 * count)
 
-    def share(state, batch):
+    def share(state, rate, batch):
         rows = batch["x"] * spread.vary(state)
         return {"sum": jnp.sum(rows), "all": jnp.sum(rows, 0)}, rows
 
-    def update(state, sums, kept):
-        return state - 0.1 * sums["all"], (sums, jnp.float32(1))
+    def update(state, rate, sums, kept):
+        return state - rate * sums["all"], (sums, jnp.float32(1))
 
     two, one = (
         dataclasses.replace(spread, collective=collective).step(
@@ -204,7 +204,7 @@ def test_a_sum_in_two_programs_is_that_of_a_collective(count):
     for step in (two, one):
         state = spread.everywhere(jnp.ones(3))
         for _ in range(3):
-            state, (sums, _) = jax.block_until_ready(step(state, batch))
+            state, (sums, _) = jax.block_until_ready(step(state, 0.1, batch))
         ended.append((np.asarray(state), sums["sum"]))
     np.testing.assert_allclose(*(state for state, _ in ended), rtol=1e-6)
     np.testing.assert_allclose(*(total for _, total in ended), rtol=1e-5)

@@ -19,14 +19,19 @@ def train_config(**changes):
     return small.tiny_config(**changes).train
 
 
+def schedule(train, steps, steps_per_epoch=None):
+    lengths = {"steps": steps, "steps_per_epoch": steps_per_epoch}
+    return optimizers.schedule(train, 0.1, train.decay_rate, **lengths)
+
+
 def test_constant_schedule():
-    rate = optimizers.schedule(train_config(), 0.1, steps=10, steps_per_epoch=None)
+    rate = schedule(train_config(), steps=10)
     assert [float(rate(step)) for step in (0, 9)] == pytest.approx([0.1, 0.1])
 
 
 def test_exponential_schedule_falls_once_an_epoch():
     config = train_config(schedule="exponential", decay_rate=0.9)
-    rate = optimizers.schedule(config, 0.1, steps=10, steps_per_epoch=4)
+    rate = schedule(config, steps=10, steps_per_epoch=4)
     expected = [0.1] * 4 + [0.09] * 4 + [0.081] * 2
     assert [float(rate(step)) for step in range(10)] == pytest.approx(expected)
 
@@ -34,7 +39,7 @@ def test_exponential_schedule_falls_once_an_epoch():
 @pytest.mark.parametrize("warmup", [0, 4])
 def test_cosine_schedule(warmup):
     config = train_config(schedule="cosine", warmup_steps=warmup)
-    rate = optimizers.schedule(config, 0.1, steps=20, steps_per_epoch=None)
+    rate = schedule(config, steps=20)
     expected = [
         0.1 * step / warmup
         if step < warmup
@@ -167,11 +172,12 @@ def test_a_part_without_a_rate_leaves_the_state_as_it_was():
 
 
 def test_slowed_rates():
-    config = train_config(rates={"reflectors": 1, "readout": 0.4})
-    slow = optimizers.slowed(config, 2)
-    assert slow.learning_rate == pytest.approx(3e-3 / 4)
-    assert (slow.rates.reflectors, slow.rates.readout) == (0.25, pytest.approx(0.1))
-    assert slow.rates.inputs is None
+    config = train_config(rates={"reflectors": 1, "readout": 0.4}, weight_decay=0.1)
+    slow = optimizers.numbers(config, restores=2)
+    assert slow.peaks == pytest.approx(
+        {"rest": 3e-3 / 4, "orthogonal": 0.25, "readout": 0.1}
+    )
+    assert slow.weight_decay == 0.1
 
 
 @pytest.mark.slow

@@ -8,7 +8,8 @@ from flax import nnx
 
 from experiments import tasks
 from experiments.models import build as models
-from experiments.training import fields, optimizers, steps
+from experiments.tasks import base
+from experiments.training import evaluation, fields, optimizers, steps
 from tests.experiments.small import tiny_config
 
 
@@ -28,8 +29,15 @@ def compiled():
         return graph, state
 
     graph, _ = fresh()
-    step = steps.make_train_step(graph, task, optimizer, jax.random.key(1))
+    step = train_step(graph, task, optimizer)
     return task, lambda: fresh()[1], step
+
+
+def train_step(graph, task, optimizer):
+    """(state, batch) -> (state, (sums, norms)) with an optimizer's own numbers."""
+    step = steps.make_train_step(graph, task, lambda numbers: optimizer)
+    settings = steps.Settings(jax.random.key_data(jax.random.key(1)))
+    return lambda state, batch: step(state, settings, batch)
 
 
 @pytest.mark.slow
@@ -90,7 +98,7 @@ def test_models_of_rotations_train(name, init):
     model = models.build(config.model, task, rngs=nnx.Rngs(0))
     graph, params, rest = nnx.split(model, nnx.Param, ...)
     params, rest = nnx.to_pure_dict(params), nnx.to_pure_dict(rest)
-    step = steps.make_train_step(graph, task, optimizer, jax.random.key(1))
+    step = train_step(graph, task, optimizer)
     state = steps.initial_state(params, rest, optimizer)
     before = jax.device_get(state.params)
     for k in range(5):
@@ -124,3 +132,20 @@ def test_a_non_finite_loss_is_noted_and_changes_nothing(compiled):
     assert int(state.first_bad_step) == 3  # the third update
     kept = jax.device_get((state.params, state.opt_state))
     jax.tree.map(np.testing.assert_array_equal, kept, healthy)
+
+
+def test_the_first_batches_of_validation_data_alone(monkeypatch):
+    monkeypatch.setattr(base, "EVAL_SEQUENCES", 10)
+    monkeypatch.setattr(base, "EVAL_BATCH", 4)
+    task = tasks.build(tiny_config())
+
+    def eval_step(params, rest, carry, batch):
+        weights = np.ones(len(batch["inputs"])) * batch["weights"]
+        return {"loss": 2 * weights.sum(), "count": weights.sum()}, carry
+
+    read = []
+    task.metrics = lambda sums: read.append(sums["count"]) or sums
+    state = steps.TrainState({}, None, None, None, {}, None)
+    for batches in (None, 1, 2, 9):
+        evaluation.evaluate(eval_step, task, state, "valid", batches=batches)
+    assert read == [10, 4, 8, 10]
