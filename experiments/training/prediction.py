@@ -1,5 +1,6 @@
 """What a model answers on a whole split, beside what it should."""
 
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -21,11 +22,7 @@ def predict(
       as a run's result has them.
     """
     graph, params, rest = nnx.split(model, nnx.Param, ...)  # type: ignore[misc]
-
-    def read(outputs: jax.Array, batch: base.Batch) -> Any:
-        return task.sums(outputs, batch), task.predictions(outputs, batch)
-
-    step = steps.make_eval_step(graph, task, read)
+    step = make_step(graph, task)
     carry = model.initialize_carry(1) if task.stateful else None
     sums, predictions = [], []
     for batch, result in evaluation.go_through(step, task, split, params, rest, carry):
@@ -40,3 +37,12 @@ def predict(
         arrays = [np.asarray(arrays[name]) for _, arrays in predictions]
         joined[name] = np.concatenate(arrays, axis)[present]
     return joined, task.metrics(evaluation.total(jax.device_get(sums)))
+
+
+def make_step(graph: Any, task: base.Task) -> Callable:
+    """The step of a prediction, jitted; see `steps.make_eval_step`."""
+
+    def read(outputs: jax.Array, batch: base.Batch) -> Any:
+        return task.sums(outputs, batch), task.predictions(outputs, batch)
+
+    return steps.make_eval_step(graph, task, read)
