@@ -85,9 +85,26 @@ class Differentiable(Transition):
 
     @abc.abstractmethod
     def pull_back(
-        self, delta: Float[AnyArray, "batch n"], precision: jax.lax.PrecisionLike
+        self,
+        delta: Float[AnyArray, "batch n"],
+        precision: jax.lax.PrecisionLike,
+        *,
+        whole: bool = True,
     ) -> tuple[Float[Array, "batch n"], Any]:
-        """W^T delta for every item, and what `accumulate` will want of it."""
+        """W^T delta for every item, and what `accumulate` will want of it.
+
+        Args:
+          delta: gradients to W h.
+          precision: of the products.
+          whole: False leaves out what is no product, which `completed` adds.
+        """
+
+    def completed(
+        self, product: Float[AnyArray, "batch n"], delta: Float[AnyArray, "batch n"]
+    ) -> Float[Array, "batch n"]:
+        """W^T delta of what `pull_back` left of it: here that is all."""
+        del delta
+        return jnp.asarray(product)
 
     @abc.abstractmethod
     def zero_gradient(self, batch: int, dtype: DTypeLike) -> Any:
@@ -108,7 +125,7 @@ class Differentiable(Transition):
         Args:
           total: so far.
           h: the states that W was applied to.
-          kept: what `apply` gave besides W h.
+          kept: what `apply` gave besides W h, or None, to compute it again.
           delta: gradients to W h.
           aux: what `pull_back` gave besides W^T delta.
           precision: of the products.
@@ -152,8 +169,9 @@ class Dense(Differentiable):
         """Singular values of W in descending order; an n^3 decomposition."""
         return spectral.singular_values(self.w)
 
-    def pull_back(self, delta, precision):
+    def pull_back(self, delta, precision, *, whole=True):
         """W^T delta, and nothing."""
+        del whole  # A product is all there is.
         return jnp.matmul(delta, self.w, precision=precision), ()
 
     def zero_gradient(self, batch, dtype):
@@ -214,11 +232,17 @@ class DiagonalPlusLowRank(Differentiable):
         """Singular values of W in descending order; an n^3 decomposition."""
         return spectral.singular_values(self.matrix())
 
-    def pull_back(self, delta, precision):
-        """W^T delta, and a^T delta."""
+    def pull_back(self, delta, precision, *, whole=True):
+        """W^T delta, or c^T a^T delta alone; and a^T delta."""
         low = jnp.matmul(delta, self.a, precision=precision)
+        if not whole:
+            return jnp.matmul(low, self.c, precision=precision), low
         out = delta * self.diagonal[None] + jnp.matmul(low, self.c, precision=precision)
         return out, low
+
+    def completed(self, product, delta):
+        """diag(diagonal) delta + c^T a^T delta."""
+        return delta * self.diagonal[None] + product
 
     def zero_gradient(self, batch, dtype):
         """Zeros for the diagonal of every item, for a^T and for c."""
@@ -234,6 +258,8 @@ class DiagonalPlusLowRank(Differentiable):
     def accumulate(self, total, h, kept, delta, aux, precision):
         """Adds delta * h, the outer products of c h and delta, of a^T delta and h."""
         diagonal, a_t, c = total
+        if kept is None:
+            kept = jnp.matmul(h, self.c.T, precision=precision)
         return (
             diagonal + (delta * h).astype(diagonal.dtype),
             a_t + batch_outer(kept, delta, a_t.dtype, precision),

@@ -95,8 +95,11 @@ def compiled(program: Any, target: targets.Target, devices: list) -> dict[str, A
     """What there is to say of a program, which is compiled."""
     import jax
 
+    from svdrnn import _platform
+
     began = time.perf_counter()
-    lowered = program.lower(devices)
+    with _platform.stated(accelerator=True):
+        lowered = program.lower(devices)
     middle = time.perf_counter()
     executable = lowered.compile()
     ended = time.perf_counter()
