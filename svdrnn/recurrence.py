@@ -153,7 +153,8 @@ def recurrence(
 
     Memory of the backward pass, of the loop: the T states, (time, batch, n), and as
     diagonal plus low rank on a CPU also C h, (time, batch, k), which there costs less
-    to write than to compute again; with `chunk` of about sqrt(T) only O(sqrt(T)) of both.
+    to write than to compute again; with `chunk` of about sqrt(T) only O(sqrt(T)) of
+    both.
 
     Args:
       transition: W, of size n, in one of the forms of `svdrnn.transitions`.
