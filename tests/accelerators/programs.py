@@ -54,7 +54,8 @@ def every() -> Iterator[Program]:
     for name in CONFIGS:
         yield from run(f"config {name}", lambda name=name: config_of(name))
     for name in registry.names(sequential=True):
-        yield from run(f"model {name}", lambda name=name: model_config(name))
+        made = run(f"model {name}", lambda name=name: model_config(name))
+        yield next(made)  # its training step
     yield from layers()
     yield from constraints()
 
