@@ -18,6 +18,7 @@ from jaxtyping import Array, Bool, Float
 
 from svdrnn import _platform, checks
 from svdrnn._autodiff import forward_mode_explained
+from svdrnn._sharding import vary_alike
 from svdrnn._types import AnyArray
 
 METHODS = ("auto", "scan", "wy")
@@ -225,7 +226,8 @@ def _apply_loop(rows, x, transpose):
         return _apply_block(rows, t.T if transpose else t, x), None
 
     factors = jax.vmap(_triangular_factor)(blocks)
-    return jax.lax.scan(step, x, (blocks, factors), reverse=not transpose)[0]
+    blocks = (blocks, factors)
+    return jax.lax.scan(step, vary_alike(x, blocks), blocks, reverse=not transpose)[0]
 
 
 def _apply_wy(rows, x, transpose):
