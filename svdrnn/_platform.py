@@ -12,25 +12,29 @@ from collections.abc import Iterator
 
 import jax
 
-_STATED: contextvars.ContextVar[bool | None] = contextvars.ContextVar(
-    "svdrnn_accelerator", default=None
+from svdrnn import checks
+
+NAMES = ("cpu", "gpu", "tpu")
+
+_STATED: contextvars.ContextVar[str | None] = contextvars.ContextVar(
+    "svdrnn_platform", default=None
 )
 
 
-def is_accelerator() -> bool:
-    """Whether programs are for a GPU or a TPU, and not for a CPU."""
+def name() -> str:
+    """The kind of the device that programs are for, as JAX calls it: cpu, gpu, tpu."""
     stated = _STATED.get()
     if stated is not None:
         return stated
     device = jax.config.jax_default_device  # type: ignore[attr-defined]
-    platform = getattr(device, "platform", device) or jax.default_backend()
-    return platform != "cpu"
+    return getattr(device, "platform", device) or jax.default_backend()
 
 
 @contextlib.contextmanager
-def stated(accelerator: bool) -> Iterator[None]:
+def stated(platform: str) -> Iterator[None]:
     """Says so, for what is compiled where there is no such device."""
-    token = _STATED.set(accelerator)
+    checks.check_name("platform", platform, NAMES)
+    token = _STATED.set(platform)
     try:
         yield
     finally:

@@ -123,6 +123,20 @@ def _invert_upper_small(s):
     return inverse
 
 
+def _invert_upper_loop(s):
+    """As `_invert_upper_small`, in a loop: a program of two products for any m."""
+    index = jnp.arange(s.shape[0])
+
+    def double(inverse, log_width):
+        block = index >> log_width
+        pairs = (block[:, None] % 2 == 0) & (block[None, :] == block[:, None] + 1)
+        above = s * pairs.astype(s.dtype)
+        return inverse - matmul(matmul(inverse, above), inverse), None
+
+    doublings = np.arange((s.shape[0] - 1).bit_length())
+    return jax.lax.scan(double, jnp.diag(1 / jnp.diagonal(s)), doublings)[0]
+
+
 # Matrix products instead of a triangular solve: as fast on an idle CPU, never stalled
 # by the threads of LAPACK on a busy one, and what accelerators are good at.
 @jax.custom_jvp
@@ -131,6 +145,8 @@ def _invert_upper(s):
     m = s.shape[0]
     if m <= _MIN_BLOCK:
         return _invert_upper_small(s)
+    if _platform.name() != "cpu":
+        return _invert_upper_loop(s)
     half = m // 2
     first, second = _invert_upper(s[:half, :half]), _invert_upper(s[half:, half:])
     above = -matmul(matmul(first, s[:half, half:]), second)
@@ -211,7 +227,7 @@ def _in_loop(rows):
     touch, which saves two thirds of the products. Accelerators have no use for that,
     and their compilers take minutes over so many products at full precision.
     """
-    return _platform.is_accelerator() and rows.shape[0] > _LOOP_BLOCK
+    return _platform.name() != "cpu" and rows.shape[0] > _LOOP_BLOCK
 
 
 def _apply_loop(rows, x, transpose):

@@ -119,7 +119,17 @@ class _Static:
     chunk: int | None
     unroll: int
     precision: Any
-    accelerator: bool  # see "on an accelerator" below
+    platform: str  # see `_platform.name`
+
+    @property
+    def accelerator(self) -> bool:
+        """Whether a step has few operations, and not few passes over its arrays."""
+        return self.platform != "cpu"
+
+    @property
+    def by_item(self) -> bool:
+        """Whether dL/d[M, b] is summed over the batch at the end alone."""
+        return self.platform == "gpu"
 
 
 def recurrence(
@@ -220,8 +230,8 @@ def recurrence(
     iterations = steps // period if way is _Way.AT_ONCE else steps
     if chunk is not None and (not last_only or chunk >= iterations):
         chunk = None
-    accelerator = _platform.is_accelerator()
-    static = _Static(activation, last_only, chunk, unroll, precision, accelerator)
+    platform = _platform.name()
+    static = _Static(activation, last_only, chunk, unroll, precision, platform)
 
     def run(transition, input_weights, bias, offset, inputs, carry, lengths, added):
         if way is _Way.AT_ONCE:
@@ -410,8 +420,8 @@ def _step(static, weights, h, x, acts=None):
         z = z + x
     elif isinstance(in_loop, tuple):
         *columns, bias = in_loop
-        for j, column in enumerate(columns):
-            z = z + x[:, j : j + 1] * column[None]
+        for feature, column in zip(x, columns, strict=True):
+            z = z + feature[:, None] * column[None]
         z = z + bias[None]
     else:
         # Written out by feature, so that it fuses with what surrounds it.
@@ -421,22 +431,23 @@ def _step(static, weights, h, x, acts=None):
     if acts is not None:
         h = jnp.where(acts, h, z)
     if static.accelerator:
-        kept = None  # computed again
+        kept = None
     return h, (kept, None if static.activation.reads_output else z)
 
 
-def _in_columns(static, weights):
-    """The weights as `_step` takes them: on an accelerator [M, b] as its columns."""
+def _in_columns(static, weights, drive):
+    """Weights and drive as `_step` takes them: [M, b] and x, or their columns."""
     transition, in_loop, offset = weights
     if in_loop is None or not static.accelerator:
-        return weights
+        return weights, drive
     columns = tuple(in_loop[:, j] for j in range(in_loop.shape[1]))
-    return transition, columns, offset
+    features = tuple(drive[..., j] for j in range(drive.shape[-1] - 1))
+    return (transition, columns, offset), features
 
 
 def _states(static, weights, drive, h):
     """All states (time, batch, n) from h_0, and what `_step` keeps of them."""
-    weights = _in_columns(static, weights)
+    weights, drive = _in_columns(static, weights, drive)
 
     def step(h, x):
         h, kept = _step(static, weights, h, x)
@@ -458,7 +469,7 @@ def _advance(static, weights, drive, state, ends, acts=None):
 
     Without lengths (`ends` None) every item ends at the last step: final is h.
     """
-    weights = _in_columns(static, weights)
+    weights, drive = _in_columns(static, weights, drive)
 
     def step(state, xs):
         h, final = state
@@ -533,13 +544,14 @@ def _plain(static, weights, drive, carry, lengths, perturbations, acts):
 # of step t + 1 needs the same h_t, so it is added one iteration late: delta_{t+1}
 # travels in the carry, and no shifted copy of the states is ever made.
 #
-# On an accelerator a step takes as long as it has operations, where n is small (the
-# figures: docs/accelerators.md). There
-# - [M, b] is cut into its columns before the loop and not at every step;
+# On an accelerator a step of a small n takes as long as it has operations, and there it
+# has fewer (the figures: docs/accelerators.md):
+# - x_t and [M, b] are cut into columns before the loop and not at every step;
 # - C h is computed again, which is one operation, where to keep it is two;
-# - dL/d[M, b] is summed for every item, as dL/ddiag is, by operations that there are;
 # - what W^T delta has besides products, diag delta, is added at the next step, in the
-#   operation that computes delta there.
+#   operation that computes delta there;
+# - on a GPU dL/d[M, b] is summed for every item, as dL/ddiag is, in that operation too.
+#   On a TPU one product is less than to cut x_t into columns for it.
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
@@ -649,7 +661,7 @@ def _backward_steps(static, weights, from_final, state, xs):
 
 def _zero_in_loop(static, in_loop, batch, dtype):
     """The gradient to [M, b] before the first step, (p, n) or a column an item."""
-    if not static.accelerator:
+    if not static.by_item:
         return jnp.zeros(in_loop.T.shape, dtype)
     n, features = in_loop.shape
     return (jnp.zeros((batch, n), dtype),) * features
@@ -657,7 +669,7 @@ def _zero_in_loop(static, in_loop, batch, dtype):
 
 def _add_in_loop(static, total, x, delta):
     """That gradient, with the part of a step: delta x^T."""
-    if not static.accelerator:
+    if not static.by_item:
         return total + batch_outer(x, delta, total.dtype, static.precision)
     *columns, bias = total
     return (
@@ -675,8 +687,8 @@ def _end(static, weights, state, from_final, carry, lengths):
     g, delta, later, (d_transition, d_in_loop, d_offset) = state
     if static.accelerator:
         g = transition.completed(g, delta)
-        if in_loop is not None:
-            d_in_loop = jnp.stack([column.sum(0) for column in d_in_loop])
+    if static.by_item and in_loop is not None:
+        d_in_loop = jnp.stack([column.sum(0) for column in d_in_loop])
     d_transition = transition.accumulate(
         d_transition, carry, later[0], delta, later[1], static.precision
     )

@@ -20,10 +20,10 @@ import jax.numpy as jnp
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
-from svdrnn import checks, householder, spectral
+from svdrnn import _platform, checks, householder, spectral
 from svdrnn._types import AnyArray
 
-# Every way to apply W = U Sigma V^T; `prefers_low_rank` says what "auto" takes.
+# Every way to apply W = U Sigma V^T; `auto_method` says what "auto" takes.
 METHODS = (*householder.METHODS, "low_rank", "dense")
 
 
@@ -33,13 +33,34 @@ def prefers_low_rank(n: int, reflectors: int) -> bool:
     Counted flops of a training step, per item and time step: 12 n k against 6 n^2 with
     k reflectors in total, hence k < n/2. Thin products run at a lower rate than
     square ones, which moves the border to k <= n/3. The rule of `method="auto"`, of
-    recurrent transitions and of `SpectralLinear`, there with n the shorter side.
+    recurrent transitions (see `auto_method`) and of `SpectralLinear`, there with n the
+    shorter side.
 
     Args:
       n: size of the matrix.
       reflectors: k = m1 + m2, those of U and of V.
     """
     return 3 * reflectors <= n
+
+
+# Up to this n a dense W is quicker on an accelerator, where a step is bound by the
+# number of its operations; the figures: docs/accelerators.md.
+_FEW_OPERATIONS = 512
+
+
+def auto_method(n: int, reflectors: int) -> str:
+    """What `method="auto"` means for a recurrent transition: `low_rank` or `dense`.
+
+    `low_rank` where `prefers_low_rank` says so and, where JAX's default device is a GPU
+    or a TPU, n is above 512. A step as a dense W has half as many products.
+
+    Args:
+      n: size of the matrix.
+      reflectors: k = m1 + m2, those of U and of V.
+    """
+    bound_by_operations = _platform.name() != "cpu" and n <= _FEW_OPERATIONS
+    few = prefers_low_rank(n, reflectors) and not bound_by_operations
+    return "low_rank" if few else "dense"
 
 
 class Transition(abc.ABC):
@@ -328,7 +349,7 @@ def from_svd(
     Args:
       svd: the parameters of a square W.
       method: one of `METHODS`. `low_rank` and `dense` are the fast forms, and `auto`
-        picks between them by `prefers_low_rank`; `scan` and `wy` apply the factors at
+        picks between them by `auto_method`; `scan` and `wy` apply the factors at
         every step.
       custom_backward: False for forward mode through the building of `dense`, see
         `householder.orthogonal_matrix`.
@@ -344,7 +365,7 @@ def from_svd(
         raise ValueError(f"a transition must be square, got shape ({n_out}, {n_in})")
     if method == "auto":
         reflectors = svd.u_vectors.shape[-2] + svd.v_vectors.shape[-2]
-        method = "low_rank" if prefers_low_rank(n_in, reflectors) else "dense"
+        method = auto_method(n_in, reflectors)
     if method == "low_rank":
         return DiagonalPlusLowRank(*spectral.diagonal_plus_low_rank(svd))
     if method == "dense":

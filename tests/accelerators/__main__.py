@@ -98,7 +98,7 @@ def compiled(program: Any, target: targets.Target, devices: list) -> dict[str, A
     from svdrnn import _platform
 
     began = time.perf_counter()
-    with _platform.stated(accelerator=True):
+    with _platform.stated(target.platform):
         lowered = program.lower(devices)
     middle = time.perf_counter()
     executable = lowered.compile()

@@ -56,6 +56,11 @@ class Target(NamedTuple):
     family: str
     gigahertz: float | None
 
+    @property
+    def platform(self) -> str:
+        """The kind of its devices, as JAX calls it."""
+        return "gpu" if self.family == "cuda" else "tpu"
+
     def devices(self) -> list[Any]:
         """Its devices, for which programs can be compiled and never run."""
         from jax.experimental import topologies

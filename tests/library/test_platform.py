@@ -7,7 +7,7 @@ import pytest
 from flax import nnx
 
 import svdrnn
-from svdrnn import _platform, householder
+from svdrnn import _platform, householder, transitions
 
 N, STEPS, BATCH, FEATURES = 12, 7, 3, 2
 CASES = {
@@ -22,7 +22,7 @@ CASES = {
 }
 
 
-def run(case, lengths, accelerator):
+def run(case, lengths, platform):
     """Outputs, and gradients of parameters, inputs and the initial carry."""
     options = {"in_features": FEATURES, "reflectors": 2, "radius": 0.3} | CASES[case]
     features = options.pop("in_features")
@@ -44,17 +44,18 @@ def run(case, lengths, accelerator):
         carry, out = layer(x, initial_carry=h, seq_lengths=lengths, return_carry=True)
         return jnp.sum(out * weights) + jnp.sum(carry * weights[:, 1])
 
-    with _platform.stated(accelerator):
+    with _platform.stated(platform):
         return jax.jit(jax.value_and_grad(loss, argnums=(0, 1, 2)))(params, x, h)
 
 
+@pytest.mark.parametrize("platform", ["gpu", "tpu"])
 @pytest.mark.parametrize("case", CASES)
 @pytest.mark.parametrize(
     "lengths", [None, pytest.param((0, 3, STEPS), marks=pytest.mark.slow)]
 )
-def test_a_layer_computes_the_same(case, lengths, x64):
+def test_a_layer_computes_the_same(case, lengths, platform, x64):
     lengths = None if lengths is None else jnp.asarray(lengths)
-    here, there = (run(case, lengths, accelerator) for accelerator in (False, True))
+    here, there = run(case, lengths, "cpu"), run(case, lengths, platform)
     jax.tree.map(
         lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-11, atol=1e-11),
         here,
@@ -70,7 +71,7 @@ def test_no_step_at_all_returns_the_carry(x64):
         x = jnp.ones((BATCH, 0, 1))
         return jnp.sum(layer(x, initial_carry=h, last_only=True) ** 2)
 
-    with _platform.stated(accelerator=True):
+    with _platform.stated("gpu"):
         np.testing.assert_array_equal(jax.grad(last)(h), 2 * h)
 
 
@@ -87,8 +88,8 @@ def test_reflectors_in_a_loop_over_blocks_are_the_same(m, n, x64):
         return jnp.sum(q * g) + jnp.sum(there * g[:5]) + jnp.sum(back * g[5:10])
 
     results = []
-    for accelerator in (False, True):
-        with _platform.stated(accelerator):
+    for platform in ("cpu", "tpu"):
+        with _platform.stated(platform):
             results.append(
                 jax.jit(jax.value_and_grad(values, argnums=(0, 1)))(vectors, x)
             )
@@ -96,10 +97,24 @@ def test_reflectors_in_a_loop_over_blocks_are_the_same(m, n, x64):
 
 
 def test_programs_are_for_the_default_device():
-    assert _platform.is_accelerator() == (jax.default_backend() != "cpu")
+    assert _platform.name() == jax.default_backend()
     with jax.default_device(jax.devices("cpu")[0]):
-        assert not _platform.is_accelerator()
+        assert _platform.name() == "cpu"
     with jax.default_device("tpu"):
-        assert _platform.is_accelerator()
-    with _platform.stated(accelerator=True):
-        assert _platform.is_accelerator()
+        assert _platform.name() == "tpu"
+    with _platform.stated("gpu"):
+        assert _platform.name() == "gpu"
+    with pytest.raises(ValueError, match="platform must be .* got 'cuda'"):
+        _platform.stated("cuda").__enter__()
+
+
+@pytest.mark.parametrize(
+    "platform,n,method",
+    [
+        *(("cpu", 95, "dense"), ("cpu", 96, "low_rank"), ("cpu", 1024, "low_rank")),
+        *(("gpu", 512, "dense"), ("tpu", 512, "dense"), ("tpu", 513, "low_rank")),
+    ],
+)
+def test_auto_is_the_form_of_fewer_operations_on_accelerators(platform, n, method):
+    with _platform.stated(platform):
+        assert transitions.auto_method(n, 32) == method
