@@ -8,7 +8,7 @@ neither the accelerator nor a driver. It is downloaded at the first time (libtpu
 wheels of JAX for CUDA), with `--compiler=DIR` to a folder that is chosen. Targets are
 h100 and TPUs by version and shape (v5e:2x2, v5e:4x4, v6e:2x2, v5p:2x2x1, v4:2x2x1).
 
-A line is printed for every program: seconds to trace and lower it here and to compile
+A line is printed for every program: CPU seconds to trace and lower it and to compile
 it, temporary memory of a device, collectives in one run, operations in the body of each
 loop over time, and where there is one the compiler's own estimate of a run.
 
@@ -49,9 +49,9 @@ def main() -> int:
     print("loops: operations x trips; estimate")
     rows: dict[str, dict] = {}
     failed = []
-    names = set()
+    names = []
     for program in programs.every():
-        names.add(program.name)
+        names.append(program.name)
         if not any(fnmatch.fnmatch(program.name, glob) for glob in options.only):
             continue
         try:
@@ -65,10 +65,9 @@ def main() -> int:
         rows[program.name] = {k: v for k, v in row.items() if k != "replicated"}
         print(line(program.name, row), flush=True)
         if options.record:
-            kept = {name: recorded[name] for name in recorded if name not in rows}
-            store(path, target, kept | rows)
-    if options.record and options.only == ["*"]:
-        store(path, target, {name: rows[name] for name in rows if name in names})
+            store(path, target, {program.name: rows[program.name]})
+    if options.record:
+        store(path, target, {}, names)
     print(f"{len(rows)} programs compiled for {target.name}, {len(failed)} wrong")
     for message in failed:
         print(f"wrong: {message}")
@@ -97,12 +96,12 @@ def compiled(program: Any, target: targets.Target, devices: list) -> dict[str, A
 
     from svdrnn import _platform
 
-    began = time.perf_counter()
+    began = time.process_time()
     with _platform.stated(target.platform):
         lowered = program.lower(devices)
-    middle = time.perf_counter()
+    middle = time.process_time()
     executable = lowered.compile()
-    ended = time.perf_counter()
+    ended = time.process_time()
     found = reading.read(executable.as_text(), target.family)
     row: dict[str, Any] = {
         "seconds_to_lower": round(middle - began, 1),
@@ -147,11 +146,20 @@ def line(name: str, row: dict) -> str:
     )
 
 
-def store(path: pathlib.Path, target: targets.Target, rows: dict) -> None:
-    """Writes the record."""
-    names = [word.split("=")[0] for word in target.packages()]
-    versions = {name: importlib.metadata.version(name) for name in ["jax", *names]}
-    record = {"target": target.name, "versions": versions, "programs": rows}
+def store(
+    path: pathlib.Path,
+    target: targets.Target,
+    rows: dict,
+    names: list[str] | None = None,
+) -> None:
+    """Writes rows into the record; with all names in their order, without others."""
+    recorded = json.loads(path.read_text())["programs"] if path.exists() else {}
+    recorded |= rows
+    if names is not None:
+        recorded = {name: recorded[name] for name in names if name in recorded}
+    packages = [word.split("=")[0] for word in target.packages()]
+    versions = {name: importlib.metadata.version(name) for name in ["jax", *packages]}
+    record = {"target": target.name, "versions": versions, "programs": recorded}
     path.parent.mkdir(parents=True, exist_ok=True)
     files.write(path, json.dumps(record, indent=1) + "\n")
 
