@@ -16,14 +16,18 @@ import numpy as np
 from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float
 
-from svdrnn import checks
+from svdrnn import _platform, checks
 from svdrnn._autodiff import forward_mode_explained
+from svdrnn._sharding import vary_alike
 from svdrnn._types import AnyArray
 
 METHODS = ("auto", "scan", "wy")
 
 # Blocks of reflectors smaller than this gain nothing: their products are too thin.
 _MIN_BLOCK = 64
+
+# Those of the loop over blocks on an accelerator, as long as its units are wide.
+_LOOP_BLOCK = 128
 
 
 def matmul(a: Float[AnyArray, "..."], b: Float[AnyArray, "..."]) -> Float[Array, "..."]:
@@ -119,6 +123,20 @@ def _invert_upper_small(s):
     return inverse
 
 
+def _invert_upper_loop(s):
+    """As `_invert_upper_small`, in a loop: a program of two products for any m."""
+    index = jnp.arange(s.shape[0])
+
+    def double(inverse, log_width):
+        block = index >> log_width
+        pairs = (block[:, None] % 2 == 0) & (block[None, :] == block[:, None] + 1)
+        above = s * pairs.astype(s.dtype)
+        return inverse - matmul(matmul(inverse, above), inverse), None
+
+    doublings = np.arange((s.shape[0] - 1).bit_length())
+    return jax.lax.scan(double, jnp.diag(1 / jnp.diagonal(s)), doublings)[0]
+
+
 # Matrix products instead of a triangular solve: as fast on an idle CPU, never stalled
 # by the threads of LAPACK on a busy one, and what accelerators are good at.
 @jax.custom_jvp
@@ -127,6 +145,8 @@ def _invert_upper(s):
     m = s.shape[0]
     if m <= _MIN_BLOCK:
         return _invert_upper_small(s)
+    if _platform.name() != "cpu":
+        return _invert_upper_loop(s)
     half = m // 2
     first, second = _invert_upper(s[:half, :half]), _invert_upper(s[half:, half:])
     above = -matmul(matmul(first, s[:half, half:]), second)
@@ -200,7 +220,35 @@ def _apply_block(rows, t, x):
     return x - matmul(matmul(matmul(x, rows.T), t.T), rows)
 
 
+def _in_loop(rows):
+    """Whether blocks of so many rows are taken in a loop.
+
+    On a CPU they are written out, so that each leaves alone the coordinates it does not
+    touch, which saves two thirds of the products. Accelerators have no use for that,
+    and their compilers take minutes over so many products at full precision.
+    """
+    return _platform.name() != "cpu" and rows.shape[0] > _LOOP_BLOCK
+
+
+def _apply_loop(rows, x, transpose):
+    """As `_apply_wy`, with blocks of one shape."""
+    m, n = rows.shape
+    count = -(-m // _LOOP_BLOCK)
+    padded = jnp.pad(rows, ((0, count * _LOOP_BLOCK - m), (0, 0)))
+    blocks = padded.reshape(count, _LOOP_BLOCK, n)
+
+    def step(x, block):
+        rows, t = block
+        return _apply_block(rows, t.T if transpose else t, x), None
+
+    factors = jax.vmap(_triangular_factor)(blocks)
+    blocks = (blocks, factors)
+    return jax.lax.scan(step, vary_alike(x, blocks), blocks, reverse=not transpose)[0]
+
+
 def _apply_wy(rows, x, transpose):
+    if _in_loop(rows):
+        return _apply_loop(rows, x, transpose)
     blocks = _blocks(rows)
     if transpose:
         heads = []
@@ -357,9 +405,11 @@ def orthogonal_matrix(
     eye = jnp.eye(vectors.shape[1], dtype=rows.dtype)
     if vectors.shape[0] == 0:
         return eye.astype(dtype)
+    # Row i of Q is Q^T e_i.
     if method == "scan":
-        # Row i of Q is Q^T e_i.
         return _apply_scan(rows, eye, True).astype(dtype)
+    if _in_loop(rows):
+        return _apply_loop(rows, eye, True).astype(dtype)
     if not custom_backward:
         return _product_forward(rows)[0].astype(dtype)
     with forward_mode_explained():

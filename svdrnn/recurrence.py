@@ -19,7 +19,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Integer, Shaped
 
-from svdrnn import checks, householder, powers
+from svdrnn import _platform, checks, householder, powers
 from svdrnn._autodiff import forward_mode_explained
 from svdrnn._sharding import over_batch, vary_alike
 from svdrnn._types import AnyArray
@@ -119,6 +119,17 @@ class _Static:
     chunk: int | None
     unroll: int
     precision: Any
+    platform: str  # see `_platform.name`
+
+    @property
+    def accelerator(self) -> bool:
+        """Whether a step has few operations, and not few passes over its arrays."""
+        return self.platform != "cpu"
+
+    @property
+    def by_item(self) -> bool:
+        """Whether dL/d[M, b] is summed over the batch at the end alone."""
+        return self.platform == "gpu"
 
 
 def recurrence(
@@ -151,8 +162,9 @@ def recurrence(
     where phi is the identity `chunk` or an `unroll` above 1.
 
     Memory of the backward pass, of the loop: the T states, (time, batch, n), and as
-    diagonal plus low rank C h, (time, batch, k), which costs less to write than to
-    compute again; with `chunk` of about sqrt(T) only O(sqrt(T)) of both.
+    diagonal plus low rank on a CPU also C h, (time, batch, k), which there costs less
+    to write than to compute again; with `chunk` of about sqrt(T) only O(sqrt(T)) of
+    both.
 
     Args:
       transition: W, of size n, in one of the forms of `svdrnn.transitions`.
@@ -218,7 +230,8 @@ def recurrence(
     iterations = steps // period if way is _Way.AT_ONCE else steps
     if chunk is not None and (not last_only or chunk >= iterations):
         chunk = None
-    static = _Static(activation, last_only, chunk, unroll, precision)
+    platform = _platform.name()
+    static = _Static(activation, last_only, chunk, unroll, precision, platform)
 
     def run(transition, input_weights, bias, offset, inputs, carry, lengths, added):
         if way is _Way.AT_ONCE:
@@ -405,6 +418,11 @@ def _step(static, weights, h, x, acts=None):
     z, kept = transition.apply(h, static.precision)
     if in_loop is None:
         z = z + x
+    elif isinstance(in_loop, tuple):
+        *columns, bias = in_loop
+        for feature, column in zip(x, columns, strict=True):
+            z = z + feature[:, None] * column[None]
+        z = z + bias[None]
     else:
         # Written out by feature, so that it fuses with what surrounds it.
         for j in range(in_loop.shape[1]):
@@ -412,11 +430,24 @@ def _step(static, weights, h, x, acts=None):
     h = static.activation(z, offset)
     if acts is not None:
         h = jnp.where(acts, h, z)
+    if static.accelerator:
+        kept = None
     return h, (kept, None if static.activation.reads_output else z)
+
+
+def _in_columns(static, weights, drive):
+    """Weights and drive as `_step` takes them: [M, b] and x, or their columns."""
+    transition, in_loop, offset = weights
+    if in_loop is None or not static.accelerator:
+        return weights, drive
+    columns = tuple(in_loop[:, j] for j in range(in_loop.shape[1]))
+    features = tuple(drive[..., j] for j in range(drive.shape[-1] - 1))
+    return (transition, columns, offset), features
 
 
 def _states(static, weights, drive, h):
     """All states (time, batch, n) from h_0, and what `_step` keeps of them."""
+    weights, drive = _in_columns(static, weights, drive)
 
     def step(h, x):
         h, kept = _step(static, weights, h, x)
@@ -438,6 +469,7 @@ def _advance(static, weights, drive, state, ends, acts=None):
 
     Without lengths (`ends` None) every item ends at the last step: final is h.
     """
+    weights, drive = _in_columns(static, weights, drive)
 
     def step(state, xs):
         h, final = state
@@ -511,6 +543,15 @@ def _plain(static, weights, drive, carry, lengths, perturbations, acts):
 # The loop runs from T to 1 and reads h_t at step t, for phi'. The transition's gradient
 # of step t + 1 needs the same h_t, so it is added one iteration late: delta_{t+1}
 # travels in the carry, and no shifted copy of the states is ever made.
+#
+# On an accelerator a step of a small n takes as long as it has operations, and there it
+# has fewer (the figures: docs/accelerators.md):
+# - x_t and [M, b] are cut into columns before the loop and not at every step;
+# - C h is computed again, which is one operation, where to keep it is two;
+# - what W^T delta has besides products, diag delta, is added at the next step, in the
+#   operation that computes delta there;
+# - on a GPU dL/d[M, b] is summed for every item, as dL/ddiag is, in that operation too.
+#   On a TPU one product is less than to cut x_t into columns for it.
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
@@ -576,9 +617,11 @@ def _begin(static, weights, from_final, carry, lengths):
     delta = jnp.zeros_like(carry)
     _, kept = transition.apply(delta, static.precision)
     _, aux = transition.pull_back(delta, static.precision)
+    if static.accelerator:
+        kept = None
     zeros = (
         transition.zero_gradient(batch, dtype),
-        None if in_loop is None else jnp.zeros(in_loop.T.shape, dtype),
+        None if in_loop is None else _zero_in_loop(static, in_loop, batch, dtype),
         None if offset is None else jnp.zeros(carry.shape, dtype),
     )
     totals = vary_alike(zeros, carry)
@@ -593,6 +636,8 @@ def _backward_steps(static, weights, from_final, state, xs):
     def step(state, xs):
         g, delta, later, (d_transition, d_in_loop, d_offset) = state
         (h, (kept, z)), x, from_state, ends = xs
+        if static.accelerator:
+            g = transition.completed(g, delta)
         if from_state is not None:
             g = g + from_state
         if ends is not None:
@@ -601,10 +646,11 @@ def _backward_steps(static, weights, from_final, state, xs):
             d_transition, h, later[0], delta, later[1], static.precision
         )
         delta = static.activation.pull_back(g, h, z)
-        g, aux = transition.pull_back(delta, static.precision)
+        whole = not static.accelerator
+        g, aux = transition.pull_back(delta, static.precision, whole=whole)
         d_x = delta
         if in_loop is not None:
-            d_in_loop += batch_outer(x, delta, d_in_loop.dtype, static.precision)
+            d_in_loop = _add_in_loop(static, d_in_loop, x, delta)
             d_x = jnp.matmul(delta, in_loop, precision=static.precision)
         if offset is not None:
             d_offset += (jnp.sign(h) * delta).astype(d_offset.dtype)
@@ -613,10 +659,36 @@ def _backward_steps(static, weights, from_final, state, xs):
     return jax.lax.scan(step, state, xs, reverse=True, unroll=static.unroll)
 
 
+def _zero_in_loop(static, in_loop, batch, dtype):
+    """The gradient to [M, b] before the first step, (p, n) or a column an item."""
+    if not static.by_item:
+        return jnp.zeros(in_loop.T.shape, dtype)
+    n, features = in_loop.shape
+    return (jnp.zeros((batch, n), dtype),) * features
+
+
+def _add_in_loop(static, total, x, delta):
+    """That gradient, with the part of a step: delta x^T."""
+    if not static.by_item:
+        return total + batch_outer(x, delta, total.dtype, static.precision)
+    *columns, bias = total
+    return (
+        *(
+            column + (x[:, j : j + 1] * delta).astype(column.dtype)
+            for j, column in enumerate(columns)
+        ),
+        bias + delta.astype(bias.dtype),
+    )
+
+
 def _end(static, weights, state, from_final, carry, lengths):
     """The gradients to the weights, as they were summed, and to the carry."""
     transition, in_loop, offset = weights
     g, delta, later, (d_transition, d_in_loop, d_offset) = state
+    if static.accelerator:
+        g = transition.completed(g, delta)
+    if static.by_item and in_loop is not None:
+        d_in_loop = jnp.stack([column.sum(0) for column in d_in_loop])
     d_transition = transition.accumulate(
         d_transition, carry, later[0], delta, later[1], static.precision
     )

@@ -20,10 +20,10 @@ import jax.numpy as jnp
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
-from svdrnn import checks, householder, spectral
+from svdrnn import _platform, checks, householder, spectral
 from svdrnn._types import AnyArray
 
-# Every way to apply W = U Sigma V^T; `prefers_low_rank` says what "auto" takes.
+# Every way to apply W = U Sigma V^T; `auto_method` says what "auto" takes.
 METHODS = (*householder.METHODS, "low_rank", "dense")
 
 
@@ -33,13 +33,34 @@ def prefers_low_rank(n: int, reflectors: int) -> bool:
     Counted flops of a training step, per item and time step: 12 n k against 6 n^2 with
     k reflectors in total, hence k < n/2. Thin products run at a lower rate than
     square ones, which moves the border to k <= n/3. The rule of `method="auto"`, of
-    recurrent transitions and of `SpectralLinear`, there with n the shorter side.
+    recurrent transitions (see `auto_method`) and of `SpectralLinear`, there with n the
+    shorter side.
 
     Args:
       n: size of the matrix.
       reflectors: k = m1 + m2, those of U and of V.
     """
     return 3 * reflectors <= n
+
+
+# Up to this n a dense W is quicker on an accelerator, where a step is bound by the
+# number of its operations; the figures: docs/accelerators.md.
+_FEW_OPERATIONS = 512
+
+
+def auto_method(n: int, reflectors: int) -> str:
+    """What `method="auto"` means for a recurrent transition: `low_rank` or `dense`.
+
+    `low_rank` where `prefers_low_rank` says so and, where JAX's default device is a GPU
+    or a TPU, n is above 512. A step as a dense W has half as many products.
+
+    Args:
+      n: size of the matrix.
+      reflectors: k = m1 + m2, those of U and of V.
+    """
+    bound_by_operations = _platform.name() != "cpu" and n <= _FEW_OPERATIONS
+    few = prefers_low_rank(n, reflectors) and not bound_by_operations
+    return "low_rank" if few else "dense"
 
 
 class Transition(abc.ABC):
@@ -85,9 +106,26 @@ class Differentiable(Transition):
 
     @abc.abstractmethod
     def pull_back(
-        self, delta: Float[AnyArray, "batch n"], precision: jax.lax.PrecisionLike
+        self,
+        delta: Float[AnyArray, "batch n"],
+        precision: jax.lax.PrecisionLike,
+        *,
+        whole: bool = True,
     ) -> tuple[Float[Array, "batch n"], Any]:
-        """W^T delta for every item, and what `accumulate` will want of it."""
+        """W^T delta for every item, and what `accumulate` will want of it.
+
+        Args:
+          delta: gradients to W h.
+          precision: of the products.
+          whole: False leaves out what is no product, which `completed` adds.
+        """
+
+    def completed(
+        self, product: Float[AnyArray, "batch n"], delta: Float[AnyArray, "batch n"]
+    ) -> Float[Array, "batch n"]:
+        """W^T delta of what `pull_back` left of it: here that is all."""
+        del delta
+        return jnp.asarray(product)
 
     @abc.abstractmethod
     def zero_gradient(self, batch: int, dtype: DTypeLike) -> Any:
@@ -108,7 +146,7 @@ class Differentiable(Transition):
         Args:
           total: so far.
           h: the states that W was applied to.
-          kept: what `apply` gave besides W h.
+          kept: what `apply` gave besides W h, or None, to compute it again.
           delta: gradients to W h.
           aux: what `pull_back` gave besides W^T delta.
           precision: of the products.
@@ -152,8 +190,9 @@ class Dense(Differentiable):
         """Singular values of W in descending order; an n^3 decomposition."""
         return spectral.singular_values(self.w)
 
-    def pull_back(self, delta, precision):
+    def pull_back(self, delta, precision, *, whole=True):
         """W^T delta, and nothing."""
+        del whole  # A product is all there is.
         return jnp.matmul(delta, self.w, precision=precision), ()
 
     def zero_gradient(self, batch, dtype):
@@ -214,11 +253,17 @@ class DiagonalPlusLowRank(Differentiable):
         """Singular values of W in descending order; an n^3 decomposition."""
         return spectral.singular_values(self.matrix())
 
-    def pull_back(self, delta, precision):
-        """W^T delta, and a^T delta."""
+    def pull_back(self, delta, precision, *, whole=True):
+        """W^T delta, or c^T a^T delta alone; and a^T delta."""
         low = jnp.matmul(delta, self.a, precision=precision)
+        if not whole:
+            return jnp.matmul(low, self.c, precision=precision), low
         out = delta * self.diagonal[None] + jnp.matmul(low, self.c, precision=precision)
         return out, low
+
+    def completed(self, product, delta):
+        """diag(diagonal) delta + c^T a^T delta."""
+        return delta * self.diagonal[None] + product
 
     def zero_gradient(self, batch, dtype):
         """Zeros for the diagonal of every item, for a^T and for c."""
@@ -234,6 +279,8 @@ class DiagonalPlusLowRank(Differentiable):
     def accumulate(self, total, h, kept, delta, aux, precision):
         """Adds delta * h, the outer products of c h and delta, of a^T delta and h."""
         diagonal, a_t, c = total
+        if kept is None:
+            kept = jnp.matmul(h, self.c.T, precision=precision)
         return (
             diagonal + (delta * h).astype(diagonal.dtype),
             a_t + batch_outer(kept, delta, a_t.dtype, precision),
@@ -302,7 +349,7 @@ def from_svd(
     Args:
       svd: the parameters of a square W.
       method: one of `METHODS`. `low_rank` and `dense` are the fast forms, and `auto`
-        picks between them by `prefers_low_rank`; `scan` and `wy` apply the factors at
+        picks between them by `auto_method`; `scan` and `wy` apply the factors at
         every step.
       custom_backward: False for forward mode through the building of `dense`, see
         `householder.orthogonal_matrix`.
@@ -318,7 +365,7 @@ def from_svd(
         raise ValueError(f"a transition must be square, got shape ({n_out}, {n_in})")
     if method == "auto":
         reflectors = svd.u_vectors.shape[-2] + svd.v_vectors.shape[-2]
-        method = "low_rank" if prefers_low_rank(n_in, reflectors) else "dense"
+        method = auto_method(n_in, reflectors)
     if method == "low_rank":
         return DiagonalPlusLowRank(*spectral.diagonal_plus_low_rank(svd))
     if method == "dense":

@@ -9,7 +9,7 @@ from flax import nnx
 
 import svdrnn
 from experiments.benchmark import timing
-from svdrnn import householder
+from svdrnn import householder, transitions
 
 REFLECTORS = 16
 # With the activation of all others but the LSTM: tanh alone costs a third of a step.
@@ -58,6 +58,36 @@ def products(n: int, batch: int, devices: int = 1) -> timing.Make:
             return jnp.sum(h)
 
         return _shared(chain, devices, w, jnp.ones((batch, n)))
+
+    return make
+
+
+def thin_products(n: int, m: int, batch: int, devices: int = 1) -> timing.Make:
+    """T -> the products of a step with m reflectors a side: 2 T forward, 4 T backward.
+
+    Those of diagonal plus low rank, (batch, n) x (n, 2 m) and back, and those of its
+    gradient, (2 m, batch) x (batch, n).
+    """
+    # Orthonormal, so that the states neither grow nor vanish.
+    a = jnp.linalg.qr(jax.random.normal(jax.random.key(0), (n, 2 * m)))[0]
+
+    def make(steps: int) -> tuple[Callable, tuple | None]:
+        def chain(factors: tuple, h: jax.Array) -> jax.Array:
+            a, c = factors
+
+            def step(_: int, state: tuple) -> tuple:
+                h, d_a, d_c = state
+                low = h @ c.T
+                delta = low @ a.T
+                back = delta @ a
+                d_a += transitions.batch_outer(low, delta, d_a.dtype, None)
+                d_c += transitions.batch_outer(back, h, d_c.dtype, None)
+                return back @ c, d_a, d_c
+
+            state = jax.lax.fori_loop(0, steps, step, (h, a.T, c))
+            return sum(map(jnp.sum, state))
+
+        return _shared(chain, devices, (a, a.T), jnp.ones((batch, n)))
 
     return make
 
@@ -134,7 +164,12 @@ def layers(n: int, batch: int, devices: int = 1) -> list[timing.Contender]:
         timing.Contender(name, layer_step(model, n, batch, devices))
         for name, model in models.items()
     ]
-    return [*rivals, timing.Contender("dense products", products(n, batch, devices))]
+    thin = thin_products(n, REFLECTORS, batch, devices)
+    return [
+        *rivals,
+        timing.Contender("dense products", products(n, batch, devices)),
+        timing.Contender(f"thin products m={REFLECTORS}", thin),
+    ]
 
 
 def matrices(n: int) -> list[timing.Contender]:

@@ -56,7 +56,7 @@ def choice(rows: list[dict], n: int) -> None:
         low = seconds.get(f"SpectralRNN low_rank m={m}")
         dense = seconds.get(f"SpectralRNN dense m={m}")
         if low and dense:
-            chosen = "low_rank" if transitions.prefers_low_rank(n, 2 * m) else "dense"
+            chosen = transitions.auto_method(n, 2 * m)
             faster = "low_rank" if low < dense else "dense"
             print(f"  auto at m={m}: {chosen}; faster here: {faster}")
 

@@ -13,7 +13,13 @@ from typing import NamedTuple
 
 from experiments.reproduce import config_fields, markdown, protocol, registry
 from experiments.reproduce.figures import drawing
-from experiments.reproduce.tables import shipped, speed, targets, trials
+from experiments.reproduce.tables import (
+    accelerators,
+    shipped,
+    speed,
+    targets,
+    trials,
+)
 from experiments.runs import files, records
 
 ROOT = pathlib.Path(__file__).parents[2]
@@ -153,6 +159,9 @@ TABLES: dict[str, Table] = {
     "speed_startup": _plain(speed.startup),
     "speed_matrices": _plain(speed.matrices),
     "constraint_costs": _plain(speed.constraints),
+    "accelerator_counts": _plain(accelerators.counts),
+    "accelerator_speed": _plain(accelerators.speed),
+    "accelerator_programs": _plain(accelerators.programs),
     "figures": _pictures,
     "readme_figure": functools.partial(_picture, "F2"),
     "config_fields": lambda results, place: config_fields.table(),

@@ -2,7 +2,7 @@
 
 import itertools
 import pathlib
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import jax
@@ -45,12 +45,7 @@ def _answers(
     model: Any, task: base.Task, batches: Iterable[base.Batch], *, scored: bool
 ) -> Answers:
     graph, params, rest = nnx.split(model, nnx.Param, ...)  # type: ignore[misc]
-
-    def read(outputs: jax.Array, batch: base.Batch) -> Any:
-        sums = task.sums(outputs, batch) if scored else {}
-        return sums, task.predictions(outputs, batch)
-
-    step = steps.make_eval_step(graph, task, read)
+    step = make_step(graph, task, scored)
     carry = model.initialize_carry(1) if task.stateful else None
     sums, predictions = [], []
     going = evaluation.go_through(step, task, batches, params, rest, carry)
@@ -67,3 +62,16 @@ def _answers(
         joined[name] = np.concatenate(arrays, axis)[present]
     total = evaluation.total(jax.device_get(sums))
     return joined, task.metrics(total) if scored else {}
+
+
+def make_step(graph: Any, task: base.Task, scored: bool = True) -> Callable:
+    """The step of a prediction, jitted; see `steps.make_eval_step`.
+
+    Without `scored` the batches have no targets, and there are no sums.
+    """
+
+    def read(outputs: jax.Array, batch: base.Batch) -> Any:
+        sums = task.sums(outputs, batch) if scored else {}
+        return sums, task.predictions(outputs, batch)
+
+    return steps.make_eval_step(graph, task, read)

@@ -783,6 +783,13 @@ def _(draw):
     assert found == (3 * reflectors <= n)
 
 
+@case("transitions.auto_method", plain=True)
+def _(draw):
+    n, reflectors = draw.one_of((1, 9, 100)), draw.one_of((0, 3, 200))
+    found = yield transitions.auto_method, {"n": n, "reflectors": reflectors}
+    assert found == ("low_rank" if 3 * reflectors <= n else "dense")
+
+
 @case("transitions.from_matrix")
 def _(draw):
     w = draw.array(4, 4)

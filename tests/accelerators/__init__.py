@@ -1,0 +1,1 @@
+"""What ships, compiled for accelerators that are not there."""
