@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 from experiments.reproduce import config_fields, markdown, protocol, registry
 from experiments.reproduce.figures import drawing
-from experiments.reproduce.tables import shipped, speed, targets, trials
+from experiments.reproduce.tables import sets, shipped, speed, targets, trials
 from experiments.runs import files, records
 
 ROOT = pathlib.Path(__file__).parents[2]
@@ -138,6 +138,7 @@ TABLES: dict[str, Table] = {
     "readme_results": _plain(functools.partial(shipped.table, few=True)),
     "home_results": _plain(shipped.home),
     "targets": _plain(targets.table),
+    "sets": _of_figure(sets.FIGURE),
     **{
         name: _of_figure(figure)
         for name, figure in registry.FIGURES.items()
