@@ -74,7 +74,7 @@ def _read(shipped: pathlib.Path, name: str) -> dict[str, np.ndarray]:
 
     series = shipped / name / f"{name}.csv"
     if series.exists():
-        values = np.genfromtxt(series, delimiter=",", skip_header=1, usecols=1)
+        values = np.genfromtxt(series, delimiter=",", skip_header=1, usecols=[1])
         return {arrays_files.SERIES: values}
     train, test = (
         load_from_ts_file(str(shipped / name / f"{name}_{split}.ts"))
