@@ -132,8 +132,8 @@ def _of_items(arrays: dict[str, np.ndarray], about: sets.Set) -> dict[str, Any]:
     return {
         "sizes": [items, len(targets["test"]), steps, features],
         "classes": int(targets["train"].max()) + 1 if classes else None,
-        "1NN-DTW": _timed(lambda seed: evaluate(nearest(), cut), 1),
-        "MiniRocket": _timed(lambda seed: evaluate(rocket(seed), inputs), SEEDS),
+        sets.NEAREST: _timed(lambda seed: evaluate(nearest(), cut), 1),
+        sets.ROCKET: _timed(lambda seed: evaluate(rocket(seed), inputs), SEEDS),
     }
 
 
@@ -166,8 +166,8 @@ def _of_series(series: np.ndarray, about: sets.Set) -> dict[str, Any]:
     return {
         "sizes": [len(series) - test - valid, test, window, 1],
         "classes": None,
-        "naive": _timed(lambda seed: _rmse(series[begins - 1][:, None], targets), 1),
-        "seasonal": _timed(lambda seed: _rmse(series[steps - window], targets), 1),
+        sets.NAIVE: _timed(lambda seed: _rmse(series[begins - 1][:, None], targets), 1),
+        sets.SEASONAL: _timed(lambda seed: _rmse(series[steps - window], targets), 1),
     }
 
 

@@ -22,7 +22,7 @@ SEEDS = 3
 STEPS = 600  # at most, of a run
 PEERS = "sets/peers.json"  # below the records
 NEAREST, ROCKET = "1NN-DTW", "MiniRocket"
-LAST, SEASON = "last value", "value a day before"
+NAIVE, SEASONAL = "naive", "seasonal naive"  # the last value; that a day before
 
 RMSE = scoring.Metric("rmse", higher_is_better=False, digits=4, words="RMSE {}")
 ACCURACY = scoring.ACCURACY._replace(digits=3)
@@ -154,7 +154,7 @@ def table(results: pathlib.Path, scale: str) -> str:
             records += finished
             values = [record["result"]["best"]["test"] for record in finished]
             cells.append(_cell([value[about.metric.name] for value in values], about))
-        for method in (NEAREST, ROCKET) if about.folds else (LAST, SEASON):
+        for method in (NEAREST, ROCKET) if about.folds else (NAIVE, SEASONAL):
             values = peer.get(method, {}).get("values", [])
             cells.append(_cell(values, about))
         known = [value for _, value in cells if value is not None]
@@ -165,7 +165,7 @@ def table(results: pathlib.Path, scale: str) -> str:
         ]
         rows.append([name, _sizes(peer), about.metric.name, *texts])
     head = ["set", "train / test, T × features", "metric"]
-    head += [*MODELS, f"{NEAREST} or {LAST}", f"{ROCKET} or {SEASON}"]
+    head += [*MODELS, f"{NEAREST} or {NAIVE}", f"{ROCKET} or {SEASONAL}"]
     return f"{markdown.wrapped(_about(records, peers))}\n\n{markdown.table(head, rows)}"
 
 
@@ -188,13 +188,13 @@ def _peers(results: pathlib.Path) -> dict[str, Any]:
 
 
 def _cell(values: list[float], about: Set) -> tuple[str, float | None]:
-    """The mean and, of several values, the range; and the mean as it is printed."""
+    """The mean with the range of values that differ; and the mean as it is printed."""
     if not values:
         return "not run", None
     text = about.metric.number(statistics.fmean(values))
     mean = float(text)
-    if len(values) > 1:
-        low, high = (about.metric.number(end(values)) for end in (min, max))
+    low, high = (about.metric.number(end(values)) for end in (min, max))
+    if low != high:
         text += f" ({low}–{high})"
     return text, mean
 

@@ -48,7 +48,7 @@ def test_the_table_has_the_chosen_runs_and_the_other_methods(some, tmp_path):
             },
             "solar": {
                 **{"sizes": [193, 48, 48, 1], "classes": None},
-                "last value": {"values": [0.125], "seconds": 0.0},
+                "naive": {"values": [0.125], "seconds": 0.0},
             },
         },
     }
