@@ -19,7 +19,7 @@ from experiments.tasks import scoring
 
 MODELS = ("spectral", "exprnn", "lstm", "gru")
 SEEDS = 3
-STEPS = 600  # at most, of a run
+STEPS = 400  # at most, of a run
 PEERS = "sets/peers.json"  # below the records
 NEAREST, ROCKET = "1NN-DTW", "MiniRocket"
 NAIVE, SEASONAL = "naive", "seasonal naive"  # the last value; that a day before
