@@ -76,8 +76,10 @@ FIELDS = {
     ),
     "model.input_scale": schema.Field(
         1.0,
-        "The first input weights are multiplied by it.",
+        "The first input weights are multiplied by it; None is what the length T of the"
+        " sequences asks for, RULE.",
         schema.Number(above=0),
+        nullable=True,
         models=("cells",),
     ),
     "model.method": schema.Field(

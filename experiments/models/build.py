@@ -70,7 +70,8 @@ def _check_abstractly(text: str) -> None:
     model = registry.MODELS[config.name]
     sizes = (1,) if model.sequential else (1, 1)
     with _naming_fields(config):
-        nnx.eval_shape(lambda: _make(config)(config, *sizes, rngs=nnx.Rngs(0)))
+        complete = _with_input_scale(config, time_steps=1)
+        nnx.eval_shape(lambda: _make(config)(complete, *sizes, rngs=nnx.Rngs(0)))
 
 
 def build(config: Any, task: base.Task, *, rngs: nnx.Rngs) -> Any:
@@ -99,6 +100,7 @@ def build(config: Any, task: base.Task, *, rngs: nnx.Rngs) -> Any:
     if task.sequential:
         _check_sequences(config, task)
     embedding = _embedding(config, task, rngs)
+    config = _with_input_scale(config, task.time_steps)
     with _naming_fields(config):
         if not task.sequential:
             sizes = task.in_features, task.out_features
@@ -144,6 +146,15 @@ def _check_sequences(config: Any, task: base.Task) -> None:
             f"config.model.bidirectional must be False for {task.name}, whose state is"
             " carried from batch to batch, got True"
         )
+
+
+def _with_input_scale(config: Any, time_steps: int) -> Any:
+    """The config with the scale for sequences of this length where it names none."""
+    if config.get("input_scale", 1.0) is not None:  # a model of one's own may lack it
+        return config
+    complete = config_dict.ConfigDict(config.to_dict())
+    complete.input_scale = recurrent.input_scale(time_steps)
+    return complete
 
 
 def _make(config: Any) -> Callable[..., Any]:

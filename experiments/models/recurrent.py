@@ -386,6 +386,14 @@ def gru(config: Any, features: int, *, rngs: nnx.Rngs) -> nnx.Module:
     return nnx.RNN(nnx.GRUCell(features, config.hidden, rngs=rngs), rngs=False)
 
 
+def input_scale(time_steps: int) -> float:
+    """The factor on the first input weights for sequences of that many steps.
+
+    A transition near the identity sums what it reads.
+    """
+    return 1 / time_steps
+
+
 def _cell(config: Any) -> dict[str, Any]:
     """What the fields say of every layer of the library."""
     return {

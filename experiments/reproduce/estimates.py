@@ -69,9 +69,9 @@ def _step_seconds(config: dict) -> float:
 
 
 def _length(config: dict) -> int:
-    """Time steps of a sequence, or layers where the inputs have no time axis."""
+    """Time steps of a sequence; layers where there are none, or only the data tell."""
     task = config["task"]
     if task["name"] == "copying":
         return task["length"] + 20
-    named = (task[name] for name in ("length", "steps", "window") if name in task)
-    return next(named, config["model"]["layers"])
+    named = (task.get(name) for name in ("length", "steps", "window"))
+    return next(filter(None, named), config["model"]["layers"])

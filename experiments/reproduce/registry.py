@@ -8,7 +8,7 @@ import pathlib
 import runpy
 
 from experiments.reproduce import protocol
-from experiments.reproduce.tables import trials
+from experiments.reproduce.tables import sets, trials
 
 # Files below this folder, each with a `FIGURE`, in the order in which `all` takes them.
 _FILES = (
@@ -46,7 +46,7 @@ def find(name: str) -> protocol.Figure:
                 f"FIGURE must be a protocol.Figure in {name}, got {figure!r}"
             )
         return figure
-    figures = FIGURES | trials.FIGURES
+    figures = FIGURES | trials.FIGURES | {sets.FIGURE.name: sets.FIGURE}
     if name not in figures:
         raise ValueError(
             f"FIGURE must be one of {', '.join(figures)}, all, trials, or a Python file"

@@ -23,7 +23,7 @@ PAGES = sorted(
 )
 MODULES = (
     *("benchmark", "certify", "export", "figures", "predict", "records"),
-    *("reproduce", "run", "sweep"),
+    *("reproduce", "run", "sets", "sweep"),
 )
 
 

@@ -145,7 +145,10 @@ SLOW = [
     ],
 )
 def test_every_model_is_a_loop_over_each_item_alone(x64, name, bidirectional, pool):
-    model = built(name, bidirectional=bidirectional)
+    check_alone(built(name, bidirectional=bidirectional), pool)
+
+
+def check_alone(model, pool):
     inputs = padded()
     expected = [
         alone(model, x[:length]) for x, length in zip(inputs, LENGTHS, strict=True)
@@ -163,27 +166,17 @@ def test_every_model_is_a_loop_over_each_item_alone(x64, name, bidirectional, po
 
 
 @pytest.mark.parametrize(
-    "name, fields",
+    "name, bidirectional, pool",
     [
-        ("spectral", {"bidirectional": True}),
-        ("rnn", {}),
-        pytest.param("spectral_lstm", {"bidirectional": True}, marks=pytest.mark.slow),
+        ("spectral", True, "last"),
+        ("rnn", False, "mean"),
+        pytest.param("spectral_lstm", True, "all", marks=pytest.mark.slow),
     ],
 )
-def test_residual_blocks_are_a_loop_over_each_item_alone(x64, name, fields):
-    model = built(name, residual=True, **fields)
-    inputs = padded()
-    expected = [
-        alone(model, x[:length]) for x, length in zip(inputs, LENGTHS, strict=True)
-    ]
-    for pool in POOLS:
-        model.pool = pool
-        outputs = oracles.jit(run)(model, inputs, LENGTHS)
-        for output, item in zip(outputs, expected, strict=True):
-            np.testing.assert_allclose(output, item[pool], rtol=0, atol=1e-12)
-    model.last_only = False
-    outputs = oracles.jit(run)(model, inputs[:1])
-    np.testing.assert_allclose(outputs[0], expected[0]["all"], rtol=0, atol=1e-12)
+def test_residual_blocks_are_a_loop_over_each_item_alone(
+    x64, name, bidirectional, pool
+):
+    check_alone(built(name, bidirectional=bidirectional, residual=True), pool)
 
 
 def test_residual_blocks_go_step_by_step(x64):

@@ -7,7 +7,7 @@ from experiments.runs import identity
 
 MACHINE = {"backend": "cpu", "device": "cpu", "cores": 2, "architecture": "x86_64"}
 CERTIFICATE = {"bound": 0.5, "training_error": 0.15, "test_error": 0.2}
-METRICS = ("loss", "mse", "recall", "accuracy", "perplexity")
+METRICS = ("loss", "mse", "rmse", "recall", "accuracy", "perplexity")
 
 
 def invent(run, results, *, diverged=None, wall_seconds=10.0, **changes):

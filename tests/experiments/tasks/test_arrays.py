@@ -741,7 +741,7 @@ def predict_file(tmp_path):
     def predict_file(task, values):
         config = config_file.get_config()
         config.model.update(hidden=6, reflectors=2)
-        model = models.build(config.model, task, rngs=nnx.Rngs(0))
+        model = invented_model(config.model, task)
         np.savez(tmp_path / "new.npz", **values)
         said = prediction.predict_file(model, task, tmp_path / "new.npz")
         return *said, prediction.predict(model, task, "test")
