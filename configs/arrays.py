@@ -32,7 +32,7 @@ def get_config():
     config.model.radius = 0.3
     config.model.leak = 0.1
     config.model.init = "identity"
-    config.model.input_scale = 0.1  # the state sums up what it reads
+    config.model.input_scale = None  # by the length: the state sums up what it reads
     config.train.epochs = 100
     config.train.batch_size = 32
     config.train.learning_rate = 3e-3

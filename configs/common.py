@@ -76,8 +76,8 @@ FIELDS = {
     ),
     "model.input_scale": schema.Field(
         1.0,
-        "The first input weights are multiplied by it; None is what the length T of the"
-        " sequences asks for, RULE.",
+        "The first input weights are multiplied by it. None is 3 / sqrt(T) for"
+        " sequences of T steps, and at most 1.",
         schema.Number(above=0),
         nullable=True,
         models=("cells",),

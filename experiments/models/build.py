@@ -100,11 +100,11 @@ def build(config: Any, task: base.Task, *, rngs: nnx.Rngs) -> Any:
     if task.sequential:
         _check_sequences(config, task)
     embedding = _embedding(config, task, rngs)
-    config = _with_input_scale(config, task.time_steps)
     with _naming_fields(config):
         if not task.sequential:
             sizes = task.in_features, task.out_features
             return _make(config)(config, *sizes, rngs=rngs)
+        config = _with_input_scale(config, task.time_steps)
         features, outputs = task.in_features, config.hidden
         if embedding is not None:
             features = config.embedding or config.hidden

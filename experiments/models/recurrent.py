@@ -4,6 +4,7 @@ A function here for each recurrent model makes one layer of it; `registry` says 
 fields of `config.model` it reads.
 """
 
+import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -387,11 +388,12 @@ def gru(config: Any, features: int, *, rngs: nnx.Rngs) -> nnx.Module:
 
 
 def input_scale(time_steps: int) -> float:
-    """The factor on the first input weights for sequences of that many steps.
+    """The factor on the first input weights for sequences of T steps, 3 / sqrt(T).
 
-    A transition near the identity sums what it reads.
+    A transition near the identity sums what it reads. The 3 was measured (docs/guide.md
+    has the figures); short sequences have 1.
     """
-    return 1 / time_steps
+    return min(1.0, 3 / math.sqrt(time_steps))
 
 
 def _cell(config: Any) -> dict[str, Any]:

@@ -56,8 +56,8 @@ SETS = {
     "ItalyPowerDemand": Set((88, 74, 26, 30)),
     "GunPoint": Set((88, 74, 26, 30)),
     "ArrowHead": Set((85, 73, 26, 30)),
-    "OSULeaf": Set((79, 70, 26, 30)),
-    "JapaneseVowels": Set((59, 59, 21, 25)),
+    "OSULeaf": Set((79, 70, 26, 29)),
+    "JapaneseVowels": Set((59, 59, 21, 24)),
     "Covid3Month": Set((90, 75, 26, 30), RMSE),
     "solar": Set(
         (69, 65, 25, 29),
