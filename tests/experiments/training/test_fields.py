@@ -26,6 +26,7 @@ from tests.experiments.small import changed_addition as changed
         ("train__learning_rate", 1e39, "at most 3.4e"),
         ("train__on_nonfinite", "go on", "stop, restore"),
         ("train__restores", 0, "1"),
+        ("train__devices", {"a": 1}, "integer of at least 1, got"),
         ("train__epochs", 1.5, "1"),
         ("train__patience", 0, "1"),
         ("train__patience", 1.5, "1"),
