@@ -26,7 +26,6 @@ from tests.experiments.small import changed_addition as changed
         ("train__learning_rate", 1e39, "at most 3.4e"),
         ("train__on_nonfinite", "go on", "stop, restore"),
         ("train__restores", 0, "1"),
-        ("train__devices", {"a": 1}, "integer of at least 1, got"),
         ("train__epochs", 1.5, "1"),
         ("train__patience", 0, "1"),
         ("train__patience", 1.5, "1"),
@@ -63,6 +62,13 @@ def test_invalid_values_are_named(field, value, limit):
     message = rf"^{name} must be .*{limit}.*, got {re.escape(shown)}$"
     with pytest.raises(ValueError, match=message):
         fields.check(changed(**{field: value}))
+
+
+@pytest.mark.parametrize("field", ["train__devices", "train__rates__inputs"])
+def test_a_dict_in_the_place_of_a_value_is_named(field):
+    name = "config." + field.replace("__", ".")
+    with pytest.raises(ValueError, match=f"^{name} must be "):
+        fields.check(changed(**{field: {"a": 1}}))
 
 
 def test_warmup_is_for_the_cosine_alone():
