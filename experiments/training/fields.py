@@ -2,9 +2,9 @@
 
 from typing import Any
 
+from configs import common
 from experiments import checks, tasks
 from experiments.models import build
-from experiments.runs import identity
 from experiments.tasks import base
 from experiments.training import optimizers
 
@@ -22,8 +22,16 @@ def check(config: Any) -> None:
         raise ValueError(
             "config.train.steps or config.train.epochs must be set, got None for both"
         )
-    checks.check_fields(identity.flatten(config.train.to_dict(), "train."))
+    of_train = [field for field in common.FIELDS if field.startswith("train.")]
+    checks.check_fields({field: _value(config, field) for field in of_train})
     optimizers.check(config.train)
+
+
+def _value(config: Any, field: str) -> Any:
+    """What a field holds, be it a dict."""
+    for name in field.split("."):
+        config = config[name]
+    return config
 
 
 def resolve_epoch(train: Any, task: base.Task) -> int | None:

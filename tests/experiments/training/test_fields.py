@@ -64,6 +64,13 @@ def test_invalid_values_are_named(field, value, limit):
         fields.check(changed(**{field: value}))
 
 
+@pytest.mark.parametrize("field", ["train__devices", "train__rates__inputs"])
+def test_a_dict_in_the_place_of_a_value_is_named(field):
+    name = "config." + field.replace("__", ".")
+    with pytest.raises(ValueError, match=f"^{name} must be "):
+        fields.check(changed(**{field: {"a": 1}}))
+
+
 def test_warmup_is_for_the_cosine_alone():
     fields.check(changed(train__schedule="cosine", train__warmup_steps=10))
     with pytest.raises(ValueError, match="warmup_steps must be 0 unless .*got 10"):
