@@ -282,7 +282,8 @@ def apply_reflectors(
       transpose: applies Q^T, which is also the inverse.
       method: "scan" reflects one row after another (the reference). "wy" takes the
         compact WY form, matrix products only, in blocks of b = max(64, m / 8)
-        reflectors on the coordinates they touch. "auto" takes "wy" at any shape.
+        reflectors on the coordinates they touch; where JAX's default device is no CPU,
+        more than 128 in blocks of 128 on all. "auto" takes "wy" at any shape.
 
     Returns:
       (..., n) in the dtype that JAX promotes `vectors` and `x` to. bfloat16 and
@@ -379,7 +380,8 @@ def orthogonal_matrix(
       vectors: (m, n) with m <= n; entries below the trapezoid are ignored.
       method: "scan" applies one row after another to the identity (the reference).
         "wy" builds Q from its last corner, a block of reflectors in compact WY form
-        at a time. "auto" takes "wy" at any shape.
+        at a time; where JAX's default device is no CPU, it applies more than 128 to the
+        identity. "auto" takes "wy" at any shape.
       custom_backward: True gives "wy" a backward pass of its own, faster but not for
         forward mode (`jax.jvp`, `jax.jacfwd`), unless over a gradient, as in
         `jax.hessian`. False leaves differentiation to JAX.

@@ -30,6 +30,10 @@ from svdrnn.transitions import Dense, Transition, batch_outer
 # less than writing and reading a projected (time, batch, n) array.
 _PROJECT_IN_LOOP = 2
 
+# On an accelerator so many steps at least are one iteration of the compiled loop: fewer
+# operations a step; the figures: docs/accelerators.md.
+_UNROLL = 4
+
 
 @functools.partial(
     jax.tree_util.register_dataclass,
@@ -181,7 +185,8 @@ def recurrence(
         again in the backward pass (one more forward pass of time). Without
         `last_only` the states are returned, hence kept, and `chunk` has no effect
         on the hand-written backward pass.
-      unroll: steps of the time loop in one iteration of the compiled loop.
+      unroll: steps of the time loop in one iteration of the compiled loop, where JAX's
+        default device is a GPU or a TPU at least four.
       custom_backward: use the hand-written backward pass where the form has one.
         False leaves differentiation to JAX, which forward mode (`jax.jvp`,
         `jax.jacfwd`) needs; `jax.hessian`, forward over reverse, works with both.
@@ -231,6 +236,8 @@ def recurrence(
     if chunk is not None and (not last_only or chunk >= iterations):
         chunk = None
     platform = _platform.name()
+    if platform != "cpu":
+        unroll = max(unroll, _UNROLL)
     static = _Static(activation, last_only, chunk, unroll, precision, platform)
 
     def run(transition, input_weights, bias, offset, inputs, carry, lengths, added):

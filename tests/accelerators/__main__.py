@@ -37,8 +37,7 @@ TOLERANCE = 1.02  # of temporary memory, to what is recorded
 
 def main() -> int:
     """Compiles, prints and compares; the exit code."""
-    options = parse()
-    target = targets.named(options.target)
+    options, target = parse()
     targets.prepare(target, options.compiler)
     from tests.accelerators import programs  # with JAX
 
@@ -68,14 +67,16 @@ def main() -> int:
             store(path, target, {program.name: rows[program.name]})
     if options.record:
         store(path, target, {}, names)
+    if not rows and not failed:
+        failed.append(f"--only must match a program, got {' '.join(options.only)}")
     print(f"{len(rows)} programs compiled for {target.name}, {len(failed)} wrong")
     for message in failed:
         print(f"wrong: {message}")
-    return 1 if failed or not rows else 0
+    return 1 if failed else 0
 
 
-def parse() -> argparse.Namespace:
-    """The flags."""
+def parse() -> tuple[argparse.Namespace, targets.Target]:
+    """The flags, and the target that they name."""
     parser = argparse.ArgumentParser(
         "python -m tests.accelerators",
         description=__doc__,
@@ -87,7 +88,10 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--record", action="store_true", help="write the record")
     options = parser.parse_args()
     options.only = options.only or ["*"]
-    return options
+    try:
+        return options, targets.named(options.target)
+    except ValueError as error:
+        parser.error(str(error))
 
 
 def compiled(program: Any, target: targets.Target, devices: list) -> dict[str, Any]:

@@ -24,12 +24,14 @@ from experiments.training import assembly, devices, fields, prediction, steps
 from svdrnn import activations, transitions
 from tests.experiments import small
 
-# One of every shape that a program of the configs has.
 CONFIGS = (
-    *("addition", "arrays", "certificate", "copying"),
-    *("deep_mlp", "deep_mlp:spectral_resnet", "deep_mlp:mlp", "deep_mlp:resnet"),
-    *("pixel_mnist", "pixel_mnist:rows", "pixel_mnist:permuted"),
-    *("ptb_char", "ptb_word", "ptb_word:spectral_lstm", "ptb_word:smoke"),
+    *("addition", "arrays", "certificate", "copying", "deep_mlp", "pixel_mnist"),
+    *("ptb_char", "ptb_word"),
+)
+# Of which the training step alone is compiled.
+VARIANTS = (
+    *("deep_mlp:spectral_resnet", "deep_mlp:mlp", "deep_mlp:resnet"),
+    *("pixel_mnist:rows", "pixel_mnist:permuted", "ptb_word:spectral_lstm"),
 )
 
 
@@ -53,9 +55,10 @@ def every() -> Iterator[Program]:
         yield from speed(n)
     for name in CONFIGS:
         yield from run(f"config {name}", lambda name=name: config_of(name))
+    for name in VARIANTS:
+        yield next(run(f"config {name}", lambda name=name: config_of(name)))
     for name in registry.names(sequential=True):
-        made = run(f"model {name}", lambda name=name: model_config(name))
-        yield next(made)  # its training step
+        yield next(run(f"model {name}", lambda name=name: model_config(name)))
     yield from layers()
     yield from constraints()
 
@@ -281,6 +284,9 @@ def layers() -> Iterator[Program]:
     }
     functions = (*activations.NAMES, jax.nn.softplus)
     for (kind, (layer, options)), phi in itertools.product(kinds.items(), functions):
+        # Of the ways to run a loop one form has every activation.
+        if phi != "leaky_relu" and kind.split()[-1] not in ("low_rank", "dense", "wy"):
+            continue
         name = phi if isinstance(phi, str) else "a callable"
 
         def make(layer=layer, options=options, phi=phi):

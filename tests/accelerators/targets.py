@@ -90,9 +90,15 @@ CLOCKS = {"v5e": 1.5}
 
 
 def named(name: str) -> Target:
-    """The target of that name; of TPUs `VERSION:SHAPE`."""
+    """The target of that name; of TPUs `VERSION:SHAPE`.
+
+    Raises:
+      ValueError: there is none.
+    """
     if name == "h100":
         return Target(name, "cuda", None)
+    if not re.fullmatch(r"v\d[a-z]*:\d+(x\d+)*", name):
+        raise ValueError(f"--target must be h100 or a TPU as v5e:2x2, got {name!r}")
     return Target(name, "tpu", CLOCKS.get(name.split(":")[0]))
 
 
@@ -106,7 +112,8 @@ def prepare(target: Target, folder: pathlib.Path | None) -> None:
     packages = target.packages()
     if folder is None:
         cache = os.environ.get("XDG_CACHE_HOME", pathlib.Path.home() / ".cache")
-        folder = pathlib.Path(cache) / "svdrnn" / "compilers" / packages[0]
+        version = f"{target.family}-jax{importlib.metadata.version('jax')}"
+        folder = pathlib.Path(cache) / "svdrnn" / "compilers" / version
     if not folder.exists():
         folder.parent.mkdir(parents=True, exist_ok=True)
         # Under another name until it is whole.

@@ -82,6 +82,14 @@ def test_what_is_wrong(changed, message):
     )
 
 
+def test_targets():
+    assert targets.named("v5p:2x2x1").platform == "tpu"
+    assert targets.named("h100").platform == "gpu"
+    for name in ("v5e", "a100", "v5e:2x"):
+        with pytest.raises(ValueError, match="--target must be h100 or a TPU"):
+            targets.named(name)
+
+
 def test_compilers_are_those_of_the_jax_that_there_is():
     assert targets.named("v5e:2x2").packages()[0].startswith("libtpu==")
     assert all("==" in name for name in targets.named("h100").packages())

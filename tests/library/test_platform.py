@@ -9,6 +9,7 @@ from flax import nnx
 import svdrnn
 from svdrnn import _platform, householder, transitions
 
+slow = pytest.mark.slow
 N, STEPS, BATCH, FEATURES = 12, 7, 3, 2
 CASES = {
     "low_rank": {"method": "low_rank"},
@@ -49,10 +50,14 @@ def run(case, lengths, platform):
 
 
 @pytest.mark.parametrize("platform", ["gpu", "tpu"])
-@pytest.mark.parametrize("case", CASES)
 @pytest.mark.parametrize(
-    "lengths", [None, pytest.param((0, 3, STEPS), marks=pytest.mark.slow)]
+    "case",
+    [
+        case if case in ("low_rank", "chunk") else pytest.param(case, marks=slow)
+        for case in CASES
+    ],
 )
+@pytest.mark.parametrize("lengths", [None, pytest.param((0, 3, STEPS), marks=slow)])
 def test_a_layer_computes_the_same(case, lengths, platform, x64):
     lengths = None if lengths is None else jnp.asarray(lengths)
     here, there = run(case, lengths, "cpu"), run(case, lengths, platform)
