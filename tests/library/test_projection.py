@@ -102,39 +102,46 @@ class Named(NamedTuple):
     kernel: Any
 
 
-def shapes_of_trees():
+KINDS = {
+    **dict.fromkeys(("nested", "tuples", "slashes", "dots", "frozen", "dataclass"), 1),
+    **{"named tuple": 1, "list": 2, "nnx.State": 1, "nnx.Module": 1},
+    **{"constrained tree": 1, "other rows": 0, "below": 0},
+}
+
+
+def tree(kind):
     rows, other, matrix = map(np.float32, (draw(3, 5), draw(3, 5, seed=1), draw(5, 5)))
     model = nnx.Dict(w=nnx.Linear(5, 5, rngs=nnx.Rngs(0)))
     svdrnn.constrain(model, svdrnn.Orthogonal())
     raw, _ = svdrnn.constrain_tree({"w": matrix}, "w", svdrnn.Orthogonal())
     nested = {"cell": {"u_vectors": rows, "kernel": other}}
     return {
-        "nested": (nested, 1),
-        "tuples": (flax.traverse_util.flatten_dict(nested), 1),
-        "slashes": (flax.traverse_util.flatten_dict(nested, sep="/"), 1),
-        "dots": (flax.traverse_util.flatten_dict(nested, sep="."), 1),
-        "frozen": (flax.core.freeze(nested), 1),
-        "dataclass": (Parameters(rows, other), 1),
-        "named tuple": (Named(rows, other), 1),
-        "list": ({"v_vectors": [rows, other]}, 2),
-        "nnx.State": (nnx.state(model, nnx.Param), 1),
-        "nnx.Module": (model, 1),
-        "constrained tree": (raw, 1),
-        "other rows": ({"vectors": matrix[:, :3], "words": {"vectors": matrix[0]}}, 0),
-        "below": ({"vectors": {"kernel": other}}, 0),
-    }
+        "nested": nested,
+        "tuples": flax.traverse_util.flatten_dict(nested),
+        "slashes": flax.traverse_util.flatten_dict(nested, sep="/"),
+        "dots": flax.traverse_util.flatten_dict(nested, sep="."),
+        "frozen": flax.core.freeze(nested),
+        "dataclass": Parameters(rows, other),
+        "named tuple": Named(rows, other),
+        "list": {"v_vectors": [rows, other]},
+        "nnx.State": nnx.state(model, nnx.Param),
+        "nnx.Module": model,
+        "constrained tree": raw,
+        "other rows": {"vectors": matrix[:, :3], "words": {"vectors": matrix[0]}},
+        "below": {"vectors": {"kernel": other}},
+    }[kind]
 
 
-@pytest.mark.parametrize("kind", shapes_of_trees())
+@pytest.mark.parametrize("kind", KINDS)
 def test_every_reflector_of_any_tree(kind):
-    params, reflectors = shapes_of_trees()[kind]
+    params = tree(kind)
     updates = jax.tree.map(lambda leaf: 0.3 * jnp.ones_like(leaf), params)
     after = optax.apply_updates(params, project(updates, params))
     unit = [
         bool(np.all(np.abs(np.linalg.norm(leaf, axis=-1) - 1) < 1e-6))
         for leaf in jax.tree.leaves(after)
     ]
-    assert sum(unit) == reflectors
+    assert sum(unit) == KINDS[kind]
 
 
 def test_names_of_ones_own():
