@@ -71,6 +71,7 @@ SETS = {
 # Which setting of each of `MODELS` was chosen, by validation data.
 CHOSEN: dict[str, tuple[str, ...]] = {
     "BasicMotions": ("0.01_mean", "0.01_last", "0.01_last", "0.01_mean"),
+    "ItalyPowerDemand": ("0.01_last", "0.01_last", "0.01_last", "0.01_last"),
 }
 
 
@@ -112,9 +113,9 @@ def runs(scale: str) -> list[protocol.Run]:
     ]
     others = [
         run(name, model, setting, seed)
+        for seed in range(1, SEEDS)
         for name, settings in CHOSEN.items()
         for model, setting in zip(MODELS, settings, strict=True)
-        for seed in range(1, SEEDS)
     ]
     return trials + others
 
