@@ -30,8 +30,8 @@ from svdrnn.transitions import Dense, Transition, batch_outer
 # less than writing and reading a projected (time, batch, n) array.
 _PROJECT_IN_LOOP = 2
 
-# On an accelerator so many steps at least are one iteration of the compiled loop: fewer
-# operations a step; the figures: docs/accelerators.md.
+# On an accelerator so many steps are one iteration of the compiled loop, unless another
+# number is asked for: fewer operations a step; the figures: docs/accelerators.md.
 _UNROLL = 4
 
 
@@ -185,8 +185,8 @@ def recurrence(
         again in the backward pass (one more forward pass of time). Without
         `last_only` the states are returned, hence kept, and `chunk` has no effect
         on the hand-written backward pass.
-      unroll: steps of the time loop in one iteration of the compiled loop, where JAX's
-        default device is a GPU or a TPU at least four.
+      unroll: steps of the time loop in one iteration of the compiled loop; 1 is four
+        where JAX's default device is a GPU or a TPU.
       custom_backward: use the hand-written backward pass where the form has one.
         False leaves differentiation to JAX, which forward mode (`jax.jvp`,
         `jax.jacfwd`) needs; `jax.hessian`, forward over reverse, works with both.
@@ -236,8 +236,8 @@ def recurrence(
     if chunk is not None and (not last_only or chunk >= iterations):
         chunk = None
     platform = _platform.name()
-    if platform != "cpu":
-        unroll = max(unroll, _UNROLL)
+    if platform != "cpu" and unroll == 1:
+        unroll = _UNROLL
     static = _Static(activation, last_only, chunk, unroll, precision, platform)
 
     def run(transition, input_weights, bias, offset, inputs, carry, lengths, added):

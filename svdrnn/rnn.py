@@ -57,8 +57,9 @@ class TransitionRNN(nnx.Module):
       reverse: default of the call: whether to run from the last step to the first.
       keep_order: default of the call: whether, with `reverse`, outputs have the order
         of the inputs.
-      unroll: time steps in one iteration of the compiled loop. Above 1 there is a loop
-        also where linear steps could be taken at once.
+      unroll: time steps in one iteration of the compiled loop; 1 is four where JAX's
+        default device is a GPU or a TPU. Above 1 there is a loop also where linear
+        steps could be taken at once.
       chunk: with `last_only`, keep one state in `chunk` for the backward pass and
         compute the others again: memory O(chunk + T / chunk), for one more forward
         pass. None keeps all.
@@ -422,8 +423,9 @@ class SpectralRNN(TransitionRNN):
       reverse: default of the call: whether to run from the last step to the first.
       keep_order: default of the call: whether, with `reverse`, outputs have the order
         of the inputs.
-      unroll: time steps in one iteration of the compiled loop. Above 1 there is a loop
-        also where linear steps could be taken at once.
+      unroll: time steps in one iteration of the compiled loop; 1 is four where JAX's
+        default device is a GPU or a TPU. Above 1 there is a loop also where linear
+        steps could be taken at once.
       chunk: with `last_only`, keep one state in `chunk` for the backward pass and
         compute the others again: memory O(chunk + T / chunk), for one more forward
         pass. None keeps all.
@@ -532,8 +534,9 @@ class DenseRNN(TransitionRNN):
       reverse: default of the call: whether to run from the last step to the first.
       keep_order: default of the call: whether, with `reverse`, outputs have the order
         of the inputs.
-      unroll: time steps in one iteration of the compiled loop. Above 1 there is a loop
-        also where linear steps could be taken at once.
+      unroll: time steps in one iteration of the compiled loop; 1 is four where JAX's
+        default device is a GPU or a TPU. Above 1 there is a loop also where linear
+        steps could be taken at once.
       chunk: with `last_only`, keep one state in `chunk` for the backward pass and
         compute the others again: memory O(chunk + T / chunk), for one more forward
         pass. None keeps all.
@@ -639,8 +642,9 @@ class OrthogonalRNN(TransitionRNN):
       reverse: default of the call: whether to run from the last step to the first.
       keep_order: default of the call: whether, with `reverse`, outputs have the order
         of the inputs.
-      unroll: time steps in one iteration of the compiled loop. Above 1 there is a loop
-        also where linear steps could be taken at once.
+      unroll: time steps in one iteration of the compiled loop; 1 is four where JAX's
+        default device is a GPU or a TPU. Above 1 there is a loop also where linear
+        steps could be taken at once.
       chunk: with `last_only`, keep one state in `chunk` for the backward pass and
         compute the others again: memory O(chunk + T / chunk), for one more forward
         pass. None keeps all.
