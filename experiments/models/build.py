@@ -105,11 +105,11 @@ def build(config: Any, task: base.Task, *, rngs: nnx.Rngs) -> Any:
             sizes = task.in_features, task.out_features
             return _make(config)(config, *sizes, rngs=rngs)
         config = _with_input_scale(config, task.time_steps)
-        features, outputs = task.in_features, config.hidden
-        if embedding is not None:
+        if embedding is None:
+            features = task.in_features
+        else:
             features = config.embedding or config.hidden
-        if config.bidirectional:
-            outputs *= 2
+        outputs = config.hidden * (2 if config.bidirectional else 1)
         layers = []
         for _ in range(config.layers):
             layer = _layer(config, features, rngs)

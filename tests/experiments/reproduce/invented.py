@@ -2,6 +2,7 @@
 
 import json
 
+from experiments.data import stand_in
 from experiments.reproduce import estimates, protocol
 from experiments.runs import identity
 
@@ -10,8 +11,13 @@ CERTIFICATE = {"bound": 0.5, "training_error": 0.15, "test_error": 0.2}
 METRICS = ("loss", "mse", "rmse", "recall", "accuracy", "perplexity")
 
 
-def invent(run, results, *, diverged=None, wall_seconds=10.0, **changes):
-    """Writes a record of a run that was never made; `changes` are of its config."""
+def invent(
+    run, results, *, diverged=None, wall_seconds=10.0, stands_in=False, **changes
+):
+    """Writes a record of a run that was never made; `changes` are of its config.
+
+    With `stands_in` it has read stand-in data, if its task reads any.
+    """
     config = protocol.config_dict(run)
     config.pop("data_dir")
     flat = identity.flatten(config) | changes
@@ -51,7 +57,14 @@ def invent(run, results, *, diverged=None, wall_seconds=10.0, **changes):
         }
     elif run.certificate:
         content["certificate"] = CERTIFICATE
+    if stands_in and reads_data(run):
+        content["data"] = stand_in.NAME
     path = results / f"{run.name}.json"
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(content))
     return path
+
+
+def reads_data(run):
+    """Whether the run's task reads data files."""
+    return "data_dir" in identity.read_part(protocol.config_dict(run))

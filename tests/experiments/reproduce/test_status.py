@@ -48,8 +48,7 @@ def test_fields_since_a_record_have_their_defaults(tmp_path):
 
 def test_stand_in_data_count_for_nothing_else(tmp_path):
     run = registry.FIGURES["F3"].runs("cpu")[0]
-    path = invent(run, tmp_path)
-    path.write_text(json.dumps(json.loads(path.read_text()) | {"data": "stand-in"}))
+    invent(run, tmp_path, stands_in=True)
     assert "is not of real data" in status.find(run, tmp_path)[1]
     run = registry.FIGURES["F3"].runs("smoke")[0]
     invent(run, tmp_path)
