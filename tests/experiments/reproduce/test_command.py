@@ -1,6 +1,5 @@
 """The command: what is missing is run, once, in order. Records here are made up."""
 
-import json
 import math
 import pathlib
 import re
