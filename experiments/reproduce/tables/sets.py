@@ -72,6 +72,10 @@ SETS = {
 CHOSEN: dict[str, tuple[str, ...]] = {
     "BasicMotions": ("0.01_mean", "0.01_last", "0.01_last", "0.01_mean"),
     "ItalyPowerDemand": ("0.01_last", "0.01_last", "0.01_last", "0.01_last"),
+    "GunPoint": ("0.01_mean", "0.01_mean", "0.01_last", "0.01_mean"),
+    "ArrowHead": ("0.01_last", "0.01_last", "0.01_mean", "0.01_mean"),
+    "OSULeaf": ("0.01_mean", "0.01_last", "0.01_mean", "0.01_mean"),
+    "JapaneseVowels": ("0.01_mean", "0.01_mean", "0.01_last", "0.01_last"),
 }
 
 
