@@ -76,6 +76,8 @@ CHOSEN: dict[str, tuple[str, ...]] = {
     "ArrowHead": ("0.01_last", "0.01_last", "0.01_mean", "0.01_mean"),
     "OSULeaf": ("0.01_mean", "0.01_last", "0.01_mean", "0.01_mean"),
     "JapaneseVowels": ("0.01_mean", "0.01_mean", "0.01_last", "0.01_last"),
+    "Covid3Month": ("0.01_mean", "0.01_mean", "0.01_mean", "0.01_mean"),
+    "solar": ("0.01_last", "0.01_last", "0.01_last", "0.01_last"),
 }
 
 
