@@ -159,7 +159,10 @@ def table(results: pathlib.Path, scale: str) -> str:
             finished = _finished(name, index, model, results)
             records += finished
             values = [record["result"]["best"]["test"] for record in finished]
-            cells.append(_cell([value[about.metric.name] for value in values], about))
+            text, mean = _cell([value[about.metric.name] for value in values], about)
+            if 0 < len(values) < SEEDS:
+                text += f", {len(values)} of {SEEDS} seeds"
+            cells.append((text, mean))
         for method in (NEAREST, ROCKET) if about.folds else (NAIVE, SEASONAL):
             values = peer.get(method, {}).get("values", [])
             cells.append(_cell(values, about))
