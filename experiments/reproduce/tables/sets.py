@@ -72,6 +72,12 @@ SETS = {
 CHOSEN: dict[str, tuple[str, ...]] = {
     "BasicMotions": ("0.01_mean", "0.01_last", "0.01_last", "0.01_mean"),
     "ItalyPowerDemand": ("0.01_last", "0.01_last", "0.01_last", "0.01_last"),
+    "GunPoint": ("0.01_mean", "0.01_mean", "0.01_last", "0.01_mean"),
+    "ArrowHead": ("0.01_last", "0.01_last", "0.01_mean", "0.01_mean"),
+    "OSULeaf": ("0.01_mean", "0.01_last", "0.01_mean", "0.01_mean"),
+    "JapaneseVowels": ("0.01_mean", "0.01_mean", "0.01_last", "0.01_last"),
+    "Covid3Month": ("0.01_mean", "0.01_mean", "0.01_mean", "0.01_mean"),
+    "solar": ("0.01_last", "0.01_last", "0.01_last", "0.01_last"),
 }
 
 
@@ -153,7 +159,10 @@ def table(results: pathlib.Path, scale: str) -> str:
             finished = _finished(name, index, model, results)
             records += finished
             values = [record["result"]["best"]["test"] for record in finished]
-            cells.append(_cell([value[about.metric.name] for value in values], about))
+            text, mean = _cell([value[about.metric.name] for value in values], about)
+            if 0 < len(values) < SEEDS:
+                text += f", {len(values)} of {SEEDS} seeds"
+            cells.append((text, mean))
         for method in (NEAREST, ROCKET) if about.folds else (NAIVE, SEASONAL):
             values = peer.get(method, {}).get("values", [])
             cells.append(_cell(values, about))
