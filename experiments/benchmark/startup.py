@@ -194,10 +194,10 @@ class _Compiled:
         self.count, self.seconds = 0, 0.0
         monitoring.register_event_duration_secs_listener(self._add)
 
-    def _add(self, event: str, seconds: float, **_: Any) -> None:
+    def _add(self, event: str, duration_secs: float, **_: Any) -> None:
         if event == "/jax/core/compile/backend_compile_duration":
             self.count += 1
-            self.seconds += seconds
+            self.seconds += duration_secs
 
 
 def config_of(name: str, folder: pathlib.Path) -> Any:

@@ -35,7 +35,7 @@ class Assembly(NamedTuple):
     task: base.Task
     steps_per_epoch: int | None
     steps: int
-    make_optimizer: Callable[[Any], tuple[optax.GradientTransformation, Any]]
+    make_optimizer: Callable[..., tuple[optax.GradientTransformation, Any]]
     dropout_key: jax.Array
     model: Any
     graph: Any

@@ -191,10 +191,11 @@ def build(
       ValueError: see `schedule`.
     """
     values = numbers(train) if values is None else values
-    lengths = {"steps": steps, "steps_per_epoch": steps_per_epoch}
+    of_length = functools.partial(
+        schedule, train, steps=steps, steps_per_epoch=steps_per_epoch
+    )
     schedules = {
-        name: schedule(train, peak, values.decay_rate, **lengths)
-        for name, peak in values.peaks.items()
+        name: of_length(peak, values.decay_rate) for name, peak in values.peaks.items()
     }
     clip = (
         optax.clip_by_global_norm(float(train.clip_norm)) if train.clip_norm else None

@@ -126,7 +126,7 @@ def test_every_config_compiles_few_programs(name, tmp_path, monkeypatch):
     config = startup.config_of(name, tmp_path)
     if "data_dir" in config and config.task.name != "arrays":
         config.data_dir = stand_in.NAME
-    config.train.steps = 2
+    config.train.update(steps=2, warmup_steps=0)
     with compiled.programs() as names:
         loop.train(config, tmp_path / "run")
     assert len(names) <= MOST, names
