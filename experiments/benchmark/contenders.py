@@ -84,8 +84,8 @@ def thin_products(n: int, m: int, batch: int, devices: int = 1) -> timing.Make:
                 d_c += transitions.batch_outer(back, h, d_c.dtype, None)
                 return back @ c, d_a, d_c
 
-            state = jax.lax.fori_loop(0, steps, step, (h, a.T, c))
-            return sum(map(jnp.sum, state))
+            h, d_a, d_c = jax.lax.fori_loop(0, steps, step, (h, a.T, c))
+            return jnp.sum(h) + jnp.sum(d_a) + jnp.sum(d_c)
 
         return _shared(chain, devices, (a, a.T), jnp.ones((batch, n)))
 
