@@ -61,7 +61,7 @@ class Task(abc.ABC):
     unit: str = "examples"
     from_files: bool = False
 
-    @property
+    @functools.cached_property
     def primary(self) -> str:
         """Name of the metric that chooses the best step on validation data.
 
@@ -69,7 +69,7 @@ class Task(abc.ABC):
         """
         return self.metric.name
 
-    @property
+    @functools.cached_property
     def higher_is_better(self) -> bool:
         """Direction of `primary`."""
         return self.metric.higher_is_better
