@@ -64,7 +64,7 @@ class Task(abc.ABC):
     from_files: bool = False
     by_steps: bool = True
 
-    @property
+    @functools.cached_property
     def primary(self) -> str:
         """Name of the metric that chooses the best step on validation data.
 
@@ -72,7 +72,7 @@ class Task(abc.ABC):
         """
         return self.metric.name
 
-    @property
+    @functools.cached_property
     def higher_is_better(self) -> bool:
         """Direction of `primary`."""
         return self.metric.higher_is_better

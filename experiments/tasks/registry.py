@@ -168,8 +168,8 @@ def build(config: Any) -> "base.Task":
     """The task that `config.task` names, with its data.
 
     Raises:
-      ValueError: unknown name, a field that is missing or out of range, or data that
-        do not fit.
+      ValueError: unknown name, a field that is missing or out of range, data that do
+        not fit, or a metric that is not the task's own.
     """
     check(config)
     entry = TASKS[config.task.name]
@@ -180,4 +180,10 @@ def build(config: Any) -> "base.Task":
     task = make(config)
     if entry.metric is not None:
         task.metric = entry.metric
+        said = task.primary, task.higher_is_better
+        if said != entry.metric[:2]:
+            raise ValueError(
+                "primary and higher_is_better of a task must be those of the metric"
+                f" that it is registered with, {entry.metric[:2]}, got {said}"
+            )
     return task

@@ -369,6 +369,9 @@ def test_the_metric_of_a_task_of_ones_own_is_that_of_its_registration(monkeypatc
     registry.register("own", own, metric=scoring.RECALL)
     task = registry.build(config)
     assert (task.primary, task.higher_is_better) == ("recall", True)
+    monkeypatch.setattr(SyntheticOwn, "primary", "mse")
+    with pytest.raises(ValueError, match=r"\('recall', True\), got \('mse', True\)$"):
+        registry.build(config)
     registry.register("own", own)
     with pytest.raises(ValueError, match="metric must be given where the task 'own'"):
         registry.metric("own")
