@@ -174,7 +174,7 @@ def test_bad_config_leaves_no_trace(tmp_path):
 @pytest.mark.parametrize("higher", [False, True])
 def test_best_is_by_validation_then_by_loss_then_the_later(higher):
     task = tasks.build(tiny_config())
-    task.metric = task.metric._replace(higher_is_better=higher)
+    task.higher_is_better = higher
 
     def better(mse, loss):
         best = {"step": 1, "valid": {"mse": 0.5, "loss": 0.3}}
