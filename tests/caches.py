@@ -90,7 +90,8 @@ def inject(folder: pathlib.Path, count: int, full: str | None) -> None:
         path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
     reading = "Error reading persistent compilation cache"
     cut = Run(folder / "cut", cache)
-    check("every entry cut", cut, says=reading, times=len(entries))
+    programs = {path.name.split("-")[0] for path in entries}  # one warning a name
+    check("every entry cut", cut, says=reading, times=len(programs))
     check("the next run", Run(folder / "healed", cache))
     kept = "compiled programs are not kept"
     home = {"XDG_CACHE_HOME": NOWHERE}
