@@ -94,11 +94,12 @@ def inject(folder: pathlib.Path, count: int, full: str | None) -> None:
     check("every entry cut", cut, says=reading, times=len(programs))
     check("the next run", Run(folder / "healed", cache))
     kept = "compiled programs are not kept"
-    home = {"XDG_CACHE_HOME": NOWHERE}
-    check("no folder", Run(folder / "nowhere", **home), says=kept, times=1)
-    own = {"JAX_COMPILATION_CACHE_DIR": str(folder / "own")} | home
-    check("JAX's own folder", Run(folder / "jax", **own))
-    assert any((folder / "own").iterdir())
+    nowhere = Run(folder / "nowhere", XDG_CACHE_HOME=NOWHERE)
+    check("no folder", nowhere, says=kept, times=1)
+    own, home = folder / "own", folder / "home"
+    own_settings = {"JAX_COMPILATION_CACHE_DIR": str(own), "XDG_CACHE_HOME": str(home)}
+    check("JAX's own folder", Run(folder / "jax", **own_settings))
+    assert any(own.iterdir()) and not (home / "svdrnn").exists()
     if full:
         run = Run(folder / "full", pathlib.Path(full) / "compiled")
         check("a full disk", run, says=kept, times=1)

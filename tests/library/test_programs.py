@@ -52,7 +52,8 @@ def test_a_layer_compiles_few_programs(name):
     inputs = np.ones((2, 5, 4), np.float32)
     with compiled.programs() as names:
         LAYERS[name](nnx.Rngs(0))(inputs)
-    assert len(names) <= MOST, names
+    # A matrix is brought to the device, decomposed, and looked at before it is used.
+    assert len(names) <= MOST + 2 * name.endswith("a matrix"), names
 
 
 @pytest.mark.parametrize("name", CELLS)
