@@ -536,6 +536,16 @@ def _(draw):
     assert np.array_equal(np.triu(np.asarray(rows, np.float64)), rows)
 
 
+@case("initializers.input_weights", plain=True)
+def _(draw):
+    shape = draw.one_of(((4, 3), (1, 1)))
+    arguments = {"key": draw.key(), "shape": shape, "dtype": draw.dtype}
+    m = yield initializers.input_weights, {**arguments, "scale": 0.5}
+    whole = initializers.input_weights(arguments["key"], shape, 1.0, draw.dtype)
+    assert m.shape == shape and m.dtype == draw.dtype
+    close(2 * m, np.asarray(whole, np.float64), draw.dtype)
+
+
 @case("initializers.rotation_angles", plain=True)
 def _(draw):
     arguments = {"key": draw.key(), "n": draw.one_of((1, 2, 5)), "dtype": draw.dtype}
@@ -570,6 +580,13 @@ def _(draw):
     raw = yield initializers.raw_from_singular_values, arguments
     back = spectral.bounded_singular_values(raw, radius=0.5, center=1.0)
     close(back, sigma, draw.dtype)
+
+
+@case("initializers.check_inside", plain=True)
+def _(draw):
+    sigma = jnp.asarray(np.linspace(0.8, 1.1, draw.one_of((1, 4))), draw.dtype)
+    arguments = {"sigma": sigma, "radius": 0.5, "center": 1.0}
+    assert (yield initializers.check_inside, arguments) is None
 
 
 @case("projection.is_reflectors", plain=True)
