@@ -20,7 +20,14 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec, SingleDeviceShardin
 
 import svdrnn
 from experiments.models import registry
-from experiments.training import assembly, devices, fields, prediction, steps
+from experiments.training import (
+    assembly,
+    devices,
+    fields,
+    optimizers,
+    prediction,
+    steps,
+)
 from svdrnn import activations, transitions
 from tests.experiments import small
 
@@ -104,15 +111,21 @@ def run(name: str, make_config: Callable[[], Any]) -> Iterator[Program]:
         size = config.train.batch_size
         spread = of_devices(chosen, size)
         step = steps.make_train_step(
-            made.graph, made.task, made.optimizer, made.dropout_key, spread
+            made.graph,
+            made.task,
+            lambda numbers: made.make_optimizer(numbers)[0],
+            spread,
         )
+        numbers = optimizers.numbers(config.train)
+        settings = steps.Settings(made.dropout_key, numbers)
         lies = steps.LIES._asdict()
         state = {
             name: abstract(part, spread, lies[name])
             for name, part in made.state._asdict().items()
         }
         batch = split(made.task.train_batch(0), spread)
-        return step.lower(steps.TrainState(**state), batch)
+        everywhere = abstract(settings, spread, PartitionSpec())
+        return step.lower(steps.TrainState(**state), everywhere, batch)
 
     def evaluation(chosen: list, step: Callable, spread: devices.Spread) -> Any:
         _, made = parts()
@@ -187,8 +200,8 @@ def abstract(
         place = NamedSharding(spread.mesh, spec)
 
     def of(leaf: Any) -> jax.ShapeDtypeStruct:
-        dtype = jax.dtypes.canonicalize_dtype(leaf.dtype)
-        return jax.ShapeDtypeStruct(leaf.shape, dtype, sharding=place)
+        dtype = jax.dtypes.canonicalize_dtype(jnp.result_type(leaf))
+        return jax.ShapeDtypeStruct(jnp.shape(leaf), dtype, sharding=place)
 
     return jax.tree.map(of, tree)
 
