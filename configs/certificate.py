@@ -23,6 +23,7 @@ def get_config(variant=None):
     config.task.name = "random_labels" if variant == "random_labels" else "pixel_mnist"
     config.task.steps = 784 if variant in ("784", "rows") else 28
     config.task.permuted = False
+    config.task.shift = 0
     config.model.hidden = 16
     config.model.reflectors = 2
     config.model.radius = 0.01

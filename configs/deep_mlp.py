@@ -33,6 +33,7 @@ def get_config(variant=None):
     name = common.variant("deep_mlp.py", variant, MODELS) or MODELS[0]
     config = common.get_config()
     config.task.name = "mnist"
+    config.task.shift = 0
     config.model.name = name
     config.model.layers = 100
     if name == "spectral_mlp":

@@ -38,6 +38,7 @@ def get_config(variant=None):
     config.task.name = "pixel_mnist"
     config.task.steps = 784
     config.task.permuted = variant == "permuted"
+    config.task.shift = 0
     config.train.schedule = "cosine"
     config.train.eval_every = 429  # once an epoch
     config.train.checkpoint_every = 429

@@ -80,8 +80,8 @@ def to_config(stored: dict, where: str) -> Any:
     """The config of a run from what its folder keeps of it.
 
     Fields that it lacks, because they came since or are not read, have the defaults of
-    `configs/common.py`: those mean what the code did before there was the field. One
-    that changes its meaning gets another name.
+    `configs/common.py`, or of the task's registration: those mean what the code did
+    before there was the field. One that changes its meaning gets another name.
 
     Args:
       stored: the content of a config.json.
@@ -91,7 +91,7 @@ def to_config(stored: dict, where: str) -> Any:
       ValueError: it has a field that is not known any more, or a value of another type.
     """
     config = common.get_config()
-    flat = flatten(stored)
+    flat = _later(flatten(stored)) | flatten(stored)
     allowed = set(common.FIELDS)
     model = models.MODELS.get(str(flat.get("model.name")))
     if model:  # one's own may have fields of its own, as a task may
@@ -216,9 +216,9 @@ def _reason(field: str, config: Any) -> str:
 def differences(old: dict, new: dict, free: tuple[str, ...] = ()) -> list[str]:
     """'field: old -> new' for each field in which two runs differ.
 
-    A field that `old` lacks counts as having the default of `configs/common.py`, which
-    is what the code did before there was one. `PLACES`, fields that neither reads, and
-    those named in `free` do not count.
+    A field that `old` lacks counts as having the default of `configs/common.py`, or of
+    its task's registration, which is what the code did before there was one. `PLACES`,
+    fields that neither reads, and those named in `free` do not count.
     """
     before = completed(old)
     left_out = unread(unflatten(before)) & unread(new)
@@ -227,7 +227,14 @@ def differences(old: dict, new: dict, free: tuple[str, ...] = ()) -> list[str]:
 
 def completed(config: dict) -> dict[str, Any]:
     """The flat config, with the defaults of what it lacks."""
-    return flatten(to_dict(common.get_config())) | flatten(config)
+    flat = flatten(config)
+    return flatten(to_dict(common.get_config())) | _later(flat) | flat
+
+
+def _later(flat: dict[str, Any]) -> dict[str, Any]:
+    """What a run of before counts as having of the fields of its task."""
+    task = tasks.TASKS.get(str(flat.get("task.name")))
+    return {f"task.{name}": value for name, value in task.later.items()} if task else {}
 
 
 def changes(old: dict, new: dict, left_out: set[str] | None = None) -> list[str]:

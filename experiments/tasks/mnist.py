@@ -14,7 +14,8 @@ from experiments import checks
 from experiments.data import mnist
 from experiments.tasks import base, registry
 
-PIXELS = 784
+SIDE = 28
+PIXELS = SIDE * SIDE
 CLASSES = 10
 
 
@@ -29,9 +30,13 @@ class MNIST(base.Task):
         (count, 28, 28) and `labels` (count,) in 0 ... 9.
       seed: of the order of the images.
       batch_size: images in a training batch.
+      shift: each training image is moved by -shift to shift pixels down and to the
+        right, drawn from (seed, step); zeros come in. Validation and test images stay,
+        and so do the training images of `examples`.
 
     Raises:
-      ValueError: data of another shape, type or range, or fewer than a batch.
+      ValueError: data of another shape, type or range, or fewer than a batch; or a
+        shift that is not an integer from 0 to 27.
     """
 
     name = "mnist"
@@ -42,12 +47,14 @@ class MNIST(base.Task):
     baseline = math.log(CLASSES)
     from_files = True
 
-    def __init__(self, data: Any, *, seed: int, batch_size: int):
+    def __init__(self, data: Any, *, seed: int, batch_size: int, shift: int = 0):
         checks.check_field("seed", seed)
+        checks.check_integer("config.task.shift", shift, least=0, most=SIDE - 1)
         images = len(data.train.labels)
         base.check_batch_size(batch_size, images, "training images")
         self.seed = seed
         self.batch_size = batch_size
+        self._shift = shift
         self._splits = {
             split: _flat_split(getattr(data, split), split)
             for split in ("train", "valid", "test")
@@ -67,8 +74,11 @@ class MNIST(base.Task):
 
     def _batch(self, split: str, rows: Any) -> base.Batch:
         pixels, labels = self._splits[split]
-        scaled = pixels[rows].astype(np.float32) / np.float32(255)
-        return {"inputs": self._inputs(scaled), "labels": labels[rows]}
+        return self._scaled(pixels[rows], labels[rows])
+
+    def _scaled(self, pixels: np.ndarray, labels: np.ndarray) -> base.Batch:
+        scaled = pixels.astype(np.float32) / np.float32(255)
+        return {"inputs": self._inputs(scaled), "labels": labels}
 
     def examples(self, split: str) -> tuple[np.ndarray, np.ndarray]:
         """All inputs and labels of "train", "valid" or "test", in order."""
@@ -81,7 +91,14 @@ class MNIST(base.Task):
 
     @override
     def train_batch(self, step: int) -> base.Batch:
-        return self._batch("train", self._order.rows(step))
+        rows = self._order.rows(step)
+        if not self._shift:
+            return self._batch("train", rows)
+        pixels, labels = self._splits["train"]
+        # The streams of the first 2**32 indices draw the orders of epochs.
+        generator = base.generator(self.seed, "train", 2**33 + step)
+        by = generator.integers(-self._shift, self._shift + 1, (len(rows), 2))
+        return self._scaled(shifted(pixels[rows], by), labels[rows])
 
     @override
     def eval_batches(self, split: str) -> Iterator[base.Batch]:
@@ -120,6 +137,21 @@ class MNIST(base.Task):
         }
 
 
+def shifted(pixels: np.ndarray, by: np.ndarray) -> np.ndarray:
+    """Images moved down and to the right, with zeros where nothing was.
+
+    Args:
+      pixels: (count, 784).
+      by: (count, 2), integers from -27 to 27.
+    """
+    most = int(np.abs(by).max(initial=0))
+    images = pixels.reshape(-1, SIDE, SIDE)
+    wide = np.pad(images, ((0, 0), (most, most), (most, most)))
+    down, right = (most - by[:, axis, None] + np.arange(SIDE) for axis in (0, 1))
+    items = np.arange(len(images))[:, None, None]
+    return wide[items, down[:, :, None], right[:, None, :]].reshape(pixels.shape)
+
+
 def _flat_split(part: Any, split: str) -> tuple[np.ndarray, np.ndarray]:
     """Checked pixels (count, 784) uint8 and labels (count,) int32."""
     images, labels = np.asarray(part.images), np.asarray(part.labels)
@@ -148,4 +180,5 @@ def build(config: Any) -> MNIST:
         mnist.load(config.data_dir, config.allow_other_data),
         seed=config.seed,
         batch_size=config.train.batch_size,
+        shift=config.task.shift,
     )

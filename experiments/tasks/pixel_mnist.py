@@ -15,14 +15,14 @@ PERMUTATION_SEED = 92916  # that of the expRNN code, so that results compare
 class PixelMNIST(mnist.MNIST):
     """The 784 pixels of a digit in `steps` equal pieces, row after row.
 
-    The permuted task puts all pixels into one fixed order first; the rest is as in
-    `MNIST`.
+    The permuted task puts all pixels into one fixed order first, those of a shifted
+    digit too; the rest is as in `MNIST`.
 
     Source: Le et al., "A Simple Way to Initialize Recurrent Networks of Rectified
     Linear Units", 2015.
 
     Args:
-      data, seed, batch_size: see `MNIST`.
+      data, seed, batch_size, shift: see `MNIST`.
       steps: 784, 112 or 28, so 1, 7 or 28 pixels a step.
       permuted: whether the pixels are permuted.
 
@@ -35,21 +35,25 @@ class PixelMNIST(mnist.MNIST):
     readout = "last"
 
     def __init__(
-        self, data: Any, *, steps: int, permuted: bool, seed: int, batch_size: int
+        self,
+        data: Any,
+        *,
+        steps: int,
+        permuted: bool,
+        seed: int,
+        batch_size: int,
+        shift: int = 0,
     ):
         check_steps(steps)
-        super().__init__(data, seed=seed, batch_size=batch_size)
+        super().__init__(data, seed=seed, batch_size=batch_size, shift=shift)
         self.steps = self.time_steps = steps
         self.in_features = mnist.PIXELS // steps
         self.inputs_bound = math.sqrt(self.in_features)  # pixels lie in [0, 1]
-        if permuted:
-            order = permutation()
-            self._splits = {
-                split: (pixels[:, order], labels)
-                for split, (pixels, labels) in self._splits.items()
-            }
+        self._order_of_pixels = permutation() if permuted else None
 
     def _inputs(self, pixels: np.ndarray) -> np.ndarray:
+        if self._order_of_pixels is not None:
+            pixels = pixels[:, self._order_of_pixels]
         return pixels.reshape(-1, self.steps, self.in_features)
 
 
@@ -73,4 +77,5 @@ def build(config: Any) -> PixelMNIST:
         permuted=config.task.permuted,
         seed=config.seed,
         batch_size=config.train.batch_size,
+        shift=config.task.shift,
     )

@@ -38,4 +38,5 @@ def build(config: Any) -> RandomLabels:
         permuted=config.task.permuted,
         seed=config.seed,
         batch_size=config.train.batch_size,
+        shift=config.task.shift,
     )

@@ -6,6 +6,7 @@ task's own file is imported when it is built.
 """
 
 import importlib
+import types
 from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -27,12 +28,14 @@ class Entry(NamedTuple):
     metric: chooses the best step on validation data, and is what tables print; None
       where the task itself says it, and tables have none of it.
     beside: those of `BESIDE` that it reads.
+    later: of fields that came later, the values that runs of before count as having.
     """
 
     build: Build | str
     reads: dict[str, str]
     metric: scoring.Metric | None
     beside: tuple[str, ...]
+    later: dict[str, Any]
 
 
 TASKS: dict[str, Entry] = {}
@@ -48,6 +51,7 @@ def register(
     metric: scoring.Metric | None = None,
     *,
     beside: tuple[str, ...] = BESIDE,
+    later: Mapping[str, Any] = types.MappingProxyType({}),
 ) -> None:
     """Adds a task, or replaces it, under a name for `config.task.name`.
 
@@ -61,11 +65,17 @@ def register(
         has attributes `primary` and `higher_is_better`.
       beside: those of `BESIDE` that it reads; the others are an error on the command
         line.
+      later: {field: value} of those of `reads` that came when there were runs without
+        them, which count as having that value.
     """
     meanings = reads if isinstance(reads, Mapping) else dict.fromkeys(reads, "")
-    TASKS[name] = Entry(build, dict(meanings), metric, beside)
+    TASKS[name] = Entry(build, dict(meanings), metric, beside, dict(later))
 
 
+_SHIFT = {
+    "shift": "By how many pixels at most a training digit is shifted at random, down or"
+    " up and to a side; what moves in is black."
+}
 _PIXELS = {
     "steps": "In how many steps a digit is read: 784, 112 or 28, of 1, 7 or 28 pixels.",
     "permuted": "Whether the pixels are put into one fixed random order.",
@@ -85,10 +95,20 @@ register(
     scoring.RECALL,
     beside=(),
 )
-register("mnist", "experiments.tasks.mnist:build", metric=scoring.ACCURACY)
+register(
+    "mnist",
+    "experiments.tasks.mnist:build",
+    _SHIFT,
+    scoring.ACCURACY,
+    later={"shift": 0},
+)
 for _name in ("pixel_mnist", "random_labels"):
     register(
-        _name, f"experiments.tasks.{_name}:build", _PIXELS, metric=scoring.ACCURACY
+        _name,
+        f"experiments.tasks.{_name}:build",
+        _PIXELS | _SHIFT,
+        scoring.ACCURACY,
+        later={"shift": 0},
     )
 register(
     "ptb_word",

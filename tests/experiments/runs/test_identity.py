@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from configs import common
+from configs import common, pixel_mnist
 from experiments import tasks
 from experiments.models import registry
 from experiments.runs import identity
@@ -85,6 +85,18 @@ def test_a_field_that_has_another_name_now_is_still_known():
     assert identity.differences(former(None), plain()) == []
     assert set(identity.FORMER) & identity.completed(plain()).keys() == set()
     assert set(identity.FORMER.values()) <= identity.completed({}).keys()
+
+
+def test_runs_of_before_count_as_having_what_came_later_to_their_task():
+    digits = pixel_mnist.get_config().to_dict()
+    former = pixel_mnist.get_config().to_dict()
+    del former["task"]["shift"]
+    assert identity.differences(former, digits) == []
+    assert identity.to_config(former, "config.json").task.shift == 0
+    digits["task"]["shift"] = 1
+    assert identity.differences(former, digits) == ["config.task.shift: 0 -> 1"]
+    assert identity.to_config(digits, "config.json").task.shift == 1
+    assert "task.shift" not in identity.completed(plain())
 
 
 def test_what_one_of_two_runs_reads_counts():

@@ -253,6 +253,59 @@ def test_pixels_in_order(steps, features, permuted):
     assert batch["weights"].sum() == 7
 
 
+def moved(image, down, right):
+    """A loop over pixels, for `mnist.shifted`."""
+    found = np.zeros_like(image)
+    for row in range(28):
+        for column in range(28):
+            if 0 <= row + down < 28 and 0 <= column + right < 28:
+                found[row + down, column + right] = image[row, column]
+    return found
+
+
+def test_training_digits_are_shifted_and_no_others():
+    data = fake_mnist(train=400)
+    still = fake_task(data, batch_size=200)
+    task = fake_task(data, batch_size=200, shift=2)
+    drawn = set()
+    for step in (0, 3):
+        images = np.rint(still.train_batch(step)["inputs"] * 255).astype(np.uint8)
+        batch = task.train_batch(step)
+        found = np.rint(batch["inputs"] * 255).astype(np.uint8)
+        np.testing.assert_array_equal(
+            batch["labels"], still.train_batch(step)["labels"]
+        )
+        for image, other in zip(images, found, strict=True):
+            ways = [
+                (down, right)
+                for down in range(-2, 3)
+                for right in range(-2, 3)
+                if np.array_equal(moved(image, down, right), other)
+            ]
+            assert len(ways) == 1  # the images are noise
+            drawn.update(ways)
+    assert len(drawn) == 25
+    assert equal(
+        task.train_batch(3), fake_task(data, batch_size=200, shift=2).train_batch(3)
+    )
+    for split in ("valid", "test"):
+        assert equal(next(task.eval_batches(split)), next(still.eval_batches(split)))
+    np.testing.assert_array_equal(task.examples("train")[0], still.examples("train")[0])
+
+
+def test_digits_are_permuted_after_their_shift():
+    options = {"steps": 784, "batch_size": 11, "shift": 1}
+    plain = fake_task(**options).train_batch(2)["inputs"]
+    permuted = fake_task(permuted=True, **options).train_batch(2)["inputs"]
+    np.testing.assert_array_equal(plain[:, pixel_mnist.permutation()], permuted)
+
+
+@pytest.mark.parametrize("shift", [-1, 28, 1.0, True, None])
+def test_shift_is_an_integer_within_the_image(shift):
+    with pytest.raises(ValueError, match=r"config\.task\.shift must be"):
+        fake_task(shift=shift)
+
+
 def test_whole_digits_are_the_rows_of_the_pixel_task():
     data = fake_mnist()
     whole = MNIST(data, seed=3, batch_size=4)
