@@ -8,6 +8,8 @@ parameters and its training split, and writes `certificate.json` into the workdi
 record of the run (experiments.records) then has it too. What is measured on the test
 split is read from the run's result. A run of configs/certificate.py:random_labels is
 the control: its labels cannot be learned, and its certificate may not be below 0.9.
+--rounded bounds another classifier in its place: the model with its parameters rounded
+to few bits, whatever its layers are, and writes `certificate_rounded.json`.
 The config file of a run of a task or a model of one's own is imported; --config=FILE
 says where it is, if not where it was.
 
@@ -24,6 +26,12 @@ _WHICH = flags.DEFINE_enum(
 )
 _DELTA = flags.DEFINE_float(
     "delta", 0.05, "The probability with which the bound may fail."
+)
+_MODELS = flags.DEFINE_integer(
+    "models", 1, "Of how many models this one was chosen: it costs their logarithm."
+)
+_ROUNDED = flags.DEFINE_bool(
+    "rounded", False, "The model with its parameters rounded to few bits."
 )
 _CONFIG = flags.DEFINE_string(
     "config",
@@ -46,16 +54,20 @@ def main(words: list[str]) -> None:
     try:
         compilations.keep(_COMPILATION_CACHE.value)
         workdir = commandline.folder(_WORKDIR.value)
-        values = certificates.of_run(
+        of_run, text = certificates.of_run, certificates.text
+        if _ROUNDED.value:
+            of_run, text = certificates.of_rounded_run, certificates.rounded_text
+        values = of_run(
             workdir,
             _WHICH.value,
             delta=_DELTA.value,
+            models=_MODELS.value,
             data_dir=_DATA_DIR.value,
             config_file=_CONFIG.value,
         )
     except (ValueError, OSError) as error:
         commandline.fail(2, error)
-    print(certificates.text(values, workdir))
+    print(text(values, workdir))
 
 
 if __name__ == "__main__":

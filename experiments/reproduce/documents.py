@@ -15,6 +15,7 @@ from experiments.reproduce import config_fields, markdown, protocol, registry
 from experiments.reproduce.figures import drawing
 from experiments.reproduce.tables import (
     accelerators,
+    learned,
     sets,
     shipped,
     speed,
@@ -152,6 +153,11 @@ TABLES: dict[str, Table] = {
         if figure.table
     },
     **{name: _of_figure(figure) for name, figure in trials.FIGURES.items()},
+    **{
+        f"{task}_{name}": _plain(functools.partial(learned.table, task, name))
+        for task in learned.LEARNED
+        for name in protocol.PROTOCOLS
+    },
     "speed": _plain(speed.cells),
     "readme_speed": _plain(speed.few_cells),
     "speed_peers": _plain(speed.peers),

@@ -44,6 +44,7 @@ _DIVERGED = {
     **{"step": (int,), "what": (str, *files.NONE)},
     "wall_seconds": files.NUMBER,
 }
+_CERTIFICATES = ("certificate", "certificate_rounded")
 _CERTIFICATE = dict.fromkeys(("bound", "training_error", "test_error"), files.NUMBER)
 
 
@@ -125,9 +126,10 @@ def record(
     }
     if "settings" in origin:
         content["settings"] = origin["settings"]
-    certificate = workdir / "certificate.json"
-    if certificate.exists():
-        content["certificate"] = files.read_json(certificate)
+    for name in _CERTIFICATES:
+        certificate = workdir / f"{name}.json"
+        if certificate.exists():
+            content[name] = files.read_json(certificate)
     if place == stand_in.NAME:
         content["data"] = place
     elif config.get("allow_other_data"):
@@ -177,7 +179,7 @@ def _check(content: dict, where: str) -> None:
         form |= {"result": files.NONE, "diverged": _DIVERGED}
     if content.get("machine") is None:  # of a log without its origin
         form["machine"] = files.NONE
-    beside = {"certificate": _CERTIFICATE, "train": _POINTS}
+    beside = dict.fromkeys(_CERTIFICATES, _CERTIFICATE) | {"train": _POINTS}
     form |= {name: beside[name] for name in beside if name in content}
     files.check_form(content, form, where)
 

@@ -1,6 +1,9 @@
-"""The certificate of a trained model, and what `generalization` needs of the model."""
+"""The certificates of a trained model, and what their mathematics needs of it."""
 
 import functools
+import math
+from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -11,7 +14,7 @@ from jaxtyping import Array, Float, Integer
 from svdrnn import checks
 from svdrnn._types import AnyArray, Count, Number
 from svdrnn.activations import Activation
-from svdrnn.certificate import generalization
+from svdrnn.certificate import generalization, rounding
 from svdrnn.rnn import SpectralRNN
 
 # The activations that are 1-Lipschitz and zero at zero whatever was learned.
@@ -20,6 +23,7 @@ ACTIVATIONS = ("leaky_relu", "relu", "tanh", "identity")
 _IDENTITY = Activation("identity")
 
 _BATCH = 1000
+_SEARCHED = 10_000  # examples, by which the bits of rounded parameters are chosen
 
 
 def classifiers(
@@ -113,6 +117,7 @@ def certify(
     *,
     inputs_bound: Number,
     delta: Number = 0.05,
+    models: Count = 1,
     readout_activation: Activation = _IDENTITY,
 ) -> generalization.Certificate:
     """A bound on the error of a trained classifier f(x) = readout(psi(h_T)).
@@ -128,6 +133,7 @@ def certify(
       inputs_bound: B >= ||x_t||_2 for every input that there can be. An assumption
         about where examples come from: never to be read off them.
       delta: the probability with which the bound may fail.
+      models: of how many models, whose sizes were fixed beforehand, this is the best.
       readout_activation: psi, between the last state and the readout: by a name of
         `ACTIVATIONS`.
 
@@ -151,8 +157,94 @@ def certify(
         rnn, readout, inputs, labels, readout_activation=readout_activation
     )
     return generalization.certificate(
-        kind, norms(rnn, readout), of_examples, delta=delta
+        kind, norms(rnn, readout), of_examples, delta=delta, models=models
     )
+
+
+def certify_rounded(
+    model: nnx.Module,
+    inputs: Float[AnyArray, "examples ..."],
+    labels: Integer[AnyArray, " examples"],
+    *,
+    logits: Callable[[Any, Array], Array] = lambda model, inputs: model(inputs),
+    delta: Number = 0.05,
+    models: Count = 1,
+) -> tuple[rounding.RoundedCertificate, nnx.Module]:
+    """A bound on the error of a classifier of few bits, made of a trained one.
+
+    The entries of every tensor of parameters are rounded to as few bits as make the
+    bound of `rounding` least, which is about the classifier that is returned, as
+    `logits` computes it. Its layers, activations and inputs may be any.
+
+    Args:
+      model: the trained classifier, of parameters of float32 or float64. What is no
+        `nnx.Param` counts as fixed before the examples were seen.
+      inputs: (examples, ...): all examples that it was trained on, and no others.
+      labels: (examples,), from 0.
+      logits: (model, some inputs) -> (len(inputs), classes).
+      delta: the probability with which the bound may fail.
+      models: of how many models, whose sizes were fixed beforehand, this is the best.
+
+    Returns:
+      The certificate, and a copy of the model with the rounded parameters.
+
+    Raises:
+      ValueError: parameters or logits that are not finite, labels that do not fit.
+    """
+    graph, state, rest = nnx.split(model, nnx.Param, ...)  # type: ignore[misc]
+    leaves, structure = jax.tree_util.tree_flatten_with_path(state)
+    names = [_name(path) for path, _ in leaves]
+    parameters = {
+        name: np.asarray(leaf) for name, (_, leaf) in zip(names, leaves, strict=True)
+    }
+    for name, values in parameters.items():
+        checks.check_floating(name, values)
+    sizes = {name: _free(name, values) for name, values in parameters.items()}
+    of_batch = jax.jit(lambda state, x: logits(nnx.merge(graph, state, rest), x))
+
+    def merged(values: dict[str, np.ndarray]) -> Any:
+        arrays = [jnp.asarray(values[name]) for name in names]
+        return jax.tree_util.tree_unflatten(structure, arrays)
+
+    def error(values: dict[str, np.ndarray], every: int = 1) -> float:
+        found = merged(values)
+        parts = _parts(inputs[::every], _BATCH)
+        outputs = [np.asarray(of_batch(found, jnp.asarray(x))) for x in parts]
+        margins = generalization.margins(
+            np.concatenate(outputs), np.asarray(labels[::every])
+        )
+        return float(np.mean(~(margins > 0)))
+
+    grids = rounding.search(
+        parameters,
+        sizes,
+        functools.partial(error, every=-(-len(inputs) // _SEARCHED)),
+        examples=len(inputs),
+    )
+    rounded = {name: grid.rounded(parameters[name]) for name, grid in grids.items()}
+    certificate = rounding.bound(
+        grids,
+        sizes,
+        error(rounded),
+        examples=len(inputs),
+        delta=delta,
+        models=models,
+    )
+    return certificate, nnx.merge(graph, merged(rounded), rest)
+
+
+def _name(path: tuple) -> str:
+    """Where a parameter is in its model: 'layers.0.cell.bias'."""
+    keys = (getattr(key, "key", getattr(key, "name", None)) for key in path)
+    return ".".join(str(key) for key in keys if key not in (None, "value"))
+
+
+def _free(name: str, values: np.ndarray) -> int:
+    """The entries that matter: reflectors have none below the trapezoid."""
+    if not name.endswith("vectors"):
+        return values.size
+    below = min(values.shape[-2:]) * (min(values.shape[-2:]) - 1) // 2
+    return values.size - math.prod(values.shape[:-2]) * below
 
 
 def _norm(parameter: nnx.Param | None) -> float:

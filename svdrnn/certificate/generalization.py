@@ -188,13 +188,15 @@ class Certificate:
       eta: how close in the logits the finite set comes to every classifier.
       slack: s = sqrt(2) eta / gamma, what a ramp loss changes by within eta.
       log_cover: ln N.
-      log_choices: ln(1 / delta'), for delta and for the choice of norms and margin.
+      log_choices: ln(1 / delta'), for delta and for the choice of norms, margin and
+        model.
       dimensions: D, parameters that are covered.
       examples: training examples.
       delta: the probability with which the bound may fail.
       norms: the bounds on norms that were used, on the grid.
       training_error: share of the training examples whose margin is not positive; None
         where a ramp loss was given in the place of margins.
+      models: of how many models this one was chosen.
     """
 
     bound: float
@@ -209,6 +211,7 @@ class Certificate:
     delta: float
     norms: Norms
     training_error: float | None = None
+    models: int = 1
 
 
 def kl_inverse(q: Number, a: Number) -> float:
@@ -430,6 +433,7 @@ def bound(
     gamma: Number,
     examples: Count,
     delta: Number = 0.05,
+    models: Count = 1,
 ) -> Certificate:
     """The bound of a classifier at one margin.
 
@@ -444,6 +448,7 @@ def bound(
       gamma: the margin; it is rounded up on the grid.
       examples: training examples.
       delta: the probability with which the bound may fail.
+      models: of how many models, whose sizes were fixed beforehand, this is the best.
 
     Raises:
       ValueError: a number out of range.
@@ -451,6 +456,7 @@ def bound(
     ramp = checks.check_finite("ramp_loss", ramp_loss, least=0, most=1)
     delta = checks.check_finite("delta", delta, above=0, below=1)
     examples = checks.check_integer("examples", examples)
+    models = checks.check_integer("models", models)
     k, gamma = round_up(checks.check_finite("gamma", gamma, above=0))
     chosen = {name: round_up(norm, _LEAST_NORM) for name, norm in vars(norms).items()}
     for name in ("bias", "readout_bias"):
@@ -462,7 +468,7 @@ def bound(
             chosen[name] = (0, 0.0)
     rounded = Norms(**{name: value for name, (_, value) in chosen.items()})
     choices = log_choices((k, *(exponent for exponent, _ in chosen.values())))
-    choices += math.log(1 / delta)
+    choices += math.log(models / delta)
     slacks = math.sqrt(2) * _ETAS
     covers = _log_covers(classifiers, rounded, gamma * _ETAS)
     rates = (covers + choices) / examples
@@ -479,6 +485,7 @@ def bound(
         examples=examples,
         delta=delta,
         norms=rounded,
+        models=models,
     )
 
 
@@ -488,6 +495,7 @@ def certificate(
     margins: Float[np.ndarray, " examples"],
     *,
     delta: Number = 0.05,
+    models: Count = 1,
 ) -> Certificate:
     """The least bound of a classifier over the margins of the grid.
 
@@ -496,6 +504,7 @@ def certificate(
       norms: of the classifier.
       margins: (examples,), of every training example: see `margins`.
       delta: the probability with which the bound may fail.
+      models: of how many models, whose sizes were fixed beforehand, this is the best.
 
     Returns:
       The certificate. Its bound is at most 1 and at least the training error, the
@@ -517,6 +526,7 @@ def certificate(
             gamma=gamma,
             examples=margins.size,
             delta=delta,
+            models=models,
         )
         for gamma in (2.0 ** (k / GRID) for k in _MARGINS)
     ]
