@@ -126,10 +126,10 @@ def record(
     }
     if "settings" in origin:
         content["settings"] = origin["settings"]
-    for name in _CERTIFICATES:
-        certificate = workdir / f"{name}.json"
+    for kind in _CERTIFICATES:
+        certificate = workdir / f"{kind}.json"
         if certificate.exists():
-            content[name] = files.read_json(certificate)
+            content[kind] = files.read_json(certificate)
     if place == stand_in.NAME:
         content["data"] = place
     elif config.get("allow_other_data"):

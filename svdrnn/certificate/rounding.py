@@ -27,7 +27,8 @@ from svdrnn import checks
 from svdrnn._types import Count, Number
 from svdrnn.certificate import generalization
 
-MOST_BITS = 24  # what float32 holds
+MOST_BITS = 24  # what float32 holds, and its exponents
+MOST_EXPONENT = 126
 _PATIENCE = 2  # bits that are tried below the best
 
 
@@ -38,7 +39,7 @@ class Grid:
     One bit leaves zero alone.
 
     Raises:
-      ValueError: bits out of 1 ... 24, or an exponent out of -60 ... 60.
+      ValueError: bits out of 1 ... 24, or an exponent out of -126 ... 126.
     """
 
     bits: int
@@ -48,9 +49,11 @@ class Grid:
         bits = checks.check_integer("bits", self.bits)
         if bits > MOST_BITS:
             raise ValueError(f"bits must be at most {MOST_BITS}, got {bits}")
-        exponent = checks.check_integer("exponent", self.exponent, -60)
-        if exponent > 60:
-            raise ValueError(f"exponent must be at most 60, got {exponent}")
+        exponent = checks.check_integer("exponent", self.exponent, -MOST_EXPONENT)
+        if exponent > MOST_EXPONENT:
+            raise ValueError(
+                f"exponent must be at most {MOST_EXPONENT}, got {exponent}"
+            )
 
     @property
     def largest(self) -> int:
@@ -109,7 +112,7 @@ def fitting(values: np.ndarray, bits: int) -> Grid:
     places = Grid(bits, 0).largest
     if largest == 0 or places == 0:
         return Grid(bits, 0)
-    return Grid(bits, max(-60, math.ceil(math.log2(largest / places))))
+    return Grid(bits, max(-MOST_EXPONENT, math.ceil(math.log2(largest / places))))
 
 
 def bound(

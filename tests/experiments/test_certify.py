@@ -16,7 +16,7 @@ from experiments.models import recurrent
 from experiments.runs import records
 from experiments.tasks import random_labels
 from experiments.training import certificates, loop
-from svdrnn.certificate import certification
+from svdrnn.certificate import certification, rounding
 from tests.experiments import small
 
 ROOT = pathlib.Path(__file__).parents[2]
@@ -51,6 +51,37 @@ def test_a_run_is_certified_and_its_record_has_it(workdir, tmp_path):
     found = json.loads(records.record(workdir, "x", tmp_path).read_text())
     assert found["certificate"] == values
     assert certificates.of_run(workdir, delta=0.5)["delta"] == 0.5
+
+
+def test_a_rounded_run_is_certified_and_its_record_has_it(workdir, tmp_path):
+    values = certificates.of_rounded_run(workdir, "last", models=5)
+    assert json.loads((workdir / "certificate_rounded.json").read_text()) == values
+    assert values["training_error"] <= values["bound"] <= 1
+    assert values["models"] == 5
+    result = json.loads((workdir / "result.json").read_text())
+    assert sum(values["sizes"].values()) == result["num_independent_params"]
+    found = json.loads(records.record(workdir, "x", tmp_path).read_text())
+    assert found["certificate_rounded"] == values
+    again = records.read("x", tmp_path)
+    assert again is not None and again["certificate_rounded"] == values
+    text = certificates.rounded_text(values, workdir)
+    assert f"{values['bits']:,} bits" in text and "readout.kernel" in text
+
+
+def test_the_test_error_of_a_rounded_run_is_that_of_the_rounded_model(
+    workdir, monkeypatch
+):
+    """A search that leaves a bit to every tensor leaves a model that says 0."""
+
+    def one_bit(parameters, *_, **options):
+        return {name: rounding.Grid(1, 0) for name in parameters}
+
+    monkeypatch.setattr(rounding, "search", one_bit)
+    values = certificates.of_rounded_run(workdir)
+    _, task, _ = experiments.load(workdir)
+    assert values["test_error"] == np.mean(task.examples("test")[1] != 0)
+    assert values["training_error"] == 1  # where all logits are the same none is right
+    assert values["log_count"] == 0
 
 
 @pytest.mark.slow

@@ -43,7 +43,7 @@ from svdrnn import (
     transitions,
     trees,
 )
-from svdrnn.certificate import certification, generalization
+from svdrnn.certificate import certification, generalization, rounding
 from tests import oracles, typechecking
 
 # ---- What is drawn. Few shapes, because every one is compiled.
@@ -167,6 +167,7 @@ def finite(tree):
 OF_JAX = (
     *("householder.matmul", "projection.unit_reflectors", "transitions.batch_outer"),
     *("diagnostics.state_gradient_norms", "transitions.from_svd"),
+    "certificate.certification.certify_rounded",  # whose model is the user's
 )
 
 
@@ -787,6 +788,58 @@ def _(draw):
     arguments = {"rnn": model, "readout": readout, "inputs": inputs}
     arguments |= {"labels": jnp.array([0, 1, 1]), "inputs_bound": 1e3}
     found = yield certification.certify, arguments
+    assert found.training_error <= found.bound <= 1
+
+
+@case(
+    "certificate.rounding.Grid",
+    "certificate.rounding.fitting",
+    odd=("bits",),
+    plain=True,
+)
+def _(draw):
+    values = np.asarray(draw.array(5, dtype="float32", kinds=MODERATE))
+
+    def fitted(values, bits):
+        grid = rounding.fitting(np.asarray(values), bits)
+        assert grid == rounding.Grid(grid.bits, grid.exponent)
+        return grid.rounded(np.asarray(values, np.float32))
+
+    arguments = {"values": jnp.asarray(values), "bits": draw.one_of((1, 2, 9, 24))}
+    found = yield fitted, arguments
+    largest = np.max(np.abs(values))
+    assert np.max(np.abs(found - values)) <= largest
+    if arguments["bits"] == 24:
+        close(found, values, "float32")
+
+
+@case(
+    "certificate.rounding.bound",
+    "certificate.rounding.RoundedCertificate",
+    "certificate.rounding.search",
+    odd=("training_error", "examples", "delta", "models"),
+    plain=True,
+)
+def _(draw):
+    def searched(training_error, examples, **others):
+        values, sizes = {"a": np.array([0.3, -0.7])}, {"a": 2}
+        grids = rounding.search(values, sizes, lambda _: 0.5, examples=9)
+        assert grids["a"].bits == 1
+        return rounding.bound(grids, sizes, training_error, examples=examples, **others)
+
+    arguments = {"training_error": draw.one_of((0, 0.3, 1.0, np.float32(0.5)))}
+    arguments |= {"examples": draw.one_of((1, 10**6)), "models": draw.one_of((1, 9))}
+    arguments |= {"delta": draw.one_of((0.05, 1e-30))}
+    found = yield searched, arguments
+    assert found.training_error <= found.bound <= 1
+
+
+@case("certificate.certification.certify_rounded", plain=True, slow=True)
+def _(draw):
+    readout = nnx.Linear(3, 2, rngs=nnx.Rngs(1))
+    arguments = {"model": readout, "inputs": draw.array(3, 3, dtype="float32")}
+    arguments |= {"labels": jnp.array([0, 1, 1])}
+    found, _ = yield certification.certify_rounded, arguments
     assert found.training_error <= found.bound <= 1
 
 
