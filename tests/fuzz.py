@@ -543,7 +543,8 @@ def export(rng, place):
 
 def certify(rng, place):
     flags = {"which": ("best", "last"), "delta": ("0.05", "0", "1", "-1", "nan", "2")}
-    flags |= {"data_dir": ("stand-in", "nowhere")}
+    flags |= {"data_dir": ("stand-in", "nowhere"), "rounded": ("true", "maybe")}
+    flags |= {"models": ("1", "20", "0", "-3", "1.5")}
     return shuffled(rng, of_run(rng, place, flags))
 
 

@@ -15,6 +15,7 @@ from experiments.reproduce import config_fields, markdown, protocol, registry
 from experiments.reproduce.figures import drawing
 from experiments.reproduce.tables import (
     accelerators,
+    certificates,
     learned,
     sets,
     shipped,
@@ -146,6 +147,7 @@ TABLES: dict[str, Table] = {
     "readme_results": _plain(functools.partial(shipped.table, few=True)),
     "home_results": _plain(shipped.home),
     "targets": _plain(targets.table),
+    "certificates": _plain(certificates.table),
     "sets": _of_figure(sets.FIGURE),
     **{
         name: _of_figure(figure)
