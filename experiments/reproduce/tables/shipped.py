@@ -92,6 +92,10 @@ ROWS = (
         seeds=2,
     ),
     Row(
+        "pixel MNIST, 784 steps, 256 units, an activation a row, shifted in training",
+        protocol.Run("pixel_mnist_784_wide_shifted", "pixel_mnist:wide_shifted", {}),
+    ),
+    Row(
         "pixel MNIST, 784 steps, 256 units",
         protocol.Run(
             "pixel_mnist_784_wide_every_step", "pixel_mnist:wide", _EVERY_STEP
