@@ -7,6 +7,8 @@ import pytest
 from configs import common
 from experiments.reproduce import config_fields, documents, grids, registry
 from experiments.reproduce.tables import (
+    certificates,
+    learned,
     pixel_mnist,
     ptb_word,
     shipped,
@@ -146,8 +148,56 @@ def test_targets_are_of_means_and_say_what_is_not_run(tmp_path):
     assert alone.endswith("| not run | | not run | no |")
     invent(known["addition_750"], tmp_path)
     invent(known["addition_750_seed1"], tmp_path, diverged=7)
-    last = targets.table(tmp_path).splitlines()[-1]
+    rows = targets.table(tmp_path).splitlines()
+    (last,) = [row for row in rows if row.startswith("| addition, T = 750")]
     assert last.endswith("| scoRNN | 0.5000; 1 of 2 seeds diverged | no |")
+
+
+def test_a_target_may_be_a_bound(tmp_path):
+    run = certificates.RUNS["28 steps"]
+    path = invent(run, tmp_path)
+    name = "| certificate of the rounded classifier, 28 steps"
+
+    def row():
+        rows = targets.table(tmp_path).splitlines()
+        return next(row for row in rows if row.startswith(name))
+
+    assert row().endswith("| ≤ 0.280 | | not run | no |")
+    record = json.loads(path.read_text())
+    errors = {"training_error": 0.1, "test_error": 0.2}
+    for bound, reached in ((0.2, "**yes**"), (0.3, "no")):
+        rounded = errors | {"bound": bound, "bits": 2468}
+        path.write_text(json.dumps(record | {"certificate_rounded": rounded}))
+        assert row().endswith(f"| ≤ 0.280 | | {bound:.3f} | {reached} |")
+    lines = certificates.table(tmp_path).splitlines()
+    assert lines[2] == "| 28 steps | 1,234 | | | | 2.0 | 0.100 | 0.200 | 0.300 |"
+    assert lines[3].startswith("| 784 steps | not run | not run")
+
+
+def test_who_learns_is_told_of_all_seeds(tmp_path):
+    runs = {run.name: run for run in registry.FIGURES["F1"].runs("cpu")}
+
+    def made(name, *errors, **options):
+        path = invent(runs[f"cpu/F1/{name}"], tmp_path, **options)
+        record = json.loads(path.read_text())
+        record["valid"] = [
+            {"step": 100 * i, "mse": error} for i, error in enumerate(errors, 1)
+        ]
+        path.write_text(json.dumps(record))
+
+    made("T30_rnn_seed0", 0.5, 0.01, 0.2)
+    made("T30_rnn_seed1", 0.001, 0.01)
+    made("T30_rnn_seed2", 0.001, diverged=1234)
+    made("T30_irnn_seed0", 0.5, 1 / 60)  # not below a tenth
+    made("T100_irnn_seed0", diverged=7)  # before the first validation
+    lines = learned.table("addition", "tuned", tmp_path).splitlines()
+    assert lines[0] == "| model | T = 30 | T = 100 | T = 300 |"
+    rnn = "2 of 3 after 100–200 (0.5000–0.6000), 1 diverged at 1,234"
+    assert lines[2] == f"| rnn | {rnn} | not run | not run |"
+    irnn = "0 of 1 (0.5000) | 0 of 1, 1 diverged at 7"
+    assert lines[3] == f"| irnn | {irnn} | not run |"
+    recall = learned.table("copying", "paper", tmp_path)
+    assert recall.splitlines()[0] == "| model | lag 100 | lag 500 |"
 
 
 def test_a_shipped_run_that_diverged_is_in_its_table(tmp_path):
