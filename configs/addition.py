@@ -12,7 +12,7 @@ Recorded, seed 0, on one of two shared CPU cores (always answering 1 has 0.167):
                                              (seed 1: 0.0003, once back to a checkpoint)
 
 The start decides, and the rate: experiments/results/addition_log.md and
-docs/reproduction.md have the trials. The interval is meant for `spectral`: other models
+docs/trials.md have the trials. The interval is meant for `spectral`: other models
 want --config.model.input_scale=0.1, and ornn --config.model.center=1, as
 `python -m experiments.reproduce F1` gives them.
 """

@@ -30,7 +30,9 @@ accuracies at the end, seeds 0 and 1, beside those that others published:
     With --config.model.hidden=128: 0.9483 and 0.9484 (expRNN, 170 units: 0.949). With a
     leaky ReLU of 0.95 at every pixel instead, 128 units: 0.9402.
 :permuted_shifted, the same for 80 epochs of training digits that are shifted by up to a
-    pixel before they are permuted: @PS@
+    pixel before they are permuted: 0.9778 (validation
+    0.9802, seed 0; coRNN, 256 units: 0.9734). With --config.model.hidden=128: 0.9589
+    (LEM, 128 units: 0.966).
 experiments/results/pixel_mnist_log.md has what else was tried.
 
 --config.task.steps is 784 (one pixel a step), 112 or 28.

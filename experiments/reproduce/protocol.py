@@ -3,9 +3,9 @@
 `full` is the paper's size: hidden units, reflectors, lengths, depths. Its numbers of
 iterations, its lags, radii and leaks are ours.
 
-`cpu` fits two cores in 12 hours, with the same tasks, lengths and sizes; each figure's
-file says what is cut. Seeds: three for F1, F2 and the table of pixel MNIST, two for F3
-and F4, one for the other table (five in `full`).
+`cpu` fits two cores in 15 hours, with the same tasks, lengths and sizes; each figure's
+file says what is cut. Seeds: three for F1 (but for its LSTM), F2 and the table of
+pixel MNIST, two for F3 and F4, one for the other table (five in `full`).
 
 `smoke` goes through all of it with a few units, steps and settings, on stand-in data:
 its figures mean nothing.
@@ -13,8 +13,9 @@ its figures mean nothing.
 F1 to F4 have two protocols side by side. `paper` has one setting for all models:
 Adam at 1e-3, times 0.99 after an epoch, r = 0.01, 16 reflectors a side, leaky ReLU, a
 random start (the IRNN from the identity, which makes it one; residual branches with
-singular values around 0, as the authors advise). Its iterations are those of `tuned`;
-gradients are clipped at norm 1, of which the paper says nothing.
+singular values around 0, as the authors advise). Its iterations are those of `tuned`,
+but for F1, which has 10,000; gradients are clipped at norm 1, of which the paper says
+nothing.
 
 In `tuned` each model has the settings of the shipped config and, of its trials, as many
 for every model, what was best on validation data (`grids.CHOSEN`). Copying at lags of

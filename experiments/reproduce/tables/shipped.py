@@ -135,7 +135,6 @@ ROWS = (
     Row(
         "permuted MNIST, shifted in training",
         protocol.Run("permuted_mnist_shifted", "pixel_mnist:permuted_shifted", {}),
-        seeds=2,
     ),
     Row(
         "permuted MNIST, 128 units, shifted in training",
@@ -144,7 +143,6 @@ ROWS = (
             "pixel_mnist:permuted_shifted",
             {"model.hidden": 128},
         ),
-        seeds=2,
     ),
     Row(
         "permuted MNIST, 128 units, an activation at every pixel",
