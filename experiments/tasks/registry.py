@@ -66,7 +66,7 @@ def register(
       beside: those of `BESIDE` that it reads; the others are an error on the command
         line.
       later: {field: value} of those of `reads` that came when there were runs without
-        them, which count as having that value.
+        them, which count as having that value, as configs without them do.
     """
     meanings = reads if isinstance(reads, Mapping) else dict.fromkeys(reads, "")
     TASKS[name] = Entry(build, dict(meanings), metric, beside, dict(later))
@@ -177,7 +177,7 @@ def check(config: Any) -> None:
             f"config.task.name must be one of {', '.join(TASKS)}, got {name!r}"
         )
     for field in TASKS[name].reads:
-        if field not in config.task:
+        if field not in config.task and field not in TASKS[name].later:
             raise ValueError(
                 f"config.task.{field} must be in the config with config.task.name"
                 f" {name!r}, got none"
@@ -193,6 +193,10 @@ def build(config: Any) -> "base.Task":
     """
     check(config)
     entry = TASKS[config.task.name]
+    for field, value in entry.later.items():
+        if field not in config.task:
+            with config.unlocked():
+                config.task[field] = value
     make = entry.build
     if isinstance(make, str):
         module, _, function = make.partition(":")

@@ -90,7 +90,7 @@ def test_variants_of_addition():
 def test_variants_of_pixel_mnist():
     assert parse("pixel_mnist.py:permuted").task.permuted is True
     assert parse("pixel_mnist.py").task.permuted is False
-    with pytest.raises(flags.Error, match="permuted or nothing, got :shuffled"):
+    with pytest.raises(flags.Error, match="_shifted or nothing, got :shuffled"):
         parse("pixel_mnist.py:shuffled")
 
 

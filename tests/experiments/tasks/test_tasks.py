@@ -115,6 +115,16 @@ def test_a_task_is_registered_with_fields_or_with_their_meanings(monkeypatch):
         assert tasks.build(config) == 3
 
 
+def test_a_config_may_lack_what_came_later_to_its_task(monkeypatch):
+    monkeypatch.setattr(tasks.registry, "TASKS", dict(tasks.TASKS))
+    later = {"length": 5}
+    tasks.register("own", lambda config: config.task.length, ["length"], later=later)
+    config = config_dict.ConfigDict({"task": {"name": "own"}}).lock()
+    assert tasks.build(config) == 5
+    config.task.length = 3
+    assert tasks.build(config) == 3
+
+
 def test_pad_repeats_and_masks():
     batch = {"inputs": np.arange(6.0).reshape(3, 2, 1), "labels": np.array([4, 5, 6])}
     padded = base.pad(batch, 5)
