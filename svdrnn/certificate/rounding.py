@@ -65,7 +65,7 @@ class Grid:
         values = np.asarray(values)
         places = np.rint(np.asarray(values, np.float64) * 2.0**-self.exponent)
         places = np.clip(places, -self.largest, self.largest)
-        return (places * 2.0**self.exponent).astype(values.dtype)
+        return np.asarray(places * 2.0**self.exponent, values.dtype)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
