@@ -105,24 +105,34 @@ def tables_of(text: str) -> list[str]:
 
 
 def _pictures(results: pathlib.Path, place: Place) -> str:
-    """The figures that are drawn, with their captions."""
-    drawn = [_picture(name, results, place) for name in registry.FIGURES]
+    """The figures that are drawn, each with a line and a link to its caption."""
+    drawn = [_picture(name, results, place, whole=False) for name in registry.FIGURES]
     return "\n\n".join(filter(None, drawn)) or "No run of a figure is recorded yet."
 
 
-def _picture(name: str, results: pathlib.Path, place: Place) -> str:
-    """A figure and its caption at the greatest scale that is drawn, or nothing."""
+def _picture(
+    name: str, results: pathlib.Path, place: Place, *, whole: bool = True
+) -> str:
+    """A figure at the greatest scale that is drawn, or nothing.
+
+    Below it the whole caption, or its title and of what runs it is.
+    """
     figure = registry.FIGURES[name]
     for scale in ("full", "cpu"):
         path = drawing.picture(figure, scale, results)
         if figure.draw is not None and path.exists():
             link = place.link(f"experiments/results/figures/{path.name}")
             records = drawing.usable(figure.runs(scale), results)
-            files = [
-                f"[{ending.upper()}]({posixpath.splitext(link)[0]}.{ending})"
-                for ending in ("pdf", "svg")
-            ]
-            text = f"{drawing.caption(figure, scale, records)} {', '.join(files)}"
+            files = {"PDF": "pdf", "SVG": "svg"}
+            if whole:
+                text = drawing.caption(figure, scale, records)
+            else:
+                made = drawing.made(figure, scale, records)
+                text = f"**{figure.title}.** {made}."
+                files = {"Caption": "md"} | files
+            stem = posixpath.splitext(link)[0]
+            links = [f"[{shown}]({stem}.{ending})" for shown, ending in files.items()]
+            text += f" {', '.join(links)}"
             image = f"![{figure.title}, scale {scale}]({link})"
             return f"{image}\n\n{markdown.wrapped(text)}"
     return ""

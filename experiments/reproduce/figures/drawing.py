@@ -76,20 +76,31 @@ def caption(figure: protocol.Figure, scale: str, records: dict[str, dict]) -> st
       scale: of the runs.
       records: {name: record} of the runs that are drawn.
     """
-    seeds = sorted({record["config"]["seed"] for record in records.values()})
     runs, values = figure.runs(scale), list(records.values())
-    many = len(seeds) > 1
     parts = [
         f"**{figure.title}.** {figure.caption}",
-        "Lines are medians over seeds, bands from the least to the greatest." * many,
-        f"Scale `{scale}`, {'seeds' if many else 'seed'} {', '.join(map(str, seeds))},"
-        f" {len(records)} of {len(runs)} runs of {panels.iterations(values)}, on"
-        f" {panels.machines(values)}.",
+        "Lines are medians over seeds, bands from the least to the greatest."
+        * (len(_seeds(records)) > 1),
+        f"{made(figure, scale, records)}, on {panels.machines(values)}.",
         _absent(runs, values),
         _diverged(records, scale),
         "Stand-in data, no result." * (scale == "smoke"),
     ]
     return " ".join(part for part in parts if part)
+
+
+def made(figure: protocol.Figure, scale: str, records: dict[str, dict]) -> str:
+    """'Scale `cpu`, seeds 0, 1, 84 of 84 runs of 1,000 iterations' of `caption`."""
+    seeds = _seeds(records)
+    return (
+        f"Scale `{scale}`, {'seeds' if len(seeds) > 1 else 'seed'}"
+        f" {', '.join(map(str, seeds))}, {len(records)} of {len(figure.runs(scale))}"
+        f" runs of {panels.iterations(list(records.values()))}"
+    )
+
+
+def _seeds(records: dict[str, dict]) -> list[int]:
+    return sorted({record["config"]["seed"] for record in records.values()})
 
 
 def _absent(runs: list[protocol.Run], records: list[dict]) -> str:
