@@ -135,14 +135,16 @@ ROWS = (
     Row(
         "permuted MNIST, shifted in training",
         protocol.Run("permuted_mnist_shifted", "pixel_mnist:permuted_shifted", {}),
+        seeds=2,
     ),
     Row(
         "permuted MNIST, 128 units, shifted in training",
         protocol.Run(
             "permuted_mnist_shifted_128",
             "pixel_mnist:permuted_shifted",
-            {"model.hidden": 128},
+            {"model.hidden": 128, "train.epochs": 200},
         ),
+        seeds=2,
     ),
     Row(
         "permuted MNIST, 128 units, an activation at every pixel",
