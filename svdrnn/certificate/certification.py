@@ -138,9 +138,10 @@ def certify(
         `ACTIVATIONS`.
 
     Raises:
-      ValueError: the model or psi is not of the kind that there is a bound for, or an
-        input is longer than `inputs_bound`.
+      ValueError: the model or psi is not of the kind that there is a bound for, an
+        input is longer than `inputs_bound`, or delta or models is out of range.
     """
+    delta, models = generalization.check_chance(delta, models)  # margins take long
     kind = classifiers(rnn, readout, steps=inputs.shape[1], inputs_bound=inputs_bound)
     checks.check_name("readout_activation", readout_activation.name, ACTIVATIONS)
     longest = max(
@@ -189,8 +190,10 @@ def certify_rounded(
       The certificate, and a copy of the model with the rounded parameters.
 
     Raises:
-      ValueError: parameters or logits that are not finite, labels that do not fit.
+      ValueError: parameters or logits that are not finite, labels that do not fit, a
+        delta or a number of models out of range, which is found before the search.
     """
+    delta, models = generalization.check_chance(delta, models)  # the search takes long
     graph, state, rest = nnx.split(model, nnx.Param, ...)  # type: ignore[misc]
     leaves, structure = jax.tree_util.tree_flatten_with_path(state)
     names = [_name(path) for path, _ in leaves]

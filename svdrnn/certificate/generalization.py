@@ -425,6 +425,16 @@ def ramp_loss(margins: Float[np.ndarray, " examples"], gamma: Number) -> float:
     return float(np.mean(np.clip(1 - ratio, 0, 1)))
 
 
+def check_chance(delta: Number, models: Count) -> tuple[float, int]:
+    """(delta, models): by what probability a bound may fail, and over how many models.
+
+    Raises:
+      ValueError: delta is not between 0 and 1, or there is no model.
+    """
+    delta = checks.check_finite("delta", delta, above=0, below=1)
+    return delta, checks.check_integer("models", models)
+
+
 def bound(
     classifiers: Classifiers,
     norms: Norms,
@@ -454,9 +464,8 @@ def bound(
       ValueError: a number out of range.
     """
     ramp = checks.check_finite("ramp_loss", ramp_loss, least=0, most=1)
-    delta = checks.check_finite("delta", delta, above=0, below=1)
+    delta, models = check_chance(delta, models)
     examples = checks.check_integer("examples", examples)
-    models = checks.check_integer("models", models)
     k, gamma = round_up(checks.check_finite("gamma", gamma, above=0))
     chosen = {name: round_up(norm, _LEAST_NORM) for name, norm in vars(norms).items()}
     for name in ("bias", "readout_bias"):

@@ -138,9 +138,8 @@ def bound(
       ValueError: a number out of range, or other names.
     """
     error = checks.check_finite("training_error", training_error, least=0, most=1)
-    delta = checks.check_finite("delta", delta, above=0, below=1)
+    delta, models = generalization.check_chance(delta, models)
     examples = checks.check_integer("examples", examples)
-    models = checks.check_integer("models", models)
     if grids.keys() != sizes.keys():
         raise ValueError(
             f"grids must have the names of sizes, {', '.join(sizes)}, got"

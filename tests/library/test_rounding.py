@@ -188,3 +188,19 @@ def test_a_model_that_cannot_be_rounded_is_named():
     model.readout.bias[...] = jnp.array([jnp.nan, 0.0])
     with pytest.raises(ValueError, match="must be finite"):
         certificate.certify_rounded(model, inputs, labels)
+
+
+@pytest.mark.parametrize("given", [{"delta": 1.0}, {"models": 0}])
+def test_what_the_bound_may_fail_by_is_checked_before_anything_is_computed(given):
+    def logits(model, inputs):
+        raise AssertionError("the search began")
+
+    model, inputs, labels = small(count=20)
+    (name,) = given
+    with pytest.raises(ValueError, match=name):
+        certificate.certify_rounded(model, inputs, labels, logits=logits, **given)
+    long = np.full_like(inputs, np.inf)  # which is found next
+    with pytest.raises(ValueError, match=name):
+        certificate.certify(
+            model.rnn, model.readout, long, labels, inputs_bound=1.0, **given
+        )
