@@ -166,9 +166,8 @@ TABLES: dict[str, Table] = {
     },
     **{name: _of_figure(figure) for name, figure in trials.FIGURES.items()},
     **{
-        f"{task}_{name}": _plain(functools.partial(learned.table, task, name))
+        f"{task}_learned": _plain(functools.partial(learned.table, task))
         for task in learned.LEARNED
-        for name in protocol.PROTOCOLS
     },
     "speed": _plain(speed.cells),
     "readme_speed": _plain(speed.few_cells),

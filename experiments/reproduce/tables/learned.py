@@ -33,22 +33,20 @@ LEARNED = {
 }
 
 
-def table(
-    task: str, protocol_name: str, results: pathlib.Path, scale: str = "cpu"
-) -> str:
-    """A row for each model, a column for each length: see `_cell`."""
+def table(task: str, results: pathlib.Path, scale: str = "cpu") -> str:
+    """A row for each protocol and model, a column for each length: see `_cell`."""
     about = LEARNED[task]
-    groups: dict[str, dict[int, list[protocol.Run]]] = {}
+    groups: dict[tuple[str, str], dict[int, list[protocol.Run]]] = {}
     for run in about.figure.runs(scale):
-        if run.protocol == protocol_name:
-            of_model = groups.setdefault(run.changes["model.name"], {})
-            of_model.setdefault(run.changes["task.length"], []).append(run)
+        row = groups.setdefault((f"`{run.protocol}`", run.changes["model.name"]), {})
+        row.setdefault(run.changes["task.length"], []).append(run)
     lengths = list(next(iter(groups.values())))
     rows = [
-        [model, *(_cell(of_model[length], about, results) for length in lengths)]
-        for model, of_model in groups.items()
+        [*key, *(_cell(row[length], about, results) for length in lengths)]
+        for key, row in groups.items()
     ]
-    return markdown.table(["model", *map(about.column.format, lengths)], rows)
+    header = ["protocol", "model", *map(about.column.format, lengths)]
+    return markdown.table(header, rows)
 
 
 def _cell(runs: list[protocol.Run], about: Learned, results: pathlib.Path) -> str:

@@ -190,14 +190,16 @@ def test_who_learns_is_told_of_all_seeds(tmp_path):
     made("T30_rnn_seed2", 0.001, diverged=1234)
     made("T30_irnn_seed0", 0.5, 1 / 60)  # not below a tenth
     made("T100_irnn_seed0", diverged=7)  # before the first validation
-    lines = learned.table("addition", "tuned", tmp_path).splitlines()
-    assert lines[0] == "| model | T = 30 | T = 100 | T = 300 |"
+    lines = learned.table("addition", tmp_path).splitlines()
+    assert lines[0] == "| protocol | model | T = 30 | T = 100 | T = 300 |"
+    lines = [line for line in lines if line.startswith("| `tuned` |")]
     rnn = "2 of 3 after 100–200 (0.5000–0.6000), 1 diverged at 1,234"
-    assert lines[2] == f"| rnn | {rnn} | not run | not run |"
+    assert lines[0] == f"| `tuned` | rnn | {rnn} | not run | not run |"
     irnn = "0 of 1 (0.5000) | 0 of 1, 1 diverged at 7"
-    assert lines[3] == f"| irnn | {irnn} | not run |"
-    recall = learned.table("copying", "paper", tmp_path)
-    assert recall.splitlines()[0] == "| model | lag 100 | lag 500 |"
+    assert lines[1] == f"| `tuned` | irnn | {irnn} | not run |"
+    recall = learned.table("copying", tmp_path).splitlines()
+    assert recall[0] == "| protocol | model | lag 100 | lag 500 |"
+    assert len(recall) == 2 + 2 * 5
 
 
 def test_a_shipped_run_that_diverged_is_in_its_table(tmp_path):
