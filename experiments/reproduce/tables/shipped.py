@@ -76,6 +76,7 @@ ROWS = (
         home=True,
         seeds=3,
     ),
+    Row("copy, T = 10000", protocol.Run("copying_10000", "copying:10000", {}), seeds=2),
     PIXEL_MNIST,
     Row(
         "pixel MNIST, 784 steps, 40 epochs",

@@ -126,6 +126,12 @@ TARGETS = (
         published="expRNN to 2,000, n = 190",
     ),
     Target(
+        "copy at a lag of 10,000, recall",
+        ("copying_10000", "copying_10000_seed1"),
+        aim=0.99,
+        published="none found",
+    ),
+    Target(
         "addition, T = 300, 1,500 iterations",
         tuple(f"cpu/F1/T300_spectral_seed{seed}" for seed in range(3)),
         aim=0.005,
