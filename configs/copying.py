@@ -33,7 +33,7 @@ Recorded, on one of two shared CPU cores:
     T = 2000   200 steps, seed 0: 0.9999 in 5 min 34 s
     T = 5000   200 steps, seeds 0, 1, 2: 0.9999, 1.0000, 1.0000 in 12 min 51 s,
                14 min 01 s, 15 min 29 s (validation 0.998 or more after 100 steps)
-    T = 10000  200 steps, seed 0: 0.9959 in 20 min 55 s, of 12 GiB of memory
+    T = 10000  200 steps, seed 0: 0.9959 in 20 min 55 s, with 9 GiB of memory
 
 Settings with which one seed in two of T = 5000 did not get there, and how the rate was
 found, are in experiments/results/copying_log.md. Scratch runs at T = 500, validation

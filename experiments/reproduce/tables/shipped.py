@@ -72,8 +72,6 @@ ROWS = (
     Row(
         "copy, T = 5000",
         protocol.Run("copying_5000", "copying:5000", {}),
-        readme=True,
-        home=True,
         seeds=3,
     ),
     Row("copy, T = 10000", protocol.Run("copying_10000", "copying:10000", {}), seeds=2),
@@ -130,12 +128,12 @@ ROWS = (
     Row(
         "permuted MNIST",
         protocol.Run("permuted_mnist", "pixel_mnist:permuted", {}),
-        readme=True,
         seeds=2,
     ),
     Row(
         "permuted MNIST, shifted in training",
         protocol.Run("permuted_mnist_shifted", "pixel_mnist:permuted_shifted", {}),
+        readme=True,
         seeds=2,
     ),
     Row(
