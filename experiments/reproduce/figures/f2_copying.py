@@ -2,9 +2,9 @@
 
 `cpu` has the lags 100 and 500 of the three. By the protocol `paper`, whose rate of 1e-3
 is slow, it has the 4,000 iterations of `full` at 100, with one seed of the LSTM, which
-takes several times as long as the others, and three of these; and 2,000 at 500, with one
-seed. By `tuned` it has 400 and 300 iterations and three seeds; the cosine schedule ends
-there.
+takes several times as long as the others, and three of these; at 500 it has 2,000, with
+one seed. By `tuned` it has 400 and 300 iterations and three seeds; the cosine schedule
+ends there.
 """
 
 from typing import TYPE_CHECKING, Any
