@@ -123,13 +123,13 @@ def _picture(
         if figure.draw is not None and path.exists():
             link = place.link(f"experiments/results/figures/{path.name}")
             records = drawing.usable(figure.runs(scale), results)
-            files = {"PDF": "pdf", "SVG": "svg"}
             if whole:
                 text = drawing.caption(figure, scale, records)
+                files = {"PDF": "pdf", "SVG": "svg"}
             else:
                 made = drawing.made(figure, scale, records)
                 text = f"**{figure.title}.** {made}."
-                files = {"Caption": "md"} | files
+                files = {"Caption": "md"}
             stem = posixpath.splitext(link)[0]
             links = [f"[{shown}]({stem}.{ending})" for shown, ending in files.items()]
             text += f" {', '.join(links)}"
