@@ -6,8 +6,8 @@
 
 Recorded, seed 0, on one of two shared CPU cores (always answering 1 has 0.167):
 
-    T = 100    3,000 steps of 128 sequences,  0 min 44 s: test MSE 0.00016
-    T = 300    3,000 steps,                   2 min 16 s: 0.00036
+    T = 100    3,000 steps of 128 sequences,  0 min 42 s: test MSE 0.00016
+    T = 300    3,000 steps,                   2 min 46 s: 0.00036
     T = 750    5,000 steps,                  18 min 27 s: 0.0015
                                              (seed 1: 0.0003, once back to a checkpoint)
 

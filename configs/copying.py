@@ -7,7 +7,7 @@
 
 :2000 and :5000 are there too.
 
-Lag 100: 600 steps take 52 s on a CPU core and end at a test recall of
+Lag 100: 600 steps take 44 s on a CPU core and end at a test recall of
 1.0 (seed 0; 1.0 at step 250 already).
 
 Full rotations and an activation that keeps norms: as many reflectors as hidden
@@ -28,7 +28,7 @@ uniform, and lags of 2000 and more start with them.
 
 Recorded, on one of two shared CPU cores:
 
-    T = 500    300 steps, seed 0: test recall 0.9998 in 2 min 14 s
+    T = 500    300 steps, seed 0: test recall 0.9998 in 2 min 18 s
     T = 1000   300 steps, seed 0: 0.9998 in 4 min 30 s
     T = 2000   200 steps, seed 0: 0.9999 in 5 min 34 s
     T = 5000   200 steps, seeds 0, 1, 2: 0.9999, 1.0000, 1.0000 in 12 min 51 s,

@@ -1,5 +1,6 @@
 """Figures and their runs: valid, told apart, and within the hours that are promised."""
 
+import functools
 import json
 
 import pytest
@@ -52,11 +53,13 @@ def test_the_paper_s_protocol_is_one_setting_for_all_models(figure):
         assert config["model"]["radius"] == 0.01 or not spectral
     # The same seeds, sizes and iterations as the tuned ones.
     kept = ["seed", "task", "train.steps", "train.epochs", "model.name", "model.layers"]
-    if figure == "F1":  # but its paper's has more, with one seed of the LSTM
+    if figure in ("F1", "F2"):  # but theirs has more, with one seed of what is slow
         kept.remove("train.steps")
-        assert {run.changes["train.steps"] for run in paper} == {10_000}
-        tuned = [run for run in tuned if not _is_later_lstm(run)]
-        assert not any(map(_is_later_lstm, paper))
+        steps = {"F1": {10_000}, "F2": {4000, 2000}}
+        assert {run.changes["train.steps"] for run in paper} == steps[figure]
+        slow = functools.partial(_is_slow, figure)
+        tuned = [run for run in tuned if not slow(run)]
+        assert not any(map(slow, paper))
     found = [
         {tuple(_values(protocol.config_dict(run), kept)) for run in each}
         for each in (paper, tuned)
@@ -64,8 +67,10 @@ def test_the_paper_s_protocol_is_one_setting_for_all_models(figure):
     assert found[0] == found[1]
 
 
-def _is_later_lstm(run):
-    return run.changes["model.name"] == "lstm" and run.changes["seed"] > 0
+def _is_slow(figure, run):
+    long = figure == "F2" and run.changes["task.length"] == 500
+    slow = long or run.changes["model.name"] == "lstm"
+    return slow and run.changes["seed"] > 0
 
 
 def _values(config, names):
@@ -102,17 +107,17 @@ def test_cpu_has_the_seeds_and_fits_its_hours(tmp_path):
         configs = [protocol.config_dict(each.run) for each in found]
         seeds[figure] = len({config["seed"] for config in configs})
     assert [seeds[figure] for figure in registry.FIGURES] == [3, 3, 2, 2, 2, 1, 3, 2]
-    assert sum(seconds.values()) <= 15 * 3600
+    assert sum(seconds.values()) <= 17 * 3600
 
 
-def test_one_seed_of_the_paper_s_protocol_of_two_figures_fits_three_hours_and_a_half():
+def test_one_seed_of_the_paper_s_protocol_of_two_figures_fits_four_hours_and_a_half():
     found = [
         each
         for figure in ("F1", "F2")
         for each in status.of_figure(registry.FIGURES[figure], "cpu", records.RESULTS)
         if each.run.protocol == "paper" and each.run.changes["seed"] == 0
     ]
-    assert sum(each.seconds for each in found) <= 3.5 * 3600
+    assert sum(each.seconds for each in found) <= 4.5 * 3600
 
 
 def test_equal_lstm_has_the_parameters_of_the_spectral_model():
