@@ -708,6 +708,14 @@ def _(draw):
     assert power == 2.0 ** (k / 4) >= value * (1 - 1e-15)
 
 
+@case("certificate.generalization.check_chance", plain=True, odd=("delta", "models"))
+def _(draw):
+    delta = draw.one_of((1e-300, 0.05, 1 - 1e-16))
+    arguments = {"delta": delta, "models": draw.one_of((1, 3, 10**6))}
+    found = yield generalization.check_chance, arguments
+    assert found == (delta, arguments["models"])
+
+
 @case("certificate.generalization.log_choices", plain=True)
 def _(draw):
     exponents = draw.one_of(((), (0,), (-3, 2), (10**6,)))
