@@ -165,7 +165,7 @@ def command(*arguments):
         (
             "--config=configs/copying.py:70",
             1,
-            "ValueError: copying.py takes :500, :1000, :2000, :5000 or nothing",
+            "ValueError: copying.py takes :500, :1000, :2000, :5000, :10000 or nothing",
         ),
         (
             "--config.model.negative_fraction=0.2",
