@@ -249,7 +249,7 @@ def test_the_command(tmp_path):
     record = json.loads((tmp_path / "benchmark.json").read_text())
     assert record["batch"] == 2 and record["machine"]["backend"] == "cpu"
     kinds = [row["kind"] for row in record["rows"]]
-    assert kinds.count("layer") == 14 + 12 and kinds.count("matrix") == 4
+    assert kinds.count("layer") == 15 + 13 and kinds.count("matrix") == 4
     assert [each["devices"] for each in record["ratios"]] == [1, 2]
     assert "2 devices" in done.stdout and "to nnx.RNN, leaky ReLU:" in done.stdout
     assert all(row["seconds"] > 0 for row in record["rows"])

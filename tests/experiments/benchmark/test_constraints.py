@@ -62,7 +62,10 @@ def test_results_are_printed_and_written(tmp_path, monkeypatch, capsys):
 @pytest.mark.parametrize(
     "words,message",
     [
-        (["constraints", "--quick", "--n=4"], "this benchmark does not read --quick"),
+        (
+            ["constraints", "--quick", "--n=4"],
+            "this benchmark does not read --n, --quick",
+        ),
         (["--model=lstm"], "this benchmark does not read --model"),
         (["constraints", "layers"], "unknown arguments: constraints layers"),
     ],
