@@ -5,16 +5,17 @@
     python -m experiments.reproduce readme
 
 FIGURE is F1, F2, F3, F3_leak, F4, F5 (addition, copy, pixel MNIST twice, deep MLPs,
-certificates), pixel_mnist or ptb_word (the tables), all, or the path of a Python file
-with FIGURE, as those in experiments/reproduce/figures/. trials stands for the grids
-from which each model's settings were chosen (experiments/reproduce/grids.py), and each
-can be named. --plan shows every run, whether it is recorded, and what it takes; nothing
-is run. --seeds=N leaves all but the first N seeds for another time, --protocol=paper
-the runs of the other. --workers=N makes N runs at a time, each in a process of its own
-on its part of the cores; what one prints is in a .log file beside its workdir, and
-where one fails the others go on. The command given again meanwhile, on any machine that
-sees --workdir and --results, makes the runs that no other one makes. `readme` draws
-every figure anew and rewrites the tables of README.md and docs/*.md.
+certificates), pixel_mnist or ptb_word (the tables), all, sets (a table of eight sets of
+sequences, which `all` leaves out), or the path of a Python file with FIGURE, as those
+in experiments/reproduce/figures/. trials stands for the grids from which each model's
+settings were chosen (experiments/reproduce/grids.py), and each can be named. --plan
+shows every run, whether it is recorded, and what it takes; nothing is run. --seeds=N
+leaves all but the first N seeds for another time, --protocol=paper the runs of the
+other. --workers=N makes N runs at a time, each in a process of its own on its part of
+the cores; what one prints is in a .log file beside its workdir, and where one fails the
+others go on. The command given again meanwhile, on any machine that sees --workdir and
+--results, makes the runs that no other one makes. `readme` draws every figure anew and
+rewrites the tables of README.md and docs/*.md.
 
 Each run is recorded in experiments/results/ as it finishes or diverges, and a run that
 was stopped goes on from its last checkpoint: the same command can be stopped and given
