@@ -84,6 +84,7 @@ def thin_products(n: int, m: int, batch: int, devices: int = 1) -> timing.Make:
                 d_c += transitions.batch_outer(back, h, d_c.dtype, None)
                 return back @ c, d_a, d_c
 
+            # Zeros of each device's own, which a split over devices adds up.
             h, d_a, d_c = jax.lax.fori_loop(0, steps, step, (h, 0 * a.T, 0 * c))
             return jnp.sum(h) + jnp.sum(d_a) + jnp.sum(d_c)
 

@@ -74,7 +74,13 @@ ROWS = (
         protocol.Run("copying_5000", "copying:5000", {}),
         seeds=3,
     ),
-    Row("copy, T = 10000", protocol.Run("copying_10000", "copying:10000", {}), seeds=2),
+    Row(
+        "copy, T = 10000",
+        protocol.Run("copying_10000", "copying:10000", {}),
+        readme=True,
+        home=True,
+        seeds=2,
+    ),
     PIXEL_MNIST,
     Row(
         "pixel MNIST, 784 steps, 40 epochs",
