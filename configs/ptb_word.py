@@ -30,7 +30,7 @@ perplexity of 331 (seed 0). Guessing uniformly has one of 10,000.
 
 from configs import common
 
-VARIANTS = ("spectral_lstm", "smoke")
+VARIANTS = ("spectral_lstm", "spectral_lstm_long", "smoke")
 
 
 def get_config(variant=None):
@@ -51,8 +51,13 @@ def get_config(variant=None):
     config.train.schedule = "cosine"
     config.train.eval_every = 664  # twice an epoch
     config.train.checkpoint_every = 664
-    if variant == "spectral_lstm":
+    if variant in ("spectral_lstm", "spectral_lstm_long"):
         config.model.name = "spectral_lstm"
+    if variant == "spectral_lstm_long":
+        config.model.dropout = 0.3
+        config.train.epochs = 8
+        config.train.eval_every = 1328  # once an epoch
+        config.train.checkpoint_every = 1328
     if variant == "smoke":
         config.task.window = 20
         config.model.hidden = 128
