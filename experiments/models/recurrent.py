@@ -76,14 +76,26 @@ class SequenceModel(nnx.Module):
         self.readout_activation = activations.Activation(readout_activation)
 
     def initialize_carry(self, batch_size: int) -> Carry:
-        """Zeros: the initial carry of every layer, or a pair of both directions."""
+        """Zeros: the initial carry of every layer, or a pair of both directions.
+
+        Where states are pooled the last of the list is how many steps were, (batch,),
+        and their sum or maximum, (batch, features).
+        """
 
         def zeros(layer: Any) -> Any:
             # That of every cell here depends on the batch and its own width alone.
             return layer.cell.initialize_carry((batch_size, 1), nnx.Rngs(0))
 
         both = [tuple(map(zeros, directions(layer))) for layer in self.layers]
-        return [ways if len(ways) > 1 else ways[0] for ways in both]
+        carry = [ways if len(ways) > 1 else ways[0] for ways in both]
+        if self._pools:
+            pooled = jnp.zeros((batch_size, _features(self.layers[-1])))
+            carry.append((jnp.zeros(batch_size, jnp.int32), pooled))
+        return carry
+
+    @property
+    def _pools(self) -> bool:
+        return self.last_only and self.pool != "last"
 
     def __call__(
         self,
@@ -105,13 +117,16 @@ class SequenceModel(nnx.Module):
         Returns:
           Outputs (batch, out_features) with `last_only`, else (batch, time,
           out_features), of which those behind an item's end mean nothing, and the
-          carry after the last step of each item.
+          carry after the last step of each item. What is pooled counts the steps
+          before the carry that is given.
         """
         if lengths is not None:  # what is not a number would go into the gradient
             inputs = jnp.where(_own_steps(lengths, inputs), inputs, 0)
         if carry is None:
             carry = self.initialize_carry(inputs.shape[0])
-        new_carry, x = [], inputs
+        new_carry: Carry = []
+        carry, before = self._parts(carry)
+        x = inputs
         if self.embedding is not None:
             x = self._drop(self.embedding(inputs), keys, 0)
         for i, (layer, h) in enumerate(zip(self.layers, carry, strict=True), 1):
@@ -121,14 +136,14 @@ class SequenceModel(nnx.Module):
                 z, h = _run(layer.layer, layer.norm(x), h, lengths, last)
                 z = self._drop(layer.gate(z), keys, i)
                 x = z + (_at_end(x, lengths) if last else x)
-                if ends and not last:
-                    x = _pooled(x, lengths, self.pool)
             else:
                 x, h = _run(layer, x, h, lengths, last)
-                if ends and not last:
-                    x = _pooled(x, lengths, self.pool)
-                x = self._drop(x, keys, i)
             new_carry.append(h)
+            if ends and not last:
+                x, pooled = _pooled(x, lengths, self.pool, before)
+                new_carry.append(pooled)
+            if not isinstance(layer, Block):
+                x = self._drop(x, keys, i)
         return self.readout(self.readout_activation(x)), new_carry
 
     def stream(self) -> Callable[[Carry, jax.Array], tuple[Carry, jax.Array]]:
@@ -141,32 +156,35 @@ class SequenceModel(nnx.Module):
           (batch, out_features)), the outputs of every step also with `last_only`.
 
         Raises:
-          ValueError: the outputs of a step depend on later ones or on an average:
-            layers in both directions, or another `pool` than "last"; or
-            `activation_every` of a layer is not 1.
+          ValueError: the outputs of a step depend on later ones, as those of layers in
+            both directions do, or `activation_every` of a layer is not 1.
         """
-        both = any(len(directions(layer)) > 1 for layer in self.layers)
-        for name, value, allowed in (
-            ("bidirectional", both, False),
-            ("pool", self.pool, "last"),
-        ):
-            if value != allowed:
-                raise ValueError(
-                    f"{name} must be {allowed} for steps one at a time, got {value}"
-                )
+        if any(len(directions(layer)) > 1 for layer in self.layers):
+            raise ValueError(
+                "bidirectional must be False for steps one at a time, got True"
+            )
         plain: Any = svdrnn.bake(self)
         steps = [_step(layer) for layer in plain.layers]
 
         def step(carry: Carry, inputs: jax.Array) -> tuple[Carry, jax.Array]:
-            new_carry, x = [], inputs
+            new_carry: Carry = []
+            carry, before = self._parts(carry)
+            x = inputs
             if plain.embedding is not None:
                 x = plain.embedding(inputs)
             for advance, h in zip(steps, carry, strict=True):
                 h, x = advance(h, x)
                 new_carry.append(h)
+            if before is not None:
+                x, pooled = _pooled(x[:, None], None, plain.pool, before)
+                new_carry.append(pooled)
             return new_carry, plain.readout(plain.readout_activation(x))
 
         return step
+
+    def _parts(self, carry: Carry) -> tuple[Carry, Any]:
+        """The carry of the layers, and what was pooled before or None."""
+        return (carry[:-1], carry[-1]) if self._pools else (carry, None)
 
     def _drop(self, x: jax.Array, keys: jax.Array | None, place: int) -> jax.Array:
         """Dropout with keys of its own in every place."""
@@ -313,12 +331,29 @@ def _own_steps(lengths: jax.Array, x: jax.Array) -> jax.Array:
     return own.reshape(own.shape + (1,) * (x.ndim - 2))
 
 
-def _pooled(states: jax.Array, lengths: jax.Array | None, pool: str) -> jax.Array:
-    """The mean or the maximum (batch, n) of an item's states (batch, time, n)."""
+def _pooled(
+    states: jax.Array, lengths: jax.Array | None, pool: str, before: Any
+) -> tuple[jax.Array, Any]:
+    """The mean or the maximum (batch, n) of an item's states (batch, time, n).
+
+    Also (steps, sum or maximum), as `before` has them of the states before these.
+    """
     own = None if lengths is None else _own_steps(lengths, states)
+    steps = before[0] + (states.shape[1] if lengths is None else lengths)
     if pool == "mean":
-        return jnp.mean(states, axis=1, where=own)
-    return jnp.max(states, axis=1, where=own, initial=-jnp.inf)
+        total = before[1] + jnp.sum(states, axis=1, where=own)
+        return total / steps[:, None], (steps, total)
+    most = jnp.max(states, axis=1, where=own, initial=-jnp.inf)
+    started = before[0][:, None] > 0
+    most = jnp.where(started, jnp.maximum(most, before[1]), most)
+    return most, (steps, most)
+
+
+def _features(layer: Any) -> int:
+    """Of what a layer or a block gives."""
+    if isinstance(layer, Block):
+        return int(layer.norm.num_features)
+    return sum(way.cell.hidden_features for way in directions(layer))
 
 
 # ---- A layer of each model.

@@ -190,6 +190,42 @@ def test_residual_blocks_go_step_by_step(x64):
 
 
 @pytest.mark.parametrize(
+    "pool, residual, name",
+    [
+        ("mean", True, "spectral"),
+        ("max", False, "spectral"),
+        pytest.param("mean", False, "lstm", marks=pytest.mark.slow),
+        pytest.param("max", True, "spectral", marks=pytest.mark.slow),
+    ],
+)
+def test_pooled_states_go_step_by_step(x64, pool, residual, name):
+    model = built(name, pool=pool, residual=residual)
+    inputs = padded()[:1]
+    advance, carry = model.stream(), zeros(model, 1)
+    for t in range(inputs.shape[1]):
+        carry, outputs = advance(carry, inputs[:, t])
+        expected = alone(model, inputs[0, : t + 1])[pool]
+        np.testing.assert_allclose(outputs[0], expected, rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("pool", ["mean", "max"])
+def test_pooled_states_count_those_before_the_carry(x64, pool):
+    model = built("spectral", pool=pool)
+    inputs, half = padded(), 3
+    firsts = np.minimum(LENGTHS, half)
+    _, carry = model(inputs[:, :half], zeros(model, len(inputs)), lengths=firsts)
+    rest = np.maximum(LENGTHS - half, 0)
+    longer = rest > 0
+    carry = jax.tree.map(lambda x: x[longer], carry)
+    outputs, _ = model(inputs[longer, half:], carry, lengths=rest[longer])
+    expected = [
+        alone(model, x[:length])[pool]
+        for x, length in zip(inputs[longer], LENGTHS[longer], strict=True)
+    ]
+    np.testing.assert_allclose(outputs, expected, rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize(
     "name, pool, bidirectional",
     [
         ("spectral", "mean", True),
