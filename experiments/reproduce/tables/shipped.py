@@ -196,8 +196,6 @@ ROWS = (
     Row(
         "PTB words, Spectral-LSTM",
         protocol.Run("ptb_word/spectral_lstm_200_tuned", "ptb_word:spectral_lstm", {}),
-        readme=True,
-        home=True,
     ),
     Row(
         "the same, one rate for all parts",
@@ -205,6 +203,22 @@ ROWS = (
             "ptb_word/spectral_lstm_200_one_rate",
             "ptb_word:spectral_lstm",
             {"train.rates.reflectors": None},
+        ),
+    ),
+    Row(
+        "PTB words, Spectral-LSTM, 8 epochs",
+        protocol.Run(
+            "ptb_word/spectral_lstm_200_long", "ptb_word:spectral_lstm_long", {}
+        ),
+        readme=True,
+        home=True,
+    ),
+    Row(
+        "the same by the LSTM",
+        protocol.Run(
+            "ptb_word/lstm_200_long",
+            "ptb_word:spectral_lstm_long",
+            {"model.name": "lstm", "train.rates.reflectors": None},
         ),
     ),
     Row(

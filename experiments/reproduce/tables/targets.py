@@ -120,6 +120,17 @@ TARGETS = (
         aim=_WORDS_LSTM,
     ),
     Target(
+        "PTB words, 8 epochs: Spectral-LSTM",
+        ("ptb_word/spectral_lstm_200_long",),
+        aim=110.0,
+        published="LEM: 72.8",
+    ),
+    Target(
+        "PTB words, 8 epochs: Spectral-LSTM, and the LSTM of as many parameters",
+        ("ptb_word/spectral_lstm_200_long",),
+        aim=("ptb_word/lstm_200_long",),
+    ),
+    Target(
         "copy at a lag of 5,000, recall",
         ("copying_5000", "copying_5000_seed1", "copying_5000_seed2"),
         aim=0.99,
