@@ -90,7 +90,8 @@ class SequenceModel(nnx.Module):
         carry = [ways if len(ways) > 1 else ways[0] for ways in both]
         if self._pools:
             pooled = jnp.zeros((batch_size, _features(self.layers[-1])))
-            carry.append((jnp.zeros(batch_size, jnp.int32), pooled))
+            # Floating as all of it, of which training takes the gradient.
+            carry.append((jnp.zeros(batch_size), pooled))
         return carry
 
     @property
