@@ -51,6 +51,8 @@ def test_two_lengths_are_refused():
         ("pixel_mnist.py:rows", "pixel_mnist"),
         ("pixel_mnist.py:wide", "pixel_mnist"),
         ("pixel_mnist.py:permuted", "pixel_mnist"),
+        ("pixel_mnist.py:stacked", "pixel_mnist"),
+        ("pixel_mnist.py:permuted_stacked", "pixel_mnist"),
         ("certificate.py", "pixel_mnist"),
         ("certificate.py:784", "pixel_mnist"),
         ("certificate.py:rows", "pixel_mnist"),
@@ -61,6 +63,7 @@ def test_two_lengths_are_refused():
         ("deep_mlp.py:resnet", "mnist"),
         ("ptb_word.py", "ptb_word"),
         ("ptb_word.py:spectral_lstm", "ptb_word"),
+        ("ptb_word.py:spectral_lstm_long", "ptb_word"),
         ("ptb_word.py:smoke", "ptb_word"),
         ("ptb_char.py", "ptb_char"),
     ],
@@ -89,8 +92,9 @@ def test_variants_of_addition():
 
 def test_variants_of_pixel_mnist():
     assert parse("pixel_mnist.py:permuted").task.permuted is True
+    assert parse("pixel_mnist.py:permuted_stacked").task.permuted is True
     assert parse("pixel_mnist.py").task.permuted is False
-    with pytest.raises(flags.Error, match="_shifted or nothing, got :shuffled"):
+    with pytest.raises(flags.Error, match="_stacked or nothing, got :shuffled"):
         parse("pixel_mnist.py:shuffled")
 
 

@@ -208,6 +208,18 @@ def test_pooled_states_go_step_by_step(x64, pool, residual, name):
         np.testing.assert_allclose(outputs[0], expected, rtol=0, atol=1e-12)
 
 
+@pytest.mark.parametrize("pool", ["last", "mean", "max"])
+def test_the_first_carry_has_a_gradient(pool):  # which training asks for
+    model = built("spectral", pool=pool)
+    inputs, lengths = jnp.nan_to_num(padded()), jnp.asarray(LENGTHS)
+
+    def loss(carry):
+        return jnp.sum(model(inputs, carry, lengths=lengths)[0])
+
+    gradient = jax.grad(loss)(model.initialize_carry(len(LENGTHS)))
+    assert all(bool(jnp.all(jnp.isfinite(leaf))) for leaf in jax.tree.leaves(gradient))
+
+
 @pytest.mark.parametrize("pool", ["mean", "max"])
 def test_pooled_states_count_those_before_the_carry(x64, pool):
     model = built("spectral", pool=pool)

@@ -506,7 +506,7 @@ def test_bad_tokens(tokens, message):
 def test_unknown_split_and_variant():
     with pytest.raises(ValueError, match="split must be 'valid' or 'test'"):
         next(words().eval_batches("train"))
-    with pytest.raises(ValueError, match="takes :spectral_lstm, :smoke or nothing"):
+    with pytest.raises(ValueError, match="_lstm_long, :smoke or nothing"):
         ptb_word.get_config("quick")
 
 
