@@ -70,12 +70,14 @@ def get_config(variant=None):
         config.model.radius = 0.5
         config.model.center = 0.5
         config.model.init_sigma = 0.99
+        config.model.input_scale = 0.14  # sqrt(1 - 0.99^2): states as large as inputs
         config.model.activation = "identity"
         config.task.shift = 1
-        config.train.epochs = 15
+        config.train.epochs = 12
         config.train.batch_size = 32
-        config.train.learning_rate = 4e-3
-        config.train.rates.reflectors = 5e-5
+        config.train.clip_norm = 100.0  # gradients of W have norms of 100
+        config.train.learning_rate = 2e-3
+        config.train.rates.reflectors = 5e-6
         config.train.eval_every = 1718  # once an epoch
         config.train.checkpoint_every = 1718
     elif config.task.permuted:
