@@ -176,6 +176,14 @@ ROWS = (
         seeds=2,
     ),
     Row(
+        "pixel MNIST, 784 steps, four blocks of 64 units, shifted in training",
+        protocol.Run("pixel_mnist_784_stacked", "pixel_mnist:stacked", {}),
+    ),
+    Row(
+        "permuted MNIST, four blocks of 64 units, shifted in training",
+        protocol.Run("permuted_mnist_stacked", "pixel_mnist:permuted_stacked", {}),
+    ),
+    Row(
         "pixel MNIST, 28 steps",
         protocol.Run("pixel_mnist_28", "pixel_mnist", {"task.steps": 28}),
     ),

@@ -99,6 +99,18 @@ TARGETS = (
         published="expRNN, n = 512: 0.987",
     ),
     Target(
+        "pixel MNIST, four blocks of at most 200,000 parameters",
+        ("pixel_mnist_784_stacked",),
+        aim=0.994,
+        published="S4, several layers: 0.99 and more (not checked)",
+    ),
+    Target(
+        "permuted MNIST, four blocks of at most 200,000 parameters",
+        ("permuted_mnist_stacked",),
+        aim=0.980,
+        published="LSSL, S4, several layers: 0.98 to 0.99 (not checked)",
+    ),
+    Target(
         "PTB characters, an hour and a half on two cores, bits",
         ("ptb_char", "ptb_char_seed1"),
         aim=1.45,
