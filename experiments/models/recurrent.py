@@ -75,11 +75,11 @@ class SequenceModel(nnx.Module):
         self.pool = pool
         self.readout_activation = activations.Activation(readout_activation)
 
-    def initialize_carry(self, batch_size: int) -> Carry:
+    def initialize_carry(self, batch_size: int, *, streaming: bool = False) -> Carry:
         """Zeros: the initial carry of every layer, or a pair of both directions.
 
-        Where states are pooled the last of the list is how many steps were, (batch,),
-        and their sum or maximum, (batch, features).
+        With `streaming` that of `stream`. Where states are pooled its last entry is how
+        many steps were, (batch,), and their sum or maximum, (batch, features).
         """
 
         def zeros(layer: Any) -> Any:
@@ -88,10 +88,9 @@ class SequenceModel(nnx.Module):
 
         both = [tuple(map(zeros, directions(layer))) for layer in self.layers]
         carry = [ways if len(ways) > 1 else ways[0] for ways in both]
-        if self._pools:
+        if streaming and self._pools:
             pooled = jnp.zeros((batch_size, _features(self.layers[-1])))
-            # Floating as all of it, of which training takes the gradient.
-            carry.append((jnp.zeros(batch_size), pooled))
+            carry.append((jnp.zeros(batch_size, jnp.int32), pooled))
         return carry
 
     @property
@@ -118,16 +117,13 @@ class SequenceModel(nnx.Module):
         Returns:
           Outputs (batch, out_features) with `last_only`, else (batch, time,
           out_features), of which those behind an item's end mean nothing, and the
-          carry after the last step of each item. What is pooled counts the steps
-          before the carry that is given.
+          carry after the last step of each item.
         """
         if lengths is not None:  # what is not a number would go into the gradient
             inputs = jnp.where(_own_steps(lengths, inputs), inputs, 0)
         if carry is None:
             carry = self.initialize_carry(inputs.shape[0])
-        new_carry: Carry = []
-        carry, before = self._parts(carry)
-        x = inputs
+        new_carry, x = [], inputs
         if self.embedding is not None:
             x = self._drop(self.embedding(inputs), keys, 0)
         for i, (layer, h) in enumerate(zip(self.layers, carry, strict=True), 1):
@@ -137,14 +133,14 @@ class SequenceModel(nnx.Module):
                 z, h = _run(layer.layer, layer.norm(x), h, lengths, last)
                 z = self._drop(layer.gate(z), keys, i)
                 x = z + (_at_end(x, lengths) if last else x)
+                if ends and not last:
+                    x = _pooled(x, lengths, self.pool)
             else:
                 x, h = _run(layer, x, h, lengths, last)
-            new_carry.append(h)
-            if ends and not last:
-                x, pooled = _pooled(x, lengths, self.pool, before)
-                new_carry.append(pooled)
-            if not isinstance(layer, Block):
+                if ends and not last:
+                    x = _pooled(x, lengths, self.pool)
                 x = self._drop(x, keys, i)
+            new_carry.append(h)
         return self.readout(self.readout_activation(x)), new_carry
 
     def stream(self) -> Callable[[Carry, jax.Array], tuple[Carry, jax.Array]]:
@@ -154,7 +150,9 @@ class SequenceModel(nnx.Module):
 
         Returns:
           (carry, inputs (batch, features) or tokens (batch,)) -> (carry, outputs
-          (batch, out_features)), the outputs of every step also with `last_only`.
+          (batch, out_features)), the outputs of every step also with `last_only`: those
+          of a sequence that ends there. The first carry is that of
+          `initialize_carry(batch_size, streaming=True)`.
 
         Raises:
           ValueError: the outputs of a step depend on later ones, as those of layers in
@@ -169,23 +167,18 @@ class SequenceModel(nnx.Module):
 
         def step(carry: Carry, inputs: jax.Array) -> tuple[Carry, jax.Array]:
             new_carry: Carry = []
-            carry, before = self._parts(carry)
-            x = inputs
+            of_layers, x = carry[: len(steps)], inputs
             if plain.embedding is not None:
                 x = plain.embedding(inputs)
-            for advance, h in zip(steps, carry, strict=True):
+            for advance, h in zip(steps, of_layers, strict=True):
                 h, x = advance(h, x)
                 new_carry.append(h)
-            if before is not None:
-                x, pooled = _pooled(x[:, None], None, plain.pool, before)
+            if plain._pools:
+                x, pooled = _pooled_with(x, carry[-1], plain.pool)
                 new_carry.append(pooled)
             return new_carry, plain.readout(plain.readout_activation(x))
 
         return step
-
-    def _parts(self, carry: Carry) -> tuple[Carry, Any]:
-        """The carry of the layers, and what was pooled before or None."""
-        return (carry[:-1], carry[-1]) if self._pools else (carry, None)
 
     def _drop(self, x: jax.Array, keys: jax.Array | None, place: int) -> jax.Array:
         """Dropout with keys of its own in every place."""
@@ -332,22 +325,25 @@ def _own_steps(lengths: jax.Array, x: jax.Array) -> jax.Array:
     return own.reshape(own.shape + (1,) * (x.ndim - 2))
 
 
-def _pooled(
-    states: jax.Array, lengths: jax.Array | None, pool: str, before: Any
-) -> tuple[jax.Array, Any]:
-    """The mean or the maximum (batch, n) of an item's states (batch, time, n).
-
-    Also (steps, sum or maximum), as `before` has them of the states before these.
-    """
+def _pooled(states: jax.Array, lengths: jax.Array | None, pool: str) -> jax.Array:
+    """The mean or the maximum (batch, n) of an item's states (batch, time, n)."""
     own = None if lengths is None else _own_steps(lengths, states)
-    steps = before[0] + (states.shape[1] if lengths is None else lengths)
     if pool == "mean":
-        total = before[1] + jnp.sum(states, axis=1, where=own)
-        return total / steps[:, None], (steps, total)
-    most = jnp.max(states, axis=1, where=own, initial=-jnp.inf)
-    started = before[0][:, None] > 0
-    most = jnp.where(started, jnp.maximum(most, before[1]), most)
-    return most, (steps, most)
+        return jnp.mean(states, axis=1, where=own)
+    return jnp.max(states, axis=1, where=own, initial=-jnp.inf)
+
+
+def _pooled_with(x: jax.Array, before: Any, pool: str) -> tuple[jax.Array, Any]:
+    """What is pooled of a step's x (batch, n) and of the steps before, and the carry.
+
+    The carry, and `before`, is how many steps were and their sum or maximum.
+    """
+    count, value = before
+    if pool == "mean":
+        total = value + x
+        return total / (count + 1)[:, None], (count + 1, total)
+    most = jnp.where(count[:, None] > 0, jnp.maximum(value, x), x)
+    return most, (count + 1, most)
 
 
 def _features(layer: Any) -> int:

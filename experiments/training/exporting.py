@@ -61,7 +61,7 @@ def export(
     inputs = jnp.asarray(example["inputs"])
     batch, time = jax.export.symbolic_shape("batch, time")
     if streaming:
-        carry = jax.eval_shape(lambda: model.initialize_carry(1))
+        carry = jax.eval_shape(lambda: model.initialize_carry(1, streaming=True))
         first = jax.tree.map(lambda x: _resized(x, batch), (carry, inputs[:, 0]))
         return _export(_step(model, task), first, platforms)
     function = _whole(model, task)

@@ -35,8 +35,9 @@ def padded():
     return inputs
 
 
-def zeros(model, count):
-    return jax.tree.map(lambda h: h.astype(float), model.initialize_carry(count))
+def zeros(model, count, **options):
+    first = model.initialize_carry(count, **options)
+    return jax.tree.map(lambda h: h.astype(float), first)
 
 
 def run(model, inputs, lengths=None):
@@ -201,40 +202,11 @@ def test_residual_blocks_go_step_by_step(x64):
 def test_pooled_states_go_step_by_step(x64, pool, residual, name):
     model = built(name, pool=pool, residual=residual)
     inputs = padded()[:1]
-    advance, carry = model.stream(), zeros(model, 1)
+    advance, carry = model.stream(), zeros(model, 1, streaming=True)
     for t in range(inputs.shape[1]):
         carry, outputs = advance(carry, inputs[:, t])
         expected = alone(model, inputs[0, : t + 1])[pool]
         np.testing.assert_allclose(outputs[0], expected, rtol=0, atol=1e-12)
-
-
-@pytest.mark.parametrize("pool", ["last", "mean", "max"])
-def test_the_first_carry_has_a_gradient(pool):  # which training asks for
-    model = built("spectral", pool=pool)
-    inputs, lengths = jnp.nan_to_num(padded()), jnp.asarray(LENGTHS)
-
-    def loss(carry):
-        return jnp.sum(model(inputs, carry, lengths=lengths)[0])
-
-    gradient = jax.grad(loss)(model.initialize_carry(len(LENGTHS)))
-    assert all(bool(jnp.all(jnp.isfinite(leaf))) for leaf in jax.tree.leaves(gradient))
-
-
-@pytest.mark.parametrize("pool", ["mean", "max"])
-def test_pooled_states_count_those_before_the_carry(x64, pool):
-    model = built("spectral", pool=pool)
-    inputs, half = padded(), 3
-    firsts = np.minimum(LENGTHS, half)
-    _, carry = model(inputs[:, :half], zeros(model, len(inputs)), lengths=firsts)
-    rest = np.maximum(LENGTHS - half, 0)
-    longer = rest > 0
-    carry = jax.tree.map(lambda x: x[longer], carry)
-    outputs, _ = model(inputs[longer, half:], carry, lengths=rest[longer])
-    expected = [
-        alone(model, x[:length])[pool]
-        for x, length in zip(inputs[longer], LENGTHS[longer], strict=True)
-    ]
-    np.testing.assert_allclose(outputs, expected, rtol=0, atol=1e-12)
 
 
 @pytest.mark.parametrize(

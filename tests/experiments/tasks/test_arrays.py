@@ -689,7 +689,7 @@ def test_an_exported_model_takes_raw_data_and_tells_numbers_in_their_units(build
     expected = task.predictions(plain, batch)["predictions"]
     np.testing.assert_allclose(outputs, expected, rtol=1e-5)
     step = exporting.export(model, task, platforms=["cpu"], streaming=True)
-    carry = model.initialize_carry(1)
+    carry = model.initialize_carry(1, streaming=True)
     for t in range(lengths[0]):
         carry, last = step.call(carry, raw[:1, t])
     np.testing.assert_allclose(last, expected[:1], rtol=1e-5)
