@@ -320,7 +320,7 @@ def _go_back(run: session.Session, bad_step: int, what: str) -> None:
         run.log.event(
             bad_step, "non_finite", what=what, loss=None, last_checkpoint=last
         )
-        raise NonFiniteLoss(_non_finite_message(bad_step, what, run.checkpoints))
+        raise NonFiniteLoss(_non_finite_message(run, bad_step, what))
     run.go_back(bad_step, what)
 
 
@@ -389,15 +389,17 @@ def _show(
     run.log.compare(run.step, fields, numbers, picture)
 
 
-def _non_finite_message(step: int, what: str, saved: checkpoints.Checkpoints) -> str:
+def _non_finite_message(run: session.Session, step: int, what: str) -> str:
+    saved = run.checkpoints
     latest = saved.latest()
     kept = "there is no checkpoint before it"
     if latest is not None:
         kept = f"the last finite checkpoint is of step {latest} in {saved.directory}"
-    advice = (
-        "try a smaller config.train.learning_rate in a new workdir, or"
-        " config.train.on_nonfinite=restore"
-    )
+    advice = "try a smaller config.train.learning_rate in a new workdir, or"
+    if run.config.train.on_nonfinite == "stop":
+        advice += " config.train.on_nonfinite=restore"
+    else:
+        advice += f" more than the {run.config.train.restores} of config.train.restores"
     if step == 1:  # before any update
         advice = "config.model.center, config.model.input_scale or the data are too big"
     return (
