@@ -45,6 +45,7 @@ def test_two_lengths_are_refused():
         ("addition.py", "addition"),
         ("addition.py:300", "addition"),
         ("addition.py:750", "addition"),
+        ("addition.py:2000", "addition"),
         ("copying.py", "copying"),
         ("copying.py:5000", "copying"),
         ("pixel_mnist.py", "pixel_mnist"),
@@ -84,9 +85,11 @@ def test_shipped_configs_are_valid_and_complete(name, task):
 
 
 def test_variants_of_addition():
-    lengths = [parse(f"addition.py{v}").task.length for v in ("", ":300", ":750")]
-    assert lengths == [100, 300, 750]
-    with pytest.raises(flags.Error, match="takes :300, :750 or nothing, got :500"):
+    lengths = [
+        parse(f"addition.py{v}").task.length for v in ("", ":300", ":750", ":2000")
+    ]
+    assert lengths == [100, 300, 750, 2000]
+    with pytest.raises(flags.Error, match=":750, :2000 or nothing, got :500"):
         parse("addition.py:500")
 
 

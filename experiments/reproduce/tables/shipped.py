@@ -65,6 +65,11 @@ ROWS = (
         readme=True,
         seeds=2,
     ),
+    Row(
+        "addition, T = 2000",
+        protocol.Run("addition_2000", "addition:2000", {}),
+        seeds=2,
+    ),
     Row("copy, T = 100", protocol.Run("copying_100", "copying", {}), digits=3),
     Row("copy, T = 500", protocol.Run("copying_500", "copying:500", {})),
     Row("copy, T = 1000", protocol.Run("copying_1000", "copying:1000", {})),

@@ -168,6 +168,13 @@ TARGETS = (
         digits=4,
     ),
     Target(
+        "addition, T = 2,000",
+        ("addition_2000", "addition_2000_seed1"),
+        aim=0.01,
+        published="T = 750: scoRNN",
+        digits=4,
+    ),
+    Target(
         "certificate of the rounded classifier, 784 steps, n = 24",
         (
             "certificate/pixel_mnist_784_rows_24",
