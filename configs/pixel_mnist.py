@@ -18,8 +18,7 @@ best validation accuracy, 0.9856). With --config.task.steps=28 they take 66 s an
 0.9876.
 
 The others but the stacked take linear steps at once, and 3 to 30 min on one of two CPU
-cores. Test
-accuracies at the end, seeds 0 and 1, beside those that others published:
+cores. Test accuracies at the end, seeds 0 and 1, beside those that others published:
 
 :rows, with an activation at the end of each row of 28 pixels; 96 units, 5,458
     parameters: 0.9893 and 0.9866 (validation 0.9896 and 0.9888; geotorch, 170 units:

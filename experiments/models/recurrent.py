@@ -167,7 +167,7 @@ class SequenceModel(nnx.Module):
 
         def step(carry: Carry, inputs: jax.Array) -> tuple[Carry, jax.Array]:
             new_carry: Carry = []
-            of_layers, x = carry[: len(steps)], inputs
+            of_layers, x = carry[:-1] if plain._pools else carry, inputs
             if plain.embedding is not None:
                 x = plain.embedding(inputs)
             for advance, h in zip(steps, of_layers, strict=True):
