@@ -68,10 +68,10 @@ def check_steps(steps: Any) -> None:
         raise ValueError(f"config.task.steps must be one of {STEPS}, got {steps!r}")
 
 
-def build(config: Any) -> PixelMNIST:
-    """The task of a config."""
+def build(config: Any, kind: type[PixelMNIST] = PixelMNIST) -> PixelMNIST:
+    """The task of a config, of a class that is made as `PixelMNIST` is."""
     check_steps(config.task.steps)  # before the data are read
-    return PixelMNIST(
+    return kind(
         data_set.load(config.data_dir, config.allow_other_data),
         steps=config.task.steps,
         permuted=config.task.permuted,

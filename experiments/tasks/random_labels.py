@@ -4,7 +4,6 @@ from typing import Any
 
 import numpy as np
 
-from experiments.data import mnist as data_set
 from experiments.tasks import base, mnist, pixel_mnist
 
 
@@ -29,14 +28,6 @@ class RandomLabels(pixel_mnist.PixelMNIST):
             self._splits[split] = (pixels, drawn)
 
 
-def build(config: Any) -> RandomLabels:
+def build(config: Any) -> pixel_mnist.PixelMNIST:
     """The task of a config."""
-    pixel_mnist.check_steps(config.task.steps)  # before the data are read
-    return RandomLabels(
-        data_set.load(config.data_dir, config.allow_other_data),
-        steps=config.task.steps,
-        permuted=config.task.permuted,
-        seed=config.seed,
-        batch_size=config.train.batch_size,
-        shift=config.task.shift,
-    )
+    return pixel_mnist.build(config, RandomLabels)
