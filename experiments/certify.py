@@ -20,10 +20,7 @@ from absl import flags
 
 from experiments import commandline
 
-_WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the run.", required=True)
-_WHICH = flags.DEFINE_enum(
-    "which", "best", ["best", "last"], "Parameters: best on validation data, or final."
-)
+_RUN = commandline.define_of_run()
 _DELTA = flags.DEFINE_float(
     "delta", 0.05, "The probability with which the bound may fail."
 )
@@ -32,14 +29,6 @@ _MODELS = flags.DEFINE_integer(
 )
 _ROUNDED = flags.DEFINE_bool(
     "rounded", False, "The model with its parameters rounded to few bits."
-)
-_CONFIG = flags.DEFINE_string(
-    "config",
-    None,
-    "Config file of the run, where the one that it came from is not found.",
-)
-_DATA_DIR = flags.DEFINE_string(
-    "data_dir", None, "Folder of the data sets; default: that of the run's config."
 )
 _COMPILATION_CACHE = commandline.define_compilation_cache()
 
@@ -53,21 +42,14 @@ def main(words: list[str]) -> None:
 
     try:
         compilations.keep(_COMPILATION_CACHE.value)
-        workdir = commandline.folder(_WORKDIR.value)
+        run = _RUN.arguments()
         of_run, text = certificates.of_run, certificates.text
         if _ROUNDED.value:
             of_run, text = certificates.of_rounded_run, certificates.rounded_text
-        values = of_run(
-            workdir,
-            _WHICH.value,
-            delta=_DELTA.value,
-            models=_MODELS.value,
-            data_dir=_DATA_DIR.value,
-            config_file=_CONFIG.value,
-        )
+        values = of_run(**run, delta=_DELTA.value, models=_MODELS.value)
     except (ValueError, OSError) as error:
         commandline.fail(2, error)
-    print(text(values, workdir))
+    print(text(values, run["workdir"]))
 
 
 if __name__ == "__main__":

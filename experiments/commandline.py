@@ -8,12 +8,14 @@ import re
 import shlex
 import sys
 from collections.abc import Callable, Iterator
-from typing import Any, NoReturn
+from typing import Any, NamedTuple, NoReturn
 
 from absl import app, flags, logging
 
 from configs import common
 from experiments.runs import files, signals, streams
+
+flags.disclaim_key_flags()  # --help shows those of below as the calling command's
 
 
 def run(
@@ -160,6 +162,51 @@ def output(text: str) -> pathlib.Path:
         kind = "folder" if path.is_dir() else "device"
         raise ValueError(f"--output must be a file, got the {kind} {path}")
     return path
+
+
+class OfRun(NamedTuple):
+    """The flags of commands that read a run, see `define_of_run`."""
+
+    workdir: flags.FlagHolder
+    which: flags.FlagHolder
+    config: flags.FlagHolder
+    data_dir: flags.FlagHolder
+
+    def arguments(self) -> dict[str, Any]:
+        """What they say, by the names of the arguments of `experiments.load`.
+
+        Raises:
+          ValueError: see `folder`.
+        """
+        return {
+            "workdir": folder(self.workdir.value),
+            "which": self.which.value,
+            "data_dir": self.data_dir.value,
+            "config_file": self.config.value,
+        }
+
+
+def define_of_run() -> OfRun:
+    """The flags by which a command names a run and its parameters."""
+    return OfRun(
+        flags.DEFINE_string("workdir", None, "Folder of the run.", required=True),
+        flags.DEFINE_enum(
+            "which",
+            "best",
+            ["best", "last"],
+            "Parameters: best on validation data, or last.",
+        ),
+        flags.DEFINE_string(
+            "config",
+            None,
+            "Config file of the run, where the one that it came from is not found.",
+        ),
+        flags.DEFINE_string(
+            "data_dir",
+            None,
+            "Folder of the data sets; default: that of the run's config.",
+        ),
+    )
 
 
 def define_compilation_cache() -> flags.FlagHolder:

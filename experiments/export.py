@@ -21,9 +21,8 @@ from absl import flags
 from experiments import commandline
 from experiments.runs import files
 
-_WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the run.", required=True)
+_RUN = commandline.define_of_run()
 _OUTPUT = flags.DEFINE_string("output", None, "File to write.", required=True)
-_WHICH = flags.DEFINE_enum("which", "best", ["best", "last"], "Which parameters.")
 _PLATFORMS = flags.DEFINE_list(
     "platforms",
     None,
@@ -32,14 +31,6 @@ _PLATFORMS = flags.DEFINE_list(
 )
 _STREAMING = flags.DEFINE_bool(
     "streaming", False, "One step of a recurrent model, with its carry."
-)
-_CONFIG = flags.DEFINE_string(
-    "config",
-    None,
-    "Config file of the run, where the one that it came from is not found.",
-)
-_DATA_DIR = flags.DEFINE_string(
-    "data_dir", None, "Folder of the data sets; default: that of the run's config."
 )
 _COMPILATION_CACHE = commandline.define_compilation_cache()
 
@@ -53,14 +44,9 @@ def main(words: list[str]) -> None:
 
     try:
         compilations.keep(_COMPILATION_CACHE.value)
-        workdir = commandline.folder(_WORKDIR.value)
+        run = _RUN.arguments()
         output = commandline.output(_OUTPUT.value)
-        model, task, config, step = loading.load(
-            workdir,
-            _WHICH.value,
-            data_dir=_DATA_DIR.value,
-            config_file=_CONFIG.value,
-        )
+        model, task, config, step = loading.load(**run)
         exported = exporting.export(
             model, task, streaming=_STREAMING.value, platforms=_PLATFORMS.value
         )

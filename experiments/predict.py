@@ -22,7 +22,7 @@ from absl import flags
 from experiments import commandline
 from experiments.runs import files
 
-_WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the run.", required=True)
+_RUN = commandline.define_of_run()
 _SPLIT = flags.DEFINE_enum("split", "test", ["valid", "test"], "What is predicted.")
 _INPUT = flags.DEFINE_string(
     "input",
@@ -30,15 +30,6 @@ _INPUT = flags.DEFINE_string(
     "File of new sequences to predict, .npz or .npy, in place of a split.",
 )
 _OUTPUT = flags.DEFINE_string("output", None, "File to write, .npz.", required=True)
-_WHICH = flags.DEFINE_enum("which", "best", ["best", "last"], "Which parameters.")
-_CONFIG = flags.DEFINE_string(
-    "config",
-    None,
-    "Config file of the run, where the one that it came from is not found.",
-)
-_DATA_DIR = flags.DEFINE_string(
-    "data_dir", None, "Folder of the data sets; default: that of the run's config."
-)
 _COMPILATION_CACHE = commandline.define_compilation_cache()
 
 
@@ -52,15 +43,10 @@ def main(words: list[str]) -> None:
 
     try:
         compilations.keep(_COMPILATION_CACHE.value)
-        workdir = commandline.folder(_WORKDIR.value)
+        run = _RUN.arguments()
         new = _input()
         output = commandline.output(_OUTPUT.value)
-        model, task, config, step = loading.load(
-            workdir,
-            _WHICH.value,
-            data_dir=_DATA_DIR.value,
-            config_file=_CONFIG.value,
-        )
+        model, task, config, step = loading.load(**run)
         if new is None:
             arrays, metrics = prediction.predict(model, task, _SPLIT.value)
         else:

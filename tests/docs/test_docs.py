@@ -157,6 +157,15 @@ def test_commands_are_ones_that_there_are(module):
             raise AssertionError(f"{page}: {module} {' '.join(words)}") from error
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("module", MODULES)
+def test_all_flags_of_a_command_are_in_its_help(module):
+    """--help leaves out those of other modules, which --helpfull lists by module."""
+    listed = re.findall(r"^(\S+):\n(?=  --)", help_of(module), re.MULTILINE)
+    assert listed
+    assert [name for name in listed if name.startswith("experiments.")] == []
+
+
 def test_commands_have_known_modules():
     named = {name for page in PAGES for name, _ in commands(page)}
     assert named <= set(MODULES)
