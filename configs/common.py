@@ -286,7 +286,8 @@ FIELDS = {
     ),
     "train.warmup_steps": schema.Field(
         0,
-        "For how many steps the learning rate rises linearly before its cosine.",
+        "For how many steps the learning rate rises linearly before its cosine; 0 with"
+        " another schedule.",
         schema.Integer(least=0),
     ),
     "train.plateau_factor": schema.Field(

@@ -7,7 +7,7 @@ import pathlib
 import re
 import shlex
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from typing import Any, NamedTuple, NoReturn
 
 from absl import app, flags, logging
@@ -18,17 +18,14 @@ from experiments.runs import files, signals, streams
 flags.disclaim_key_flags()  # --help shows those of below as the calling command's
 
 
-def run(
-    main: Callable[[list[str]], None], *, usage: int = 1, resumes: bool = False
-) -> None:
+def run(main: Callable[[list[str]], None], *, resumes: bool = False) -> None:
     """Parses the flags and calls `main` with the words beside them.
 
-    A signal ends the process with one line and the exit code 128 + its number. Nobody
-    has to read what is printed.
+    A command line that is wrong ends the process with one line and the exit code 1, a
+    signal with one line and 128 + its number. Nobody has to read what is printed.
 
     Args:
       main: takes the words of the command line that are no flags.
-      usage: exit code of a command line that is wrong.
       resumes: whether the same command goes on with what was done.
     """
     goes_on = "; the same command goes on" if resumes else ""
@@ -36,12 +33,8 @@ def run(
     # Files are all that is drawn; a notebook's backend may not be installed here.
     os.environ["MPLBACKEND"] = "agg"
     signals.exit_at_once(goes_on)
-
-    def parse(argv: list[str]) -> list[str]:
-        return parse_flags(argv, usage)
-
     try:
-        app.run(lambda argv: main(argv[1:]), flags_parser=parse)
+        app.run(lambda argv: main(argv[1:]), flags_parser=parse_flags)
     except signals.Stopped as stopped:
         fail(stopped.code, f"{stopped}{goes_on}")
 
@@ -49,33 +42,44 @@ def run(
 HELP = {"help", "h", "?", "helpshort", "helpfull", "helpxml"}  # absl's flags of it
 
 
-def parse_flags(argv: list[str], usage: int = 1) -> list[str]:
+def parse_flags(argv: list[str]) -> list[str]:
     """Parses flags; whatever is wrong with them or the config file is one line."""
+    _apply_verbosity(argv)
     try:
         _check_config_words(argv)
         with _silent():
             return flags.FLAGS(argv)
     except SystemExit as end:
         if end.code and not HELP & {word.lstrip("-") for word in argv}:
-            fail(usage, f"--config: the file ended the process with {end.code!r}")
+            fail(1, f"--config: the file ended the process with {end.code!r}")
         sys.exit(0)  # after the help
     except flags.Error as error:
         head, traceback, rest = str(error).partition(": Error whilst parsing config")
         if traceback:  # of a config file: the last line says what it was
-            fail(usage, f"{head}: {rest.splitlines()[-1]}")
+            fail(1, f"{head}: {rest.splitlines()[-1]}")
         text = " ".join(head.split())
         if boolean := re.match("flag --(.*?)=(.*): [(]'Non-boolean argument", text):
             text = f"--{boolean[1]} must be True or False, got {boolean[2]!r}"
-        fail(usage, text)
+        fail(1, text)
     except (AttributeError, KeyError) as error:
-        fail(usage, f"the config has no field {_message(error)}")
+        fail(1, f"the config has no field {_message(error)}")
     except (TypeError, ValueError, OSError) as error:
         below = [field for field in _fields(argv) if _below_a_value(field)]
         if isinstance(error, TypeError) and below:
-            fail(usage, f"the config has no field {', '.join(below)}")
-        fail(usage, error)
+            fail(1, f"the config has no field {', '.join(below)}")
+        fail(1, error)
     except Exception as error:  # whatever a config file does
-        fail(usage, f"--config: {type(error).__name__}: {error}")
+        fail(1, f"--config: {type(error).__name__}: {error}")
+
+
+def _apply_verbosity(argv: list[str]) -> None:
+    """Sets --verbosity, which may stand behind a --config whose file fails."""
+    for word, following in itertools.pairwise([*argv, ""]):
+        name, _, value = word.partition("=")
+        value = value or following
+        if name in ("--verbosity", "-verbosity", "--v", "-v"):
+            if re.fullmatch("-?[0-9]+", value):
+                logging.set_verbosity(int(value))
 
 
 def _check_config_words(argv: list[str]) -> None:
@@ -143,12 +147,16 @@ def folder(text: str, flag: str = "--workdir") -> pathlib.Path:
     """A path of the command line, with ~ for the home folder.
 
     Raises:
-      ValueError: a home folder that is not known.
+      ValueError: it is empty, as of a variable that is not set, or in a home folder
+        that is not known.
     """
     try:
-        return pathlib.Path(text).expanduser()
+        path = pathlib.Path(text).expanduser()
     except RuntimeError:
-        raise ValueError(f"{flag} must be a path, got {text!r}") from None
+        path = None
+    if not text or path is None:
+        raise ValueError(f"{flag} must be a path, got {text!r}")
+    return path
 
 
 def output(text: str) -> pathlib.Path:
@@ -218,6 +226,24 @@ def define_compilation_cache() -> flags.FlagHolder:
         " JAX_COMPILATION_CACHE_DIR, else svdrnn/compilations in the user's cache"
         " folder.",
     )
+
+
+def refuse_flags(reader: str, read: Collection[str]) -> None:
+    """Ends the process where a flag of the command is set that is not read.
+
+    Args:
+      reader: what does not read it, as the line begins.
+      read: the names of those that it reads.
+    """
+    flag_values = flags.FLAGS
+    own = [flag.name for flag in flag_values.get_key_flags_for_module(sys.argv[0])]
+    foreign = [
+        f"--{name}"
+        for name in sorted(own)
+        if flag_values[name].present and name not in read
+    ]
+    if foreign:
+        fail(1, f"{reader} does not read {', '.join(foreign)}")
 
 
 def no_words(words: list[str]) -> None:

@@ -9,7 +9,7 @@ workdir, or the curves of several workdirs over one another: FILE.png, by defaul
 comparison.png, with a PDF and an SVG beside it. The legend has what differs between
 their configs.
 
-Exit codes: 0 done, 1 a log or record that cannot be read, 2 wrong arguments.
+Exit codes: 0 done, 1 wrong arguments, 2 a log or record that cannot be read.
 """
 
 from absl import flags
@@ -27,20 +27,25 @@ def main(words: list[str]) -> None:
     """Draws each workdir that is named, or else the paper's figures."""
     try:
         if _OUT.value is not None and len(words) < 2:
-            commandline.fail(2, f"--out must stand with several WORKDIR, got {words}")
-        workdirs = list(map(commandline.folder, words))
+            commandline.fail(1, f"--out must stand with several WORKDIR, got {words}")
+        workdirs = [commandline.folder(word, "WORKDIR") for word in words]
         if not workdirs:
             for path in drawing.redraw():
                 print(path)
         elif len(workdirs) == 1:
+            metrics = workdirs[0] / "metrics.jsonl"
+            if not metrics.exists():
+                raise ValueError(
+                    f"WORKDIR must hold a run, got {workdirs[0]}: no {metrics.name}"
+                )
             output = workdirs[0] / "learning_curve.png"
-            print(curves.learning_curve(workdirs[0] / "metrics.jsonl", output))
+            print(curves.learning_curve(metrics, output))
         else:
-            output = commandline.folder(_OUT.value or "comparison.png")
+            output = commandline.folder(_OUT.value or "comparison.png", "--out")
             print(curves.compare(workdirs, output))
     except (ValueError, OSError) as error:
-        commandline.fail(1, error)
+        commandline.refuse(error)
 
 
 if __name__ == "__main__":
-    commandline.run(main, usage=2)
+    commandline.run(main)

@@ -66,12 +66,14 @@ def _input() -> pathlib.Path | None:
     """The file of new sequences, if one is named.
 
     Raises:
-      ValueError: there is none, or a split is named beside it.
+      ValueError: there is none.
     """
     if _INPUT.value is None:
         return None
     if flags.FLAGS["split"].present:
-        raise ValueError(f"--split must be left out with --input, got {_SPLIT.value}")
+        commandline.fail(
+            1, f"--split must be left out with --input, got {_SPLIT.value}"
+        )
     path = commandline.folder(_INPUT.value, "--input")
     if not _INPUT.value or not path.exists():
         raise ValueError(f"--input must be a file, got {_INPUT.value!r}: nothing there")

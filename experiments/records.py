@@ -5,7 +5,7 @@
 writes experiments/results/NAME.json: config, result, code revision, machine in general
 terms and the points of the curves. NAME may have folders in it. The record of a run
 that diverged has no result, but the step and what was not finite. Exit codes: 0 done,
-1 a workdir that holds no such run, 2 wrong arguments.
+1 wrong arguments, 2 a workdir that holds no such run.
 """
 
 from experiments import commandline
@@ -15,14 +15,17 @@ from experiments.runs import records
 def main(words: list[str]) -> None:
     """Records the run of a workdir under a name."""
     if len(words) != 2:
-        commandline.fail(2, f"WORKDIR and NAME must be given, got {words}")
+        commandline.fail(1, f"WORKDIR and NAME must be given, got {words}")
     text, name = words
     try:
-        workdir = commandline.folder(text)
-        print(records.record(workdir, name))
-    except (ValueError, OSError) as error:
+        records.check_name(name)
+    except ValueError as error:
         commandline.fail(1, error)
+    try:
+        print(records.record(commandline.folder(text, "WORKDIR"), name))
+    except (ValueError, OSError) as error:
+        commandline.refuse(error)
 
 
 if __name__ == "__main__":
-    commandline.run(main, usage=2)
+    commandline.run(main)

@@ -44,6 +44,8 @@ def main(words: list[str]) -> None:
     actions: dict[str, Callable[[], None]] = {"files": _write, "peers": _record}
     if len(words) != 1 or words[0] not in actions:
         commandline.fail(1, f"WORD must be one of files, peers, got {words}")
+    if words == ["files"]:
+        commandline.refuse_flags("files", ("data_dir",))
     try:
         actions[words[0]]()
     except ModuleNotFoundError as error:

@@ -111,7 +111,9 @@ def main(words: list[str]) -> None:
     name = words[0] if len(words) == 1 and words[0] in READ else ""
     if not name:
         commandline.no_words(words)
-    _refuse_flags({flag for names in READ.values() for flag in names} - {*READ[name]})
+    commandline.refuse_flags("this benchmark", ("out", *READ[name]))
+    if _QUICK.value:
+        commandline.refuse_flags("--quick", set(READ[""]) - {"n", "steps"} | {"out"})
     try:
         if name == "startup":
             startup.measure(_CONFIGS.value, _folder())
@@ -141,13 +143,6 @@ def main(words: list[str]) -> None:
         _measure(numbers, limits, _folder())
     except (ValueError, OSError) as error:
         commandline.refuse(error)
-
-
-def _refuse_flags(names: set[str]) -> None:
-    """Ends the process where a flag is set that this benchmark does not read."""
-    foreign = [f"--{name}" for name in sorted(names) if flags.FLAGS[name].present]
-    if foreign:
-        commandline.fail(1, f"this benchmark does not read {', '.join(foreign)}")
 
 
 def _seconds(default: float) -> float:

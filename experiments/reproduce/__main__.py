@@ -72,6 +72,7 @@ def main(words: list[str]) -> None:
     commandline.quiet()
     try:
         if words == ["readme"]:
+            commandline.refuse_flags("readme", ())
             _readme()
             return
         request = _request(words)

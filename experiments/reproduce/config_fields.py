@@ -53,13 +53,22 @@ def _meaning(name: str, field: schema.Field) -> str:
 
 
 def _readers(name: str) -> str:
-    """The tasks, models, or value of another field, with which a field is read."""
+    """The value of another field, and the tasks or models, with which it is read."""
+    condition = ""
     if name in identity.READ_WITH:
         other, value = identity.READ_WITH[name]
-        return f"`{other}={value}`"
+        condition = f"`{other}={value}`"
     if name in identity.READ_UNLESS:
         other, value = identity.READ_UNLESS[name]
-        return f"`{other}` other than `{value}`"
+        condition = f"`{other}` other than `{value}`"
+    known = _known(name)
+    if not condition:
+        return known
+    return condition if known == "all" else f"{condition}, of {known}"
+
+
+def _known(name: str) -> str:
+    """The tasks or models that read a field."""
     if name in tasks.BESIDE:
         all_names = list(tasks.TASKS)
         readers = [task for task, entry in tasks.TASKS.items() if name in entry.beside]

@@ -40,7 +40,7 @@ def find(name: str) -> protocol.Figure:
         try:
             figure = runpy.run_path(name).get("FIGURE")
         except (Exception, SystemExit) as error:  # whatever the file does
-            raise ValueError(f"{name}: {type(error).__name__}: {error}") from None
+            raise ValueError(f"{name}: {type(error).__name__}: {error}") from error
         if not isinstance(figure, protocol.Figure):
             raise ValueError(
                 f"FIGURE must be a protocol.Figure in {name}, got {figure!r}"

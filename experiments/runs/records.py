@@ -87,6 +87,13 @@ def revision() -> str | None:
         return None
 
 
+def check_name(name: str) -> None:
+    """Raises ValueError unless the name of a record is a path below the records."""
+    place = pathlib.PurePath(name)
+    if place.is_absolute() or ".." in place.parts or not place.name:
+        raise ValueError(f"NAME must be a path below the records, got {name!r}")
+
+
 def record(
     workdir: str | pathlib.Path, name: str, results: pathlib.Path | None = None
 ) -> pathlib.Path:
@@ -102,9 +109,7 @@ def record(
         below the results.
     """
     workdir = pathlib.Path(workdir)
-    place_of = pathlib.PurePath(name)
-    if place_of.is_absolute() or ".." in place_of.parts or not place_of.name:
-        raise ValueError(f"NAME must be a path below the records, got {name!r}")
+    check_name(name)
     result = workdir / "result.json"
     curves: logs.Curves = {}
     events: list[dict] = []

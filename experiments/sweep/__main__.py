@@ -72,6 +72,7 @@ _PRUNER_STARTUP = flags.DEFINE_integer(
     "pruner_startup",
     _DEFAULTS.pruner_startup,
     "median: runs that complete before any is pruned.",
+    lower_bound=0,
 )
 _PRUNER_WARMUP = flags.DEFINE_integer(
     "pruner_warmup",
@@ -130,6 +131,7 @@ def main(words: list[str]) -> None:
     try:
         workdir = commandline.folder(_WORKDIR.value)
         if words == ["summary"]:
+            commandline.refuse_flags("summary", ("workdir", "storage", "max_outage"))
             summary.write(workdir, _STORAGE.value, _MAX_OUTAGE.value)
         else:
             commandline.no_words(words)
@@ -166,9 +168,9 @@ def _sweep(workdir: pathlib.Path) -> None:
 def _prepare(workdir: pathlib.Path) -> setup.Sweep:
     """The sweep that the flags describe."""
     if _CONFIG.value is None:
-        raise ValueError("--config must be given, got none")
+        commandline.fail(1, "--config must be given, got none")
     if _SPACE.value is None:
-        raise ValueError("--space must be given, got none")
+        commandline.fail(1, "--space must be given, got none")
     config = _CONFIG.value
     overrides = commandline.overrides()
     commandline.choose_length(config.train, overrides)

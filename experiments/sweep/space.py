@@ -44,11 +44,12 @@ def load(path: str) -> Any:
     if not pathlib.Path(path).is_file():
         raise ValueError(f"--space must name a Python file, got {path!r}")
     try:
-        return runpy.run_path(path)["get_space"]()
-    except KeyError as error:
-        raise ValueError(f"--space {path}: {error} is missing") from None
+        get_space = runpy.run_path(path).get("get_space")
+        if get_space is not None:
+            return get_space()
     except (Exception, SystemExit) as error:  # whatever the file does
-        raise ValueError(f"--space {path}: {type(error).__name__}: {error}") from None
+        raise ValueError(f"--space {path}: {type(error).__name__}: {error}") from error
+    raise ValueError(f"--space {path}: 'get_space' is missing")
 
 
 def check(space: Any, config: Any, sampler: str) -> Space:

@@ -40,7 +40,11 @@ def load(
     config_files.register(workdir, stored, config_file)
     config = identity.to_config(stored, str(path))
     if data_dir is not None:
-        identity.check_overrides(config, {"data_dir": data_dir})
+        if "data_dir" in identity.unread(identity.to_dict(config)):
+            raise ValueError(
+                "data_dir must be left out with config.task.name"
+                f" {config.task.name!r}, which does not read it, got {data_dir!r}"
+            )
         config.data_dir = data_dir
     fields.check(config)
     devices.start(config.train.devices)  # or training after it would have one

@@ -97,6 +97,62 @@ def test_a_config_file_that_fails_is_a_line(tmp_path, content, words):
     assert words in line
 
 
+@pytest.mark.slow
+def test_the_verbosity_may_stand_behind_a_config_that_fails(tmp_path):
+    path = tmp_path / "own.py"
+    path.write_text("def get_config():\n    return 1 / 0\n")
+    done = subprocess.run(
+        [sys.executable, "-m", "experiments.run", f"--config={path}", "--check"]
+        + ["--verbosity=1"],
+        **{"cwd": ROOT, "capture_output": True, "text": True},
+    )
+    assert done.returncode == 1
+    assert f'File "{path}", line 2, in get_config' in done.stderr
+    assert "error: --config: ZeroDivisionError: division by zero\n" in done.stderr
+
+
+REFUSED = "error: {} does not read {}\n"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "words,end",
+    [
+        (
+            "benchmark --quick --n=8 --steps=5",
+            REFUSED.format("--quick", "--n, --steps"),
+        ),
+        ("reproduce readme --plan", REFUSED.format("readme", "--plan")),
+        ("sets files --results=x", REFUSED.format("files", "--results")),
+        (
+            "sweep summary --workdir=w --space=x --config=configs/addition.py",
+            REFUSED.format("summary", "--config, --space"),
+        ),
+        ("sweep --workdir=w --space=x", "error: --config must be given, got none\n"),
+        (
+            "sweep --workdir=w --pruner_startup=-1",
+            "error: flag --pruner_startup=-1: -1 is not a non-negative integer\n",
+        ),
+        (
+            "records w ../x",
+            "error: NAME must be a path below the records, got '../x'\n",
+        ),
+    ],
+)
+def test_flags_that_are_not_read_or_wrong_are_named(words, end):
+    command, *others = words.split()
+    done = subprocess.run(
+        [sys.executable, "-m", f"experiments.{command}", *others],
+        **{"cwd": ROOT, "capture_output": True, "text": True},
+    )
+    assert (done.returncode, done.stderr) == (1, end)
+
+
+def test_an_empty_path_is_none():
+    with pytest.raises(ValueError, match="^--workdir must be a path, got ''"):
+        commandline.folder("")
+
+
 def test_a_home_folder_that_is_not_known_is_named():
     with pytest.raises(
         ValueError, match="--output must be a path, got '~no_such_user/x'"
@@ -317,6 +373,16 @@ def test_a_small_fuzz(tmp_path):
     ends = json.loads(out.read_text())["ends"]
     kinds = [kind for each in ends.values() for kind in each]
     assert {"ran", "accepted", "refused"} == set(kinds)
+
+
+def test_an_error_of_a_space_is_not_taken_for_a_missing_function(tmp_path):
+    path = tmp_path / "own.py"
+    path.write_text("def get_space():\n    return {}['rates']\n")
+    with pytest.raises(ValueError, match="--space .*own.py: KeyError: 'rates'$"):
+        space.load(str(path))
+    path.write_text("def space():\n    return {}\n")
+    with pytest.raises(ValueError, match="own.py: 'get_space' is missing$"):
+        space.load(str(path))
 
 
 @pytest.mark.parametrize(

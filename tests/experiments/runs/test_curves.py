@@ -164,7 +164,7 @@ def test_runs_that_cannot_be_compared(tmp_path):
 def command(*arguments, **more):
     code = (
         "import sys; from experiments import commandline, figures\n"
-        "try: commandline.run(figures.main, usage=2)\n"
+        "try: commandline.run(figures.main)\n"
         "finally: assert not {'jax', 'flax', 'svdrnn'} & set(sys.modules), 'jax'"
     )
     return subprocess.run(
@@ -188,6 +188,7 @@ def test_command_draws_without_jax(tmp_path):
     assert (both.returncode, both.stdout) == (0, "b.png\n"), both.stderr
     assert (tmp_path / "b.pdf").exists()
     missing = command(tmp_path / "none")
-    assert missing.returncode == 1 and missing.stderr.startswith("error: ")
+    message = f"error: WORKDIR must hold a run, got {tmp_path / 'none'}: no metrics"
+    assert missing.returncode == 2 and missing.stderr.startswith(message)
     alone = command(one, "--out=b.png")
-    assert alone.returncode == 2 and alone.stderr.count("\n") == 1
+    assert alone.returncode == 1 and alone.stderr.count("\n") == 1

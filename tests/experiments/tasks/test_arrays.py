@@ -974,5 +974,5 @@ def test_the_command_trains_and_predicts_or_ends_with_a_line(tmp_path):
     with np.load(tmp_path / "out.npz") as out:
         assert out["log_probabilities"].shape == (4, 3) and "targets" not in out
     done = command("predict", *words, f"--input={tmp_path / 'new.npy'}", "--split=test")
-    assert done.returncode == 2
+    assert done.returncode == 1
     assert done.stderr == "error: --split must be left out with --input, got test\n"
