@@ -99,6 +99,11 @@ class TransitionCell(nnx.RNNCellBase):
         self.in_features = checks.check_integer("in_features", in_features)
         self.hidden_features = n
         self.method = checks.check_name("method", method, transitions.METHODS)
+        if isinstance(activation, nnx.Pytree):  # its parameters would never train
+            raise ValueError(
+                "activation must be a name or a function without parameters, got"
+                f" {type(activation).__name__}"
+            )
         self.activation = Activation(activation, leak)
         scale = checks.check_finite("input_scale", input_scale, above=0)
         m, bias, offset = _first_arrays(

@@ -157,11 +157,16 @@ class Constraint(abc.ABC):
           custom_backward: False for forward mode through the building of W, where
             there is another way to build it.
 
+        Returns:
+          The form in float32, or in float64 where the parameters are: rounded to fewer
+          digits, W would leave what the constraint allows.
+
         Raises:
           ValueError: another method; W is not square.
         """
         del custom_backward
-        return transitions.from_matrix(self.matrix(parameters, shape), method)
+        wide = {name: _widened(value) for name, value in parameters.items()}
+        return transitions.from_matrix(self.matrix(wide, shape), method)
 
 
 def largest_violation(constraint: Constraint, matrices: ArrayLike) -> float:
@@ -289,7 +294,8 @@ class Spectral(Constraint):
           dtype: in which it is computed; None is that of the parameters.
         """
         if self.radius == 0:
-            frozen = jnp.full((min(shape),), self.center, parameters["u_vectors"].dtype)
+            u = parameters["u_vectors"]
+            frozen = jnp.full((*u.shape[:-2], min(shape)), self.center, u.dtype)
             return frozen if dtype is None else frozen.astype(dtype)
         raw = parameters["sigma_raw"]
         return spectral.bounded_singular_values(
@@ -414,13 +420,14 @@ class Spectral(Constraint):
         """Given singular values, in turn, as an array; see `with_sigma`."""
         size = min(shape)
         values = _numbers(init_sigma)
-        fit = values is not None and 1 <= values.size <= size
+        fit = values is not None and 1 <= values.size <= size and self.radius > 0
         low, high = self.center - self.radius, self.center + self.radius
-        if not (fit and np.all((low < values) & (values < high))):
+        interval = {"radius": self.radius, "center": self.center}
+        if not (fit and np.all(initializers.are_inside(values, **interval))):
             raise ValueError(
                 f"init_sigma must be None or 1 to {size} numbers strictly between"
                 f" {low:g} and {high:g} (center {self.center:g}, radius"
-                f" {self.radius:g}), got {init_sigma!r}"
+                f" {self.radius:g}), also once rounded, got {init_sigma!r}"
             )
         return np.resize(values, size)
 
@@ -529,6 +536,13 @@ class Spectral(Constraint):
                 f"{m1} and {m2}"
             )
         return m1
+
+
+def _widened(value: AnyArray) -> AnyArray:
+    """A parameter in the dtype in which factors are computed."""
+    if not jnp.issubdtype(value.dtype, jnp.floating):
+        return value
+    return value.astype(householder.factor_dtype(value.dtype))
 
 
 def _numbers(value: Any) -> np.ndarray | None:

@@ -260,14 +260,16 @@ class _Reference(NamedTuple):
     def path(self) -> str:
         return "/".join(map(str, self.parts))
 
+    def check_settable(self) -> None:
+        if not isinstance(self.owners[-1], (nnx.Pytree, list, dict)):
+            raise ValueError(f"{self.path} must be in a module, list or dict to change")
+
     def set(self, value) -> None:
         owner, key = self.owners[-1], self.parts[-1]
         if isinstance(owner, nnx.Pytree):
             setattr(owner, str(key), value)
-        elif isinstance(owner, (list, dict)):
-            owner[key] = value  # type: ignore[index]
         else:
-            raise ValueError(f"{self.path} must be in a module, list or dict to change")
+            owner[key] = value
 
 
 def _children(node: Any) -> list[tuple[str | int, Any]]:
@@ -509,6 +511,8 @@ def _layouts(
 def _replace(model: nnx.Module, others: Mapping[int, Any]) -> list[str]:
     """Puts others in the places of what is there, by identity; the paths changed."""
     places = [r for r in _references(model) if id(r.child) in others]
+    for reference in places:  # before the first one is changed
+        reference.check_settable()
     for reference in places:
         reference.set(others[id(reference.child)])
     return [reference.path for reference in places]

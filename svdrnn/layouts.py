@@ -208,7 +208,16 @@ class Rule:
 # ones, and one trace for all kernels of a shape.
 @functools.partial(jax.jit, static_argnums=(0, 1, 2))
 def _build(constraint, shape, stack, parameters):
-    return _over(lambda named: constraint.matrix(named, shape), stack)(parameters)
+    def build(named):
+        matrix = constraint.matrix(named, shape)
+        if matrix.shape != shape:
+            raise ValueError(
+                f"matrix of {type(constraint).__name__} must give shape {shape}, got"
+                f" {matrix.shape}"
+            )
+        return matrix
+
+    return _over(build, stack)(parameters)
 
 
 @functools.partial(jax.jit, static_argnums=0)

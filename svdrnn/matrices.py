@@ -56,7 +56,11 @@ class Matrix(nnx.Module, abc.ABC):
 
     @abc.abstractmethod
     def matrix(self) -> Float[Array, "n_out n_in"]:
-        """W, (n_out, n_in)."""
+        """W, (n_out, n_in), a function of the parameters alone.
+
+        What it changes in the module is lost where a layer is called outside of `jit`,
+        which then computes with a copy: random numbers it draws are the same each time.
+        """
 
     def singular_values(self) -> Float[Array, "*stack smaller"]:
         """Singular values of W in descending order; an n^3 decomposition."""
@@ -359,10 +363,34 @@ class OrthogonalMatrix(Matrix):
 
     def matrix(self) -> Float[Array, "n n"]:
         """W, (n, n)."""
-        a = skew.skew_matrix(self.skew_entries[...])
+        return self._matrix(self.skew_entries[...])
+
+    def _matrix(self, skew_entries):
         positive = jnp.arange(self.n) < self.n - self.num_negative
-        w = skew.rotation(a, self.map)
+        w = skew.rotation(skew.skew_matrix(skew_entries), self.map)
         return jnp.where(positive[None], w, -w)
+
+    def transition(
+        self, method: str = "auto", *, custom_backward: bool = True
+    ) -> transitions.Transition:
+        """W as a recurrent transition, built once a sequence.
+
+        Args:
+          method: `dense`, the one form of a matrix that has no factors, or `auto`,
+            which means it.
+          custom_backward: of no effect here: there is no other way to build W.
+
+        Returns:
+          The form in float32, or in float64 where the parameters are: rounded to fewer
+          digits, W would not be orthogonal.
+
+        Raises:
+          ValueError: another method.
+        """
+        del custom_backward
+        entries = self.skew_entries[...]
+        wide = entries.astype(householder.factor_dtype(entries.dtype))
+        return transitions.from_matrix(self._matrix(wide), method)
 
     def singular_values(self) -> Float[Array, " n"]:
         """Singular values of W, (n,): ones."""
@@ -395,7 +423,8 @@ def _decomposed(constraint, matrix):
 @functools.partial(jax.jit, static_argnums=(0, 1, 3))
 def _dense(init, shape, key, dtype):
     if init == "orthogonal":
-        return jax.nn.initializers.orthogonal()(key, shape, dtype)
+        wide = householder.factor_dtype(dtype)  # LAPACK has no narrower one
+        return jax.nn.initializers.orthogonal()(key, shape, wide).astype(dtype)
     return Free().random(key, shape, dtype)["w"]
 
 

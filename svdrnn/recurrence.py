@@ -180,7 +180,8 @@ def recurrence(
       offset: the trained offset of modReLU, (n,); None for every other activation.
       lengths: (batch,) integers: item j ends after `lengths[j]` steps, and its last
         state is h_{lengths[j]}, for length 0 its h_0. None: all end after T.
-      last_only: give no states but the last.
+      last_only: give no states but the last. Linear steps may then be taken at once, by
+        powers of W, whose entries have to be finite; `unroll=2` takes them one by one.
       chunk: with `last_only`, keep one state in `chunk` and compute the others
         again in the backward pass (one more forward pass of time). Without
         `last_only` the states are returned, hence kept, and `chunk` has no effect

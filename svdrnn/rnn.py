@@ -47,7 +47,8 @@ class TransitionRNN(nnx.Module):
     of length 0 returns its initial carry; `seq_lengths` works with any number of batch
     axes; `last_only` never stacks the outputs, and with an identity activation takes
     log2(T) products of matrices instead of T steps where that is cheaper
-    (`svdrnn.powers`).
+    (`svdrnn.powers`). Its result is then finite where the entries of W^T are, whatever
+    the inputs: with singular values above 1, T can be too large for that.
 
     Args:
       cell: the cell, whose parameters are all that there are.

@@ -1127,3 +1127,34 @@ def test_narrow_and_other_variables():
     assert linear.kernel.dtype == linear(jnp.ones((1, 3), jnp.bfloat16)).dtype
     assert not isinstance(linear.kernel.base, nnx.Param)
     assert len(jax.tree.leaves(nnx.state(linear, Special))) == 1
+
+
+def test_a_model_that_cannot_be_changed_whole_is_left_as_it_was():
+    class Tuple(nnx.Module):
+        def __init__(self):
+            self.first = nnx.Linear(4, 4, rngs=nnx.Rngs(0))
+            self.others = nnx.data((nnx.Param(3 * jnp.eye(4)),))
+
+    model = Tuple()
+    before = model.first.kernel
+    with pytest.raises(ValueError, match="others/0 must be in a module, list or dict"):
+        svdrnn.constrain(model, SPECTRAL, "**", axes=((0,), (1,)))
+    assert model.first.kernel is before
+
+
+@dataclasses.dataclass(frozen=True)
+class Transposed(svdrnn.Constraint):
+    """Gives W the other way around."""
+
+    def matrix(self, parameters, shape):
+        return parameters["w"]
+
+    def parameters(self, w):
+        return {"w": w.T}
+
+
+def test_a_constraint_has_to_give_the_shape_of_its_matrix():
+    layer = nnx.Linear(2, 3, rngs=nnx.Rngs(0))
+    svdrnn.constrain(layer, Transposed())
+    with pytest.raises(ValueError, match=r"Transposed must give .* \(3, 2\), got \(2"):
+        layer.kernel.matrix()

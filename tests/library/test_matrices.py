@@ -281,6 +281,11 @@ def test_first_singular_values_of_one_number(given):
     [
         ({"init_sigma": 1.25}, "1 to 6 numbers strictly between 0.75 and 1.25"),
         ({"init_sigma": (1.0, 0.5)}, r"got \(1.0, 0.5\)"),
+        ({"init_sigma": 1.25 - 1e-9}, "also once rounded, got 1.249999999"),
+        (
+            {"init_sigma": 2 - 1e-8, "radius": 1.0},
+            "between 0 and 2 .*, also once rounded, got 1.99999999",
+        ),
         ({"init_sigma": ()}, "init_sigma must be None or 1 to 6 numbers"),
         ({"init_sigma": [1.0] * 7}, "init_sigma must be None or 1 to 6 numbers"),
         ({"init_sigma": "1.0"}, "init_sigma must be .* got '1.0'"),
@@ -298,6 +303,34 @@ def test_first_singular_values_of_one_number(given):
 def test_bad_first_singular_values(options, message):
     with pytest.raises(ValueError, match=message):
         spectral_matrix(**options)
+
+
+@pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float16])
+def test_a_dense_start_that_is_orthogonal_in_few_digits(dtype):
+    w = DenseMatrix(6, init="orthogonal", param_dtype=dtype, rngs=nnx.Rngs(0)).w[...]
+    assert w.dtype == dtype
+    wide = np.asarray(w, np.float64)
+    np.testing.assert_allclose(wide @ wide.T, np.eye(6), atol=0.02)
+
+
+@pytest.mark.parametrize("map", skew.MAPS)
+def test_an_orthogonal_transition_is_one_whatever_its_parameters_are(map):
+    options = {"map": map, "param_dtype": jnp.bfloat16, "rngs": nnx.Rngs(0)}
+    weight = OrthogonalMatrix(32, negative_fraction=0.25, **options)
+    form = weight.transition()
+    assert form.matrix().dtype == jnp.float32
+    wide = np.asarray(form.matrix(), np.float64)
+    np.testing.assert_allclose(wide @ wide.T, np.eye(32), atol=2e-6)
+    np.testing.assert_allclose(wide, weight.matrix().astype(np.float32), atol=0.01)
+
+
+@pytest.mark.parametrize("radius", [0.0, 0.1])
+def test_a_stack_has_singular_values_for_each_matrix(radius):
+    def make(key):
+        return SpectralMatrix(4, 5, reflectors=2, radius=radius, rngs=key)
+
+    stack = nnx.vmap(make)(nnx.Rngs(0).split(3))
+    assert stack.sigma().shape == stack.singular_values().shape == (3, 4)
 
 
 def test_first_singular_values_are_no_tracers():

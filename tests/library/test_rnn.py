@@ -859,3 +859,10 @@ def test_chunks_keep_a_step_of_ten_thousand_under_128_mib():
     inputs = jax.ShapeDtypeStruct((128, 10_000, 1), jnp.float32)
     compiled = jax.jit(jax.value_and_grad(loss)).lower(params, inputs).compile()
     assert compiled.memory_analysis().temp_size_in_bytes < 128 * 2**20
+
+
+def test_an_activation_with_parameters_is_refused():
+    with pytest.raises(ValueError, match="activation must be .*, got PReLU$"):
+        SpectralRNN(
+            2, 3, reflectors=2, radius=0.1, activation=nnx.PReLU(), rngs=nnx.Rngs(0)
+        )
