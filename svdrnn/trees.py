@@ -111,7 +111,7 @@ def constrain_tree(
 
     Raises:
       ValueError: where nothing matches that has two axes or more; without `axes` for
-        leaves of more than two; as the constraint does.
+        leaves of more than two; as the constraint does. It names the leaf.
     """
     if not isinstance(constraint, Constraint):
         raise ValueError(f"constraint must be a svdrnn.Constraint, got {constraint!r}")
@@ -132,12 +132,15 @@ def constrain_tree(
                 f"axes must be given, (input axes, output axes), for {path} of shape "
                 f"{leaf.shape}"
             )
-        read = layout(leaf.shape, ((0,), (1,)) if axes is None else axes, blocks)
         own = None if key is None else jax.random.fold_in(key, len(raw))
-        matrices = read.matrices(leaf if is_abstract(leaf) else jnp.asarray(leaf))
-        rule, named = start(
-            constraint, read, matrices, init=init, init_sigma=init_sigma, key=own
-        )
+        try:
+            read = layout(leaf.shape, ((0,), (1,)) if axes is None else axes, blocks)
+            matrices = read.matrices(leaf if is_abstract(leaf) else jnp.asarray(leaf))
+            rule, named = start(
+                constraint, read, matrices, init=init, init_sigma=init_sigma, key=own
+            )
+        except ValueError as error:
+            raise ValueError(f"{error} ({path})") from None
         fixed.append({name: named.pop(name) for name in constraint.fixed})
         raw.append(named)
         rules.append((path, rule))

@@ -1158,3 +1158,9 @@ def test_a_constraint_has_to_give_the_shape_of_its_matrix():
     svdrnn.constrain(layer, Transposed())
     with pytest.raises(ValueError, match=r"Transposed must give .* \(3, 2\), got \(2"):
         layer.kernel.matrix()
+
+
+def test_errors_of_a_tree_name_the_leaf():
+    tree = {"a": {"kernel": jnp.eye(3)}, "b": {"kernel": jnp.ones((3, 3), jnp.int32)}}
+    with pytest.raises(ValueError, match=r"kernel must have a floating .*b/kernel\)$"):
+        svdrnn.constrain_tree(tree, "**/kernel", SPECTRAL)
