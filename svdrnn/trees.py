@@ -12,6 +12,7 @@ from jax.typing import ArrayLike
 from jaxtyping import Array
 
 from svdrnn._types import is_abstract
+from svdrnn.checks import check_floating
 from svdrnn.constraint import Constraint
 from svdrnn.layouts import Rule, layout, start
 
@@ -135,7 +136,9 @@ def constrain_tree(
         own = None if key is None else jax.random.fold_in(key, len(raw))
         try:
             read = layout(leaf.shape, ((0,), (1,)) if axes is None else axes, blocks)
-            matrices = read.matrices(leaf if is_abstract(leaf) else jnp.asarray(leaf))
+            values = leaf if is_abstract(leaf) else jnp.asarray(leaf)
+            check_floating("kernel", values)
+            matrices = read.matrices(values)
             rule, named = start(
                 constraint, read, matrices, init=init, init_sigma=init_sigma, key=own
             )
