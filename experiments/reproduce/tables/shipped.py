@@ -226,6 +226,7 @@ ROWS = (
         ),
         readme=True,
         home=True,
+        seeds=2,
     ),
     Row(
         "the same by the LSTM",
