@@ -43,7 +43,7 @@ def get_config(variant=None):
     config.train.learning_rate = 1e-2  # of four, on validation data
     config.train.steps = STEPS[variant]
     if variant in ("750", "2000"):
-        config.train.on_nonfinite = "restore"  # which one seed of two needs
+        config.train.on_nonfinite = "restore"  # as one seed of two did at 750
     if variant == "2000":
         # Closer to 1: the same step of a raw singular value near the end of the
         # interval changes it by less, and 2,000 steps amplify what it changes.

@@ -12,7 +12,7 @@ because few leave the transition near the identity, which never forgets.
 `:spectral_lstm` is an LSTM whose gates have such transitions.
 
 Two epochs on one of two shared CPU cores, seed 0, test perplexity
-(docs/reproduction.md has the other models, docs/trials.md the grid):
+(docs/results.md has the other models, docs/trials.md the grid):
 
     as it is                                                     136.8     9 min
     with --config.train.rates.reflectors=2e-3                    137.2    21 min

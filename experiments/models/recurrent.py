@@ -316,7 +316,8 @@ def _at_end(states: jax.Array, lengths: jax.Array | None) -> jax.Array:
     """The state (batch, n) that an item ends in, of all (batch, time, n)."""
     if lengths is None:
         return states[:, -1]
-    return states[jnp.arange(len(states)), lengths - 1]
+    # Not `len`: the batch of an exported model has no number.
+    return states[jnp.arange(states.shape[0]), lengths - 1]
 
 
 def _own_steps(lengths: jax.Array, x: jax.Array) -> jax.Array:

@@ -14,8 +14,8 @@ F1 to F4 have two protocols side by side. `paper` has one setting for all models
 Adam at 1e-3, times 0.99 after an epoch, r = 0.01, 16 reflectors a side, leaky ReLU, a
 random start (the IRNN from the identity, which makes it one; residual branches with
 singular values around 0, as the authors advise). Its iterations are those of `tuned`,
-but for F1, which has 10,000; gradients are clipped at norm 1, of which the paper says
-nothing.
+but for F1, which has 10,000, and F2, which has 4,000 and 2,000; gradients are clipped
+at norm 1, of which the paper says nothing.
 
 In `tuned` each model has the settings of the shipped config and, of its trials, as many
 for every model, what was best on validation data (`grids.CHOSEN`). Copying at lags of

@@ -163,6 +163,8 @@ def _draw(panel: Any, lines: list[dict], name: str, **style: Any) -> None:
     points = [
         (line["step"], line[name]) for line in lines if line.get(name) is not None
     ]
+    if len(points) == 1:  # of which there is no line
+        style["marker"] = "o"
     if points:
         panel.plot(*zip(*points, strict=True), **style)
 

@@ -24,9 +24,10 @@ from experiments.runs import identity
 Space = dict[str, list | dict]
 
 SEED = "seed"
+FOLD = "task.fold"
 
 # The fields in which runs of one point differ, and what their values are called.
-AVERAGED = {SEED: "seeds", "task.fold": "folds"}
+AVERAGED = {SEED: "seeds", FOLD: "folds"}
 
 # They say what is compared and where the data are.
 _FIXED = ("task.name", "data_dir")
@@ -58,14 +59,17 @@ def check(space: Any, config: Any, sampler: str) -> Space:
     Args:
       space: {field: what is said above}.
       config: the config whose fields they are; it is left as it is.
-      sampler: "grid" takes lists alone.
+      sampler: "grid" takes lists alone; folds want it.
 
     Raises:
       ValueError: a field that the config does not have or that cannot be swept, a
-        value of the wrong type, an empty or repeated one, a range that is none.
+        value of the wrong type, an empty or repeated one, a range that is none; folds
+        of another sampler than "grid".
     """
     if not isinstance(space, dict) or not space:
         raise ValueError(f"--space must give a dict with a field, got {space!r}")
+    if FOLD in space and sampler != "grid":  # it would take each point on one fold
+        raise ValueError(f"--sampler must be grid where {FOLD} is swept, got {sampler}")
     for name, spec in space.items():
         _current(name, config)
         if _depends(spec):

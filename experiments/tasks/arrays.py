@@ -344,6 +344,7 @@ def build(config: Any) -> Arrays:
     for name in ("window", "horizon"):
         _check_left_out(task, name, None, f"without {files.SERIES}")
     source = items.Items(arrays, every_step=task.every_step, **of_source)
+    _check_valid_batches(config.train.valid_batches, source)
     if source.classes is None:
         _check_left_out(task, "class_weights", None, "where numbers are predicted")
         return Regression(source, files.digest(arrays), **shared)
@@ -390,6 +391,22 @@ def _check_left_out(task: Any, name: str, default: Any, reason: str) -> None:
     if task[name] != default:
         raise ValueError(
             f"config.task.{name} must be left out {reason}, got {task[name]!r}"
+        )
+
+
+def _check_valid_batches(count: int | None, source: items.Items) -> None:
+    """Raises ValueError where validation would read items of weight zero alone."""
+    if count is None:
+        return
+    places = np.arange(min(count * base.EVAL_BATCH, source.counts["valid"]))
+    batches = (
+        source.batch("valid", places[start : start + base.EVAL_BATCH])
+        for start in range(0, len(places), base.EVAL_BATCH)
+    )
+    if not any(np.any(batch.get("item_weights", 1)) for batch in batches):
+        raise ValueError(
+            "config.train.valid_batches must reach a validation item of a weight above"
+            f" 0, got {count}"
         )
 
 

@@ -151,15 +151,18 @@ def _part(keys: list[Any]) -> str | None:
 def decays(params: Any, constrained: bool) -> Any:
     """The tree of `params` with whether weight decay acts on an array.
 
-    It acts on arrays of two axes or more, and not on what constrained matrices are
-    made from unless `constrained`: then on that too, the raw singular values with it.
+    It acts on arrays of two axes or more but for biases, which have two where layers
+    are stacked, and not on what constrained matrices are made from unless
+    `constrained`: then on that too, the raw singular values with it.
     W does not depend on the length of a reflector, which sets how far a step turns it:
     decay would only raise its learning rate as training goes on.
     """
 
     def decay(path: Any, param: Any) -> bool:
-        of_constrained = path[-1].key in CONSTRAINED
-        return constrained if of_constrained else param.ndim > 1
+        name = path[-1].key
+        if name in CONSTRAINED:
+            return constrained
+        return param.ndim > 1 and name != "bias"
 
     return jax.tree_util.tree_map_with_path(decay, params)
 

@@ -126,7 +126,7 @@ TARGETS = (
         aim=("ptb_word/lstm_equal_tuned",),
     ),
     Target(
-        "PTB words, three tries each: Spectral-RNN, and the LSTM of as many units",
+        "PTB words, three tries or four: Spectral-RNN, and the LSTM of as many units",
         _WORDS,
         aim=_WORDS_LSTM,
     ),

@@ -136,6 +136,22 @@ def test_several_runs_over_one_another(tmp_path):
         assert f">{word}</text>" in text
 
 
+def test_one_validation_is_a_point(tmp_path, monkeypatch):
+    folders = [workdir(tmp_path / name) for name in "ab"]
+    for folder in folders:
+        write(folder / "metrics.jsonl", LINES[:4])
+    markers = []
+    draw = curves._draw
+
+    def note(panel, *arguments, **style):
+        draw(panel, *arguments, **style)
+        markers.append([line.get_marker() for line in panel.lines][-1])
+
+    monkeypatch.setattr(curves, "_draw", note)
+    curves.compare(folders, tmp_path / "both.png")
+    assert markers == ["None", "o"] * 2  # two training lines, one validation
+
+
 def test_every_folder_has_its_label(tmp_path):
     names = ["_a", "cost_$5$_{", "a" * 200, "b\nb"]
     runs = [workdir(tmp_path / name) for name in names]

@@ -38,6 +38,12 @@ def test_spaces_that_cannot_be(space, message):
         spaces.check(space, make_config(), "random")
 
 
+@pytest.mark.parametrize("sampler", ["random", "tpe"])
+def test_folds_are_for_a_grid(sampler):
+    with pytest.raises(ValueError, match=f"--sampler must be grid .*, got {sampler}"):
+        spaces.check({"task.fold": [0, 1]}, make_config(), sampler)
+
+
 def test_a_grid_has_no_ranges():
     space = {"model.radius": {"low": 0.1, "high": 0.3}}
     with pytest.raises(ValueError, match="must be a list in a grid"):

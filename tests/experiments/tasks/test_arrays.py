@@ -695,6 +695,49 @@ def test_an_exported_model_takes_raw_data_and_tells_numbers_in_their_units(build
     np.testing.assert_allclose(last, expected[:1], rtol=1e-5)
 
 
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"name": "lstm"},
+        {"name": "gru", "bidirectional": True},
+        {"name": "spectral", "residual": True},
+    ],
+)
+def test_lengths_are_exported_with_every_kind_of_layer(build, options):
+    task = build(named({"inputs": X, "targets": Y, "lengths": LENGTHS}))
+    config = config_file.get_config()
+    config.model.update(hidden=6, reflectors=2, **options)
+    model = invented_model(config.model, task)
+    exported = exporting.export(model, task, platforms=["cpu"])
+    batch = whole(task, "test")
+    plain, _ = model(batch["inputs"], lengths=batch["lengths"])
+    for count in (3, len(plain)):
+        raw, lengths = X[32 : 32 + count], LENGTHS[32 : 32 + count]
+        found = exported.call(raw.astype(np.float32), lengths.astype(np.int32))
+        np.testing.assert_allclose(found, plain[:count], rtol=1e-4, atol=1e-5)
+
+
+def test_validation_batches_of_weight_zero_alone_are_refused(tmp_path):
+    weights = np.concatenate([np.ones(24), np.zeros(500), np.ones(8), np.ones(8)])
+    inputs = RNG.standard_normal((540, 5, 2))
+    values = {"inputs": inputs, "targets": np.arange(540) % 2, "weights": weights}
+    parts = {
+        f"{split}_{kind}": array[rows]
+        for split, rows in zip(
+            arrays.SPLITS, np.split(np.arange(540), (24, 532)), strict=True
+        )
+        for kind, array in values.items()
+    }
+    np.savez(tmp_path / "data.npz", **parts)
+    changes = SMALL | {"train__valid_batches": 1, "train__batch_size": 8}
+    config = make_config(tmp_path / "data.npz", **changes)
+    message = "config.train.valid_batches must reach a validation item .*, got 1$"
+    with pytest.raises(ValueError, match=message):
+        loop.train(config, tmp_path / "run")
+    config.train.valid_batches = 2
+    loop.check(config)
+
+
 def test_a_model_that_reads_ahead_goes_not_step_by_step(build):
     task = build(named({"inputs": X, "targets": Y}))
     config = config_file.get_config()

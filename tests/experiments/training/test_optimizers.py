@@ -9,7 +9,9 @@ import optax
 import pytest
 from flax import nnx
 
+from configs import deep_mlp
 from experiments import tasks
+from experiments.data import stand_in
 from experiments.models import build as models
 from experiments.training import optimizers, steps
 from tests.experiments import small
@@ -319,3 +321,17 @@ def test_averaged_parameters():
         expected = np.tensordot(weights / weights.sum(), seen, 1)
         np.testing.assert_allclose(averaged(state).params["kernel"], expected, 1e-5)
     assert optimizers.make_averaged(train_config())(state) is state
+
+
+@pytest.mark.parametrize("name", ["mlp", "resnet"])
+def test_biases_of_stacked_layers_do_not_decay(name):
+    config = deep_mlp.get_config(name)
+    config.data_dir = stand_in.NAME
+    config.model.update({"hidden": 8, "layers": 6})
+    task = tasks.build(config)
+    model = models.build(config.model, task, rngs=nnx.Rngs(0))
+    params = nnx.to_pure_dict(nnx.state(model, nnx.Param))
+    decays = jax.tree_util.tree_leaves_with_path(optimizers.decays(params, False))
+    of_biases = [each for path, each in decays if path[-1].key == "bias"]
+    assert len(of_biases) > 2 and not any(of_biases)
+    assert any(each for _, each in decays)
