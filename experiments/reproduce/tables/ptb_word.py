@@ -17,8 +17,9 @@ EPOCHS = {"smoke": None, "cpu": 2, "full": 20}
 # n of them and the shared embedding, 10,000 (n + 1) + 8 n^2 + 4 n of 2,090,600.
 EQUAL_LSTM = 182
 # Besides what the short trials chose: the best on validation data of the tries of full
-# length, because short ones favour rates that are too large for two epochs: four of spectral, three
-# of lstm (results/ptb_word_log.md), with 182 cells two; of the spectral LSTM the first.
+# length, because short ones favour rates that are too large for two epochs: four of
+# spectral, three of lstm (results/ptb_word_log.md), with 182 cells two; of the spectral
+# LSTM the first.
 TUNED: dict[str, dict[str, Any]] = {
     "lstm": {"train.learning_rate": 8e-3},
     "spectral": {
