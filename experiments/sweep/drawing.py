@@ -44,11 +44,14 @@ def draw(
         rows = [row for row in csv.DictReader(file) if row["value"]]
     fields = list(space)
     averaged = [name for name in spaces.AVERAGED if name in fields]
-    times = len({tuple(row[name] for name in averaged) for row in rows})
     searched = [name for name in fields if name not in averaged] or fields
     points = _points(rows, searched)
     kinds = " and ".join(spaces.AVERAGED[name] for name in averaged)
-    over = f" over {times} {kinds}" if times > 1 and searched != fields else ""
+    times = sorted({len(point.complete) for point in points if point.complete})
+    over = ""
+    if times and times[-1] > 1 and searched != fields:
+        counted = " to ".join(map(str, dict.fromkeys((times[0], times[-1]))))
+        over = f" over {counted} {kinds}"
     metric = pictures.plain(metric, 40)
     scales = {
         name: _scale({p.fields[name] for p in points} - {""}, space[name])

@@ -11,10 +11,12 @@ import numpy as np
 from flax import nnx
 from jaxtyping import Array, Float, Integer
 
-from svdrnn import checks
+from svdrnn import checks, projection
 from svdrnn._types import AnyArray, Count, Number
 from svdrnn.activations import Activation
 from svdrnn.certificate import generalization, rounding
+from svdrnn.kernels import Kernel
+from svdrnn.matrices import SpectralMatrix
 from svdrnn.rnn import SpectralRNN
 
 # The activations that are 1-Lipschitz and zero at zero whatever was learned.
@@ -196,13 +198,18 @@ def certify_rounded(
     delta, models = generalization.check_chance(delta, models)  # the search takes long
     graph, state, rest = nnx.split(model, nnx.Param, ...)  # type: ignore[misc]
     leaves, structure = jax.tree_util.tree_flatten_with_path(state)
-    names = [_name(path) for path, _ in leaves]
+    places = [_place(path) for path, _ in leaves]
+    names = [".".join(map(str, place)) for place in places]
     parameters = {
         name: np.asarray(leaf) for name, (_, leaf) in zip(names, leaves, strict=True)
     }
     for name, values in parameters.items():
         checks.check_floating(name, values)
-    sizes = {name: _free(name, values) for name, values in parameters.items()}
+    reflectors = _reflectors(model)
+    sizes = {
+        name: _free(parameters[name], place in reflectors)
+        for name, place in zip(names, places, strict=True)
+    }
     of_batch = jax.jit(lambda state, x: logits(nnx.merge(graph, state, rest), x))
 
     def merged(values: dict[str, np.ndarray]) -> Any:
@@ -236,15 +243,24 @@ def certify_rounded(
     return certificate, nnx.merge(graph, merged(rounded), rest)
 
 
-def _name(path: tuple) -> str:
-    """Where a parameter is in its model: 'layers.0.cell.bias'."""
-    keys = (getattr(key, "key", getattr(key, "name", None)) for key in path)
-    return ".".join(str(key) for key in keys if key not in (None, "value"))
+def _place(path: tuple) -> tuple[Any, ...]:
+    """Where a parameter is in its model: ("layers", 0, "cell", "bias")."""
+    return tuple(key.key for key in path if isinstance(key, jax.tree_util.DictKey))
 
 
-def _free(name: str, values: np.ndarray) -> int:
+def _reflectors(model: nnx.Module) -> set[tuple[Any, ...]]:
+    """The places of the library's own reflectors; a name alone may be anybody's."""
+    owners = [
+        path
+        for path, node in nnx.iter_graph(model)
+        if isinstance(node, SpectralMatrix | Kernel)
+    ]
+    return {(*path, name) for path in owners for name in projection.REFLECTORS}
+
+
+def _free(values: np.ndarray, are_reflectors: bool) -> int:
     """The entries that matter: reflectors have none below the trapezoid."""
-    if not name.endswith("vectors"):
+    if not are_reflectors:
         return values.size
     below = min(values.shape[-2:]) * (min(values.shape[-2:]) - 1) // 2
     return values.size - math.prod(values.shape[:-2]) * below

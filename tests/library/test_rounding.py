@@ -175,6 +175,32 @@ def test_a_model_is_rounded_and_bounded():
     )
 
 
+class Named(nnx.Module):
+    """Parameters of names that mean something elsewhere."""
+
+    def __init__(self, rngs):
+        self.value = nnx.Linear(4, 4, rngs=rngs)
+        self.kernel = nnx.Param(2 * jnp.eye(4))
+        self.word_vectors = nnx.Param(jnp.ones((4, 4)))
+        self.readout = nnx.Linear(4, 2, rngs=rngs)
+
+    def __call__(self, inputs):
+        found = self.value(inputs) @ self.kernel[...] @ self.word_vectors[...]
+        return self.readout(found)
+
+
+def test_every_parameter_counts_whatever_its_name():
+    model = Named(nnx.Rngs(0))
+    inputs = np.random.default_rng(0).standard_normal((60, 4)).astype(np.float32)
+    labels = np.asarray(np.argmax(model(jnp.asarray(inputs)), -1), np.int32)
+    found, rounded = certificate.certify_rounded(model, inputs, labels)
+    assert found.sizes["word_vectors"] == 16
+    assert sum(found.sizes.values()) == 16 + 4 + 16 + 16 + 8 + 2
+    assert found.sizes["value.kernel"] == found.sizes["kernel"] == 16
+    kernels = rounded.value.kernel[...], rounded.kernel[...]
+    assert not np.array_equal(*kernels)
+
+
 def test_labels_that_say_nothing_are_not_certified():
     model, inputs, labels = small(learnable=False)
     found, _ = certificate.certify_rounded(model, inputs, labels)

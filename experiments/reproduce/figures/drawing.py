@@ -118,4 +118,8 @@ def _diverged(records: dict[str, dict], scale: str) -> str:
         for name, record in records.items()
         if record["result"] is None
     ]
-    return f"Diverged (a cross at the last value): {', '.join(steps)}." if steps else ""
+    return (
+        f"Diverged (a cross; beyond it, the other seeds): {', '.join(steps)}."
+        if steps
+        else ""
+    )

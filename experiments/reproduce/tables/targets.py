@@ -214,7 +214,8 @@ def table(results: pathlib.Path) -> str:
         aim: float | None
         if isinstance(target.aim, tuple):
             compared = _values(usable(target.aim), metric)
-            aim = statistics.mean(compared) if compared else None
+            whole = len(compared) == len(target.aim)  # neither missing nor diverged
+            aim = statistics.mean(compared) if whole else None
         else:
             aim = target.aim
         to_reach = "not run"
@@ -223,11 +224,14 @@ def table(results: pathlib.Path) -> str:
             to_reach = f"{sign} {metric.number(aim, target.digits)}"
         records = usable(target.runs)
         if target.certificate:
-            records = [record for record in records if _CERTIFICATE in record]
+            records = [r for r in records if _CERTIFICATE in r or not r["result"]]
         cells = ["not run", "no"]
         if records:
-            reached = _reaches(records, metric, aim)
+            missing = len(target.runs) - len(records)
+            reached = not missing and _reaches(records, metric, aim)
             spread = _spread(records, metric, target.digits)
+            if missing:
+                spread += f"; {missing} of {len(target.runs)} seeds not run"
             cells = [spread, "**yes**" if reached else "no"]
         rows.append([target.task, to_reach, target.published, *cells])
     return markdown.table(["task", "to reach", "published", "test", "reached"], rows)
@@ -236,7 +240,7 @@ def table(results: pathlib.Path) -> str:
 def _values(records: list[dict], metric: scoring.Metric) -> list[float]:
     """Those of the runs that did not diverge."""
     if metric is _BOUND:
-        return [record[_CERTIFICATE]["bound"] for record in records]
+        return [r[_CERTIFICATE]["bound"] for r in records if r["result"]]
     numbers = (panels.final(record, metric.name) for record in records)
     return [value for value in numbers if value is not None]
 

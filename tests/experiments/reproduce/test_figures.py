@@ -73,7 +73,9 @@ def test_curves_show_median_range_and_divergence(tmp_path):
     )
     assert "Lines are medians over seeds, bands from the least to the greatest" in text
     diverged = runs[2].name.removeprefix("cpu/")
-    assert f"Diverged (a cross at the last value): {diverged} at step 3." in text
+    assert (
+        f"Diverged (a cross; beyond it, the other seeds): {diverged} at step 3." in text
+    )
     one = drawing.caption(
         registry.FIGURES["F1"], "cpu", {runs[0].name: named[runs[0].name]}
     )
