@@ -235,6 +235,7 @@ ROWS = (
             "ptb_word:spectral_lstm_long",
             {"model.name": "lstm", "train.rates.reflectors": None},
         ),
+        seeds=2,
     ),
     Row(
         "PTB words, one minute",

@@ -144,7 +144,7 @@ TARGETS = (
     Target(
         "PTB words, 8 epochs: Spectral-LSTM, and the LSTM of as many parameters",
         _WORDS_LONG,
-        aim=("ptb_word/lstm_200_long",),
+        aim=("ptb_word/lstm_200_long", "ptb_word/lstm_200_long_seed1"),
     ),
     Target(
         "copy at a lag of 5,000, recall",
