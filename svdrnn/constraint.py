@@ -420,10 +420,15 @@ class Spectral(Constraint):
         """Given singular values, in turn, as an array; see `with_sigma`."""
         size = min(shape)
         values = _numbers(init_sigma)
-        fit = values is not None and 1 <= values.size <= size and self.radius > 0
+        fit = values is not None and 1 <= values.size <= size
         low, high = self.center - self.radius, self.center + self.radius
-        interval = {"radius": self.radius, "center": self.center}
-        if not (fit and np.all(initializers.are_inside(values, **interval))):
+        if fit := fit and np.all((low < values) & (values < high)):
+            try:
+                interval = {"radius": self.radius, "center": self.center}
+                initializers.check_inside(values, **interval)
+            except ValueError:  # of values as JAX rounds them
+                fit = False
+        if not fit:
             raise ValueError(
                 f"init_sigma must be None or 1 to {size} numbers strictly between"
                 f" {low:g} and {high:g} (center {self.center:g}, radius"

@@ -120,21 +120,6 @@ def _raw(sigma, radius, center):
     return 2 * jnp.arctanh((sigma - center) / radius)
 
 
-def are_inside(values: np.ndarray, *, radius: float, center: float) -> np.ndarray:
-    """Which numbers lie in the interval that `raw_from_singular_values` takes.
-
-    Strictly, after they are rounded as JAX does; with radius zero as near to the center
-    as rounding leaves the singular values of an orthogonal matrix. In numpy, so that
-    nothing is compiled.
-    """
-    values = values.astype(jax.dtypes.canonicalize_dtype(values.dtype))
-    distance = np.abs(values - values.dtype.type(center))
-    if radius > 0:
-        return distance < values.dtype.type(radius)
-    eps = jnp.finfo(values.dtype).eps
-    return distance <= (8 + values.size) * eps * max(abs(center), 1.0)
-
-
 def check_inside(
     sigma: Float[AnyArray, "..."], *, radius: float, center: float
 ) -> None:
@@ -142,9 +127,15 @@ def check_inside(
     if checks.is_traced(sigma):
         checks.check_floating("sigma", sigma)
         return
+    # In numpy, so that nothing is compiled, but as JAX rounds.
     values = np.asarray(sigma)
     checks.check_floating("sigma", values)
-    inside = are_inside(values, radius=radius, center=center)
+    values = values.astype(jax.dtypes.canonicalize_dtype(values.dtype))
+    distance = np.abs(values - values.dtype.type(center))
+    # What rounding leaves of the singular values of an orthogonal matrix.
+    slack = (8 + values.size) * jnp.finfo(values.dtype).eps * max(abs(center), 1.0)
+    bound = values.dtype.type(radius)
+    inside = distance < bound if radius > 0 else distance <= slack
     if not np.all(inside):
         i = int(np.argmin(inside))
         value = float(values.ravel()[i])

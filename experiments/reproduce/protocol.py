@@ -3,7 +3,7 @@
 `full` is the paper's size: hidden units, reflectors, lengths, depths. Its numbers of
 iterations, its lags, radii and leaks are ours.
 
-`cpu` fits two cores in 17 hours, with the same tasks, lengths and sizes; each figure's
+`cpu` fits two cores in 18 hours, with the same tasks, lengths and sizes; each figure's
 file says what is cut. Seeds: three for F1, F2 (their slowest runs have one) and the
 table of pixel MNIST, two for F3 and F4, one for the other table (five in `full`).
 

@@ -70,7 +70,7 @@ def test_loading_first_leaves_training_its_devices(finished, monkeypatch):
 
 
 def test_a_data_folder_of_a_task_without_files_is_refused(finished):
-    with pytest.raises(ValueError, match="config.data_dir must be .* 'addition'"):
+    with pytest.raises(ValueError, match="^data_dir must be .* 'addition'"):
         experiments.load(finished[0], data_dir="elsewhere")
 
 
