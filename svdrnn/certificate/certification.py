@@ -253,7 +253,8 @@ def _reflectors(model: nnx.Module) -> set[tuple[Any, ...]]:
     owners = [
         path
         for path, node in nnx.iter_graph(model)
-        if isinstance(node, SpectralMatrix | Kernel)
+        # A constraint of one's own may have parameters of these names, too.
+        if isinstance(node, SpectralMatrix | Kernel) and node.num_redundant
     ]
     return {(*path, name) for path in owners for name in projection.REFLECTORS}
 
