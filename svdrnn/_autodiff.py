@@ -19,5 +19,6 @@ def forward_mode_explained() -> Iterator[None]:
             raise
         raise TypeError(
             "custom_backward must be False in forward mode (jax.jvp, jax.jacfwd), got"
-            " True: pass custom_backward=False to the layer, cell or function"
+            " True: pass custom_backward=False to the layer, cell, constraint or"
+            " function"
         ) from error

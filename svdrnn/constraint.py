@@ -30,6 +30,7 @@ from svdrnn.spectral import Reflectors, check_interval, reflector_counts
 FROM_MATRIX = ("project", "strict")
 FROM_NOTHING = ("random", "identity", *initializers.BLOCK_ROTATIONS)
 INITS = (*FROM_MATRIX, *FROM_NOTHING)
+DRAWN = ("random", *initializers.BLOCK_ROTATIONS)  # at random
 
 # A singular value outside of the interval is put at this share of the way from the
 # center to the end: the end itself has an infinite parameter, and close to it the

@@ -24,7 +24,7 @@ from svdrnn._sharding import replicated
 from svdrnn._types import is_abstract
 from svdrnn.cells import TransitionCell
 from svdrnn.checks import is_traced
-from svdrnn.constraint import Constraint, largest_violation
+from svdrnn.constraint import DRAWN, Constraint, largest_violation
 from svdrnn.layouts import Layout, Rule, layout, start
 from svdrnn.matrices import DenseMatrix, OrthogonalMatrix, SpectralMatrix
 from svdrnn.trees import glob
@@ -243,6 +243,13 @@ _KERNELS: dict[type, tuple[str | None, Callable | None]] = {
     TransitionCell: ("input_weights", _transposed),
     SpectralMatrix: (None, None),
     OrthogonalMatrix: (None, None),
+    # Vectors, which have a second axis where layers are stacked.
+    nnx.LayerNorm: (None, None),
+    nnx.RMSNorm: (None, None),
+    nnx.BatchNorm: (None, None),
+    nnx.GroupNorm: (None, None),
+    nnx.InstanceNorm: (None, None),
+    nnx.PReLU: (None, None),
 }
 
 # Cells whose kernels hold the gates side by side, and how many.
@@ -321,7 +328,8 @@ def _read(reference: _Reference, axes: Any, blocks: int | None) -> Layout | str:
     if axes_of_owner is None or len(shape) < axes_of_owner[0]:
         raise ValueError(
             f"axes must be given, (input axes, output axes), for {reference.path} of "
-            f"shape {shape}: a {type(owner).__name__} has no one reading of it"
+            f"shape {shape}, or where must leave it out: a {type(owner).__name__} has "
+            "no one reading of it"
         )
     rank, inputs, outputs, parts = axes_of_owner
     lead = len(shape) - rank
@@ -369,8 +377,18 @@ def _matcher(where: Any) -> Callable[[_Reference], bool]:
     return matches
 
 
-def _matching(model: nnx.Module, where: Any, kind: Any) -> list[_Reference]:
+def _check_model(model: Any) -> None:
+    # Containers too: a model may be a list of modules.
+    if not isinstance(model, (nnx.Pytree, dict, list, tuple)):
+        raise ValueError(
+            "model must be an nnx.Module, or a list or dict of some (constrain_tree"
+            f" takes trees of arrays), got {type(model).__name__}"
+        )
+
+
+def _matching(model: Any, where: Any, kind: Any, what: str) -> list[_Reference]:
     """Places of that kind that `where` matches; ValueError where it matches none."""
+    _check_model(model)
     everything = [r for r in _references(model) if isinstance(r.child, kind)]
     matches = _matcher(where)
     matched = [r for r in everything if matches(r)]
@@ -378,7 +396,7 @@ def _matching(model: nnx.Module, where: Any, kind: Any) -> list[_Reference]:
         paths = ", ".join(r.path for r in everything[:8]) or "none"
         more = ", ..." if len(everything) > 8 else ""
         raise ValueError(
-            f"where must match a parameter of the model ({paths}{more}), got {where!r}"
+            f"where must match {what} of the model ({paths}{more}), got {where!r}"
         )
     return matched
 
@@ -448,7 +466,8 @@ def constrain(
       init_sigma: the first singular values under `Spectral` and `SpectralNorm`: a
         number, or several that are taken in turn. None leaves them to `init`, and with
         `"project"` and `"strict"` it must be None.
-      rngs: its `params` stream draws the random numbers of `init`.
+      rngs: its `params` stream draws the random numbers of `init`; not read by an
+        `init` that has none.
 
     Returns:
       The paths changed, a tuple; its `skipped` has the paths that matched but hold no
@@ -462,10 +481,16 @@ def constrain(
     """
     if not isinstance(constraint, Constraint):
         raise ValueError(f"constraint must be a svdrnn.Constraint, got {constraint!r}")
+    draws = init in DRAWN and rngs is not None
+    if draws and not (isinstance(rngs, nnx.Rngs) and {"params", "default"} & {*rngs}):
+        raise ValueError(
+            "rngs must be nnx.Rngs with a stream params or default, or None, got"
+            f" {rngs!r}"
+        )
     layouts, skipped = _layouts(model, where, axes, blocks)
     kernels: dict[int, Kernel] = {}
     for variable, path, read in layouts.values():
-        key = None if rngs is None else rngs.params()
+        key = rngs.params() if draws else None
         try:
             matrices = read.matrices(variable.get_value())
             rule, named = start(
@@ -483,7 +508,7 @@ def _layouts(
     """(variable, first path, layout) by identity; what has no layout, and why."""
     layouts: dict[int, tuple[nnx.Variable, str, Layout]] = {}
     skipped = {}
-    for reference in _matching(model, where, (nnx.Param, Kernel)):
+    for reference in _matching(model, where, (nnx.Param, Kernel), "a parameter"):
         child = reference.child
         if isinstance(child, Kernel):
             raise ValueError(
@@ -531,7 +556,8 @@ def unconstrain(model: nnx.Module, where: Any = "**") -> Paths:
     Raises:
       ValueError: where no constrained kernel matches.
     """
-    kernels = {id(r.child): r.child for r in _matching(model, where, Kernel)}
+    matched = _matching(model, where, Kernel, "a constrained kernel")
+    kernels = {id(r.child): r.child for r in matched}
     plain = {key: kernel.plain() for key, kernel in kernels.items()}
     return Paths(_replace(model, plain), {})
 
@@ -547,7 +573,11 @@ def bake(model: nnx.Module) -> nnx.Module:
     and export. A model without constraints may be given too.
 
     Cost: each kernel once.
+
+    Raises:
+      ValueError: for what is no model.
     """
+    _check_model(model)
     if is_traced(nnx.state(model)):
         return _baked(model)
 
@@ -665,7 +695,11 @@ def constraints(model: nnx.Module) -> Reports:
       A tuple of `Report`, one a kernel; printed, a table. Empty without constraints.
 
     Cost: the singular values of every kernel in float64, by numpy.
+
+    Raises:
+      ValueError: for what is no model.
     """
+    _check_model(model)
     kernels: dict[int, tuple[str, Kernel]] = {}
     for reference in _references(model):
         if isinstance(reference.child, Kernel):

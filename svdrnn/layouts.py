@@ -17,10 +17,12 @@ import numpy as np
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float
 
+from svdrnn._autodiff import forward_mode_explained
 from svdrnn._sharding import replicated
 from svdrnn._types import is_abstract
 from svdrnn.checks import check_floating, check_integer, check_name
 from svdrnn.constraint import (
+    DRAWN,
     FROM_MATRIX,
     FROM_NOTHING,
     INITS,
@@ -177,7 +179,8 @@ class Rule:
         """All matrices of the kernel, (*lead, *stack_shape, n_out, n_in)."""
         shape = self.layout.matrix_shape
         stack = len(self.stack_shape(parameters))
-        return _build(self.constraint, shape, stack, dict(parameters))
+        with forward_mode_explained():
+            return _build(self.constraint, shape, stack, dict(parameters))
 
     def stack_shape(self, parameters: Mapping[str, Any]) -> tuple[int, ...]:
         """Shape of the axes that count matrices."""
@@ -268,7 +271,7 @@ def start(
     named: dict[str, Any]
     if init in FROM_MATRIX:
         check_no_sigma(init_sigma)
-    elif init != "identity" and key is None:
+    elif init in DRAWN and key is None:
         raise ValueError(
             "init must be project, strict or identity without a source of random "
             f"numbers (rngs or key), got {init!r}"
@@ -287,7 +290,7 @@ def start(
             return constraint.with_sigma(first, shape, init_sigma)
 
         def make(key):
-            if init != "identity":
+            if init in DRAWN:
                 return _over(one, len(stack))(jax.random.split(key, stack))
             return {
                 k: jnp.array(jnp.broadcast_to(v, stack + v.shape))

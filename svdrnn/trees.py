@@ -97,14 +97,17 @@ def constrain_tree(
     Args:
       params: any pytree of arrays.
       where: a glob over "/"-joined paths of leaves, as in `constrain`, or a predicate
-        of (path, leaf).
+        of (path, leaf). Leaves of fewer than two axes are left as they are; of layers
+        that are stacked along an axis (`nn.scan`, `nn.vmap`, `jax.vmap`) biases have
+        two, so that there a pattern that ends in the kernels' name is needed.
       constraint: what is to hold.
       axes: (input axes, output axes) of the leaves; None reads those of two axes as
-        (in, out), the order of flax. Axes in neither count matrices.
+        (in, out), the order of flax. Axes in neither count matrices: (1, 2) reads the
+        kernels (layers, in, out) of stacked layers.
       blocks: equal parts of the outputs that are matrices of their own.
       init: first value, as in `constrain`.
       init_sigma: first singular values, as in `constrain`.
-      key: for an `init` that draws random numbers.
+      key: of `jax.random`, for an `init` that draws random numbers.
 
     Returns:
       raw: the tree with a dict of parameters for every constrained leaf.
@@ -116,6 +119,12 @@ def constrain_tree(
     """
     if not isinstance(constraint, Constraint):
         raise ValueError(f"constraint must be a svdrnn.Constraint, got {constraint!r}")
+    if not isinstance(where, str) and not callable(where):
+        raise ValueError(
+            f"where must be a glob or a predicate of path and leaf, got {where!r}"
+        )
+    if key is not None and not isinstance(key, (jax.Array, np.ndarray)):
+        raise ValueError(f"key must be a key of jax.random or None, got {key!r}")
     with_paths, structure = jax.tree_util.tree_flatten_with_path(params)
     treedef: Any = structure
     raw: list[Any] = []

@@ -74,27 +74,35 @@ def test_margins_are_those_of_the_recurrence_in_float64(name, psi):
 
 @pytest.mark.slow
 def test_a_certificate_is_that_of_class_norms_and_margins():
-    rnn, readout = model()
+    rnn, readout = model(center=0.9)
+    rnn.cell.bias[...] = jnp.linspace(-1, 1, N)
+    readout.bias[...] = jnp.linspace(-2, 1, CLASSES)
     inputs, labels = data()
-    found = certification.certify(rnn, readout, inputs, labels, inputs_bound=1.0)
+    found = certification.certify(
+        *(rnn, readout, inputs, labels), inputs_bound=1.0, delta=0.01, models=7
+    )
     kind = generalization.Classifiers(
         features=FEATURES,
         hidden=N,
         classes=CLASSES,
         reflectors=(2, 2),
         radius=0.1,
+        center=0.9,
         steps=STEPS,
         inputs_bound=1.0,
     )
     parameters = numpy_parameters(rnn, readout)
     norms = generalization.Norms(
         input_weights=np.linalg.norm(parameters["m"]),
-        bias=0.0,
+        bias=np.linalg.norm(parameters["b"]),
         readout=np.linalg.norm(parameters["y"]),
-        readout_bias=0.0,
+        readout_bias=np.linalg.norm(parameters["c"]),
     )
     margins = certification.margins(rnn, readout, inputs, labels)
-    assert found == generalization.certificate(kind, norms, margins)
+    assert found == generalization.certificate(
+        kind, norms, margins, delta=0.01, models=7
+    )
+    assert (found.delta, found.models) == (0.01, 7)
     # Every stored number that matters is covered.
     stored = sum(
         leaf.size for leaf in jax.tree.leaves(nnx.state((rnn, readout), nnx.Param))
@@ -137,9 +145,11 @@ def test_models_without_sigma_or_biases():
 
 
 @pytest.mark.slow
-def test_an_input_longer_than_the_bound_is_refused():
+def test_an_input_longer_than_the_bound_is_refused(monkeypatch):
+    monkeypatch.setattr(certification, "_BATCH", 128)
     rnn, readout = model()
-    inputs, labels = data(scale=1.5)
+    inputs, labels = data()
+    inputs[-1, -1] *= 1.001
     with pytest.raises(ValueError, match="inputs_bound must be at least the norm of"):
         certification.certify(rnn, readout, inputs, labels, inputs_bound=1.0)
     inputs, labels = data(scale=math.sqrt(FEATURES))  # rounded in float32

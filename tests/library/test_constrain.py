@@ -334,12 +334,65 @@ def test_nothing_matches():
         ValueError, match="where must match a par.*query/kernel.*got 'sten'"
     ):
         svdrnn.constrain(net, SPECTRAL, where="sten")
-    with pytest.raises(ValueError, match="where must match"):
+    with pytest.raises(
+        ValueError, match=r"where must match a constrained kernel .*\(none\)"
+    ):
         svdrnn.unconstrain(net)
     with pytest.raises(ValueError, match="where must be a glob"):
         svdrnn.constrain(net, SPECTRAL, where=3)
     with pytest.raises(ValueError, match="constraint must be a svdrnn.Constraint"):
         svdrnn.constrain(net, 0.1, where="stem")
+
+
+@pytest.mark.parametrize("what", [3, None, nnx.Param(jnp.eye(3)), jnp.eye(3)])
+@pytest.mark.parametrize(
+    "function",
+    [
+        lambda model: svdrnn.constrain(model, SPECTRAL),
+        svdrnn.unconstrain,
+        svdrnn.bake,
+        svdrnn.constraints,
+    ],
+)
+def test_what_is_no_model(function, what):
+    with pytest.raises(ValueError, match="model must be an nnx.Module, or a list"):
+        function(what)
+
+
+@pytest.mark.parametrize("rngs", [0, jax.random.key(0), nnx.Rngs(dropout=0)])
+def test_rngs_have_to_have_the_stream(rngs):
+    layer = nnx.Linear(3, 3, rngs=nnx.Rngs(0))
+    with pytest.raises(ValueError, match="rngs must be nnx.Rngs with a stream params"):
+        svdrnn.constrain(layer, SPECTRAL, init="random", rngs=rngs)
+
+
+def test_a_start_that_draws_nothing_leaves_the_stream():
+    layer, rngs = nnx.Linear(3, 3, rngs=nnx.Rngs(0)), nnx.Rngs(0)
+    svdrnn.constrain(layer, SPECTRAL, rngs=rngs)
+    assert rngs.params() == nnx.Rngs(0).params()
+
+
+@pytest.mark.parametrize(
+    "norm",
+    [
+        lambda rngs: nnx.LayerNorm(4, rngs=rngs),
+        lambda rngs: nnx.RMSNorm(4, rngs=rngs),
+        lambda rngs: nnx.BatchNorm(4, rngs=rngs),
+        lambda rngs: nnx.GroupNorm(4, num_groups=2, rngs=rngs),
+        lambda rngs: nnx.InstanceNorm(4, rngs=rngs),
+    ],
+)
+def test_vectors_of_stacked_layers_are_no_kernels(norm):
+    def block(rngs):
+        return nnx.List([nnx.Linear(4, 4, rngs=rngs), norm(rngs)])
+
+    for axes in (None, (-2, -1)):
+        model = nnx.vmap(block)(nnx.Rngs(0).split(3))
+        paths = svdrnn.constrain(model, SPECTRAL, init="identity", axes=axes)
+        assert paths == ("0/kernel",)
+        assert model[0].kernel.matrix().shape == (3, 4, 4)
+        of_norm = [path for path in paths.skipped if path.startswith("1/")]
+        assert of_norm and set(of_norm) <= {"1/bias", "1/scale"}
 
 
 @pytest.mark.slow
@@ -400,7 +453,7 @@ def test_axes_and_blocks_override():
     ],
 )
 def test_no_one_reading(layer):
-    with pytest.raises(ValueError, match="axes must be given"):
+    with pytest.raises(ValueError, match="axes must be given.*where must leave it out"):
         svdrnn.constrain(layer({"rngs": nnx.Rngs(0)}), SPECTRAL)
 
 
@@ -1164,3 +1217,38 @@ def test_errors_of_a_tree_name_the_leaf():
     tree = {"a": {"kernel": jnp.eye(3)}, "b": {"kernel": jnp.ones((3, 3), jnp.int32)}}
     with pytest.raises(ValueError, match=r"kernel must have a floating .*b/kernel\)$"):
         svdrnn.constrain_tree(tree, "**/kernel", SPECTRAL)
+
+
+@pytest.mark.parametrize(
+    "given, words",
+    [
+        (
+            {"where": None},
+            "where must be a glob or a predicate of path and leaf, got N",
+        ),
+        ({"where": ["kernel"]}, r"where must be a glob .*\['kernel'\]"),
+        (
+            {"init": "random", "key": 0},
+            "key must be a key of jax.random or None, got 0",
+        ),
+    ],
+)
+def test_arguments_of_a_tree_are_checked(given, words):
+    given = {"where": "**", "constraint": SPECTRAL} | given
+    with pytest.raises(ValueError, match=words):
+        svdrnn.constrain_tree({"kernel": jnp.eye(3)}, **given)
+
+
+def test_forward_mode_says_what_it_needs():
+    layer = nnx.Linear(3, 3, rngs=nnx.Rngs(0))
+    for backward in (True, False):
+        constraint = svdrnn.Spectral(radius=0.2, custom_backward=backward)
+        raw, dense = svdrnn.constrain_tree(
+            {"kernel": layer.kernel[...]}, "**", constraint
+        )
+        jvp = functools.partial(jax.jvp, dense, (raw,), (raw,))
+        if not backward:
+            assert jnp.all(jnp.isfinite(jvp()[1]["kernel"]))
+            continue
+        with pytest.raises(TypeError, match="custom_backward=False to the .*constrai"):
+            jvp()

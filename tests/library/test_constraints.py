@@ -87,8 +87,19 @@ def test_no_parameters_leave_the_set(x64, case, shape):
             else value + 3 * jax.random.normal(key, value.shape)
             for name, value in start.items()
         }
+        low, high = case.interval
         for parameters in (start, far):
-            assert case.violation(case.matrix(parameters, shape)) < 1e-12
+            sigma = np.linalg.svd(case.matrix(parameters, shape), compute_uv=False)
+            assert low - 1e-12 < sigma.min() and sigma.max() < high + 1e-12
+
+
+@pytest.mark.parametrize("sigma, expected", [(1.5, 0.3), (0.5, 0.3), (1.1, 0.0)])
+def test_a_violation_is_the_distance_to_the_interval(sigma, expected):
+    case, w = svdrnn.Spectral(radius=0.2), np.diag([1.0, sigma])
+    assert case.violation(w) == pytest.approx(expected)
+    stack = np.stack([[np.eye(2), w], [np.eye(2), np.eye(2)]])
+    assert constraint.largest_violation(case, stack) == pytest.approx(expected)
+    assert constraint.largest_violation(case, stack[:, ::-1]) == pytest.approx(expected)
 
 
 @pytest.mark.slow

@@ -363,12 +363,12 @@ def test_figures_of_assumed_norms(shape):
 
 
 def test_the_bound_is_its_parts():
-    found = gen.bound(classifiers(), NORMS, 0.15, gamma=2, examples=55_000)
+    found = gen.bound(classifiers(), NORMS, 0.15, gamma=2, examples=55_000, models=7)
     assert found.norms.input_weights == 2 ** (10 / 4)  # 5, rounded up
     assert found.slack == pytest.approx(math.sqrt(2) * found.eta / found.gamma)
     cover = gen.log_cover(classifiers(), found.norms, found.eta)
     assert found.log_cover == pytest.approx(cover, rel=1e-12)
-    choices = math.log(20) + gen.log_choices((4, 10, 4, 8, 0))
+    choices = math.log(7 / 0.05) + gen.log_choices((4, 10, 4, 8, 0))
     assert found.log_choices == pytest.approx(choices)
     again = gen.kl_inverse(0.15 + found.slack, (cover + choices) / 55_000)
     assert found.bound == pytest.approx(again + found.slack, rel=1e-12)
@@ -394,7 +394,7 @@ def values(field, choices, **fixed):
     for choice in choices:
         given = dict(gamma=2, examples=55_000) | fixed
         kind, norms, ramp = classifiers(), NORMS, 0.1
-        if field in given or field == "delta":
+        if field in given or field in ("delta", "models"):
             given[field] = choice
         elif field == "ramp_loss":
             ramp = choice
@@ -417,6 +417,7 @@ def values(field, choices, **fixed):
         ("input_weights", (0.0, 1.0, 7.0, 100.0)),
         ("readout", (0.1, 1.0, 7.0, 100.0)),
         ("ramp_loss", (0.0, 0.05, 0.3, 0.8, 1.0)),
+        ("models", (1, 10, 1000)),
     ],
 )
 def test_more_is_worse(field, choices):

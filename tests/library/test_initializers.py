@@ -21,6 +21,11 @@ def test_reflector_rows_have_length_about_one_and_no_entries_below_the_trapezoid
     np.testing.assert_allclose(inside.std() * np.sqrt(n), 1, atol=0.02)
 
 
+def test_the_first_input_weights_have_the_scale_over_the_root_of_their_inputs():
+    m = np.asarray(initializers.input_weights(jax.random.key(0), (400, 100), 0.5))
+    np.testing.assert_allclose([m.mean(), m.std()], [0, 0.05], atol=0.001)
+
+
 def test_raw_singular_values_start_at_the_center():
     raw = initializers.raw_singular_values(jax.random.key(0), 5, center=-0.5)
     np.testing.assert_array_equal(raw, np.zeros(5))

@@ -92,12 +92,13 @@ def test_reflectors_in_a_loop_over_blocks_are_the_same(m, n, x64):
         back = householder.apply_reflectors(vectors, x, transpose=True)
         return jnp.sum(q * g) + jnp.sum(there * g[:5]) + jnp.sum(back * g[5:10])
 
-    results = []
+    results, programs = [], set()
     for platform in ("cpu", "tpu"):
         with _platform.stated(platform):
-            results.append(
-                jax.jit(jax.value_and_grad(values, argnums=(0, 1)))(vectors, x)
-            )
+            both = jax.jit(jax.value_and_grad(values, argnums=(0, 1)))
+            results.append(both(vectors, x))
+            programs.add(both.lower(vectors, x).as_text())
+    assert len(programs) == 2
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-10), *results)
 
 

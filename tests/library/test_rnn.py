@@ -400,6 +400,9 @@ def test_initialize_carry():
     for batch in ((), (3,), (2, 3)):
         carry = cell.initialize_carry((*batch, FEATURES), nnx.Rngs(0))
         np.testing.assert_array_equal(carry, np.zeros((*batch, N)))
+        assert carry.dtype == jnp.float32
+    narrow = DenseRNNCell(FEATURES, N, dtype=jnp.bfloat16, rngs=nnx.Rngs(0))
+    assert narrow.initialize_carry((FEATURES,), nnx.Rngs(0)).dtype == jnp.bfloat16
     ones = jax.nn.initializers.ones
     for rngs in (nnx.Rngs(0), nnx.Rngs(0).carry):
         carry = TransitionRNN(cell).initialize_carry((3, FEATURES), rngs, ones)
@@ -602,7 +605,35 @@ def test_radius_zero_trains_an_orthogonal_transition(x64):
     np.testing.assert_allclose(after @ after.T, np.eye(N), atol=1e-13)
 
 
-# Dtypes.
+# Dtypes and precision.
+
+
+@pytest.mark.parametrize(
+    "method", ["low_rank", pytest.param("dense", marks=pytest.mark.slow)]
+)
+@pytest.mark.parametrize(
+    "options", [{}, {"unroll": 2}, {"chunk": 2}, {"activation_every": 3}], ids=str
+)
+def test_the_precision_is_that_of_every_product(x64, method, options):
+    layer = spectral_rnn(method=method, precision="highest", **options)
+    graph, state = nnx.split(layer)
+
+    def loss(state, inputs):
+        return jnp.sum(nnx.merge(graph, state)(inputs) ** 2)
+
+    def step(state, carry, x):
+        return nnx.merge(graph, state).cell(carry, x)[0]
+
+    inputs = draw_inputs()
+    programs = [
+        (loss, state, inputs),
+        (jax.grad(loss, argnums=(0, 1)), state, inputs),
+        (step, state, jnp.ones((BATCH, N)), inputs[:, 0]),
+    ]
+    for program in programs:
+        precisions = oracles.dot_precisions(*program)
+        assert precisions
+        assert set(precisions) == {(jax.lax.Precision.HIGHEST,) * 2}
 
 
 @pytest.mark.parametrize(

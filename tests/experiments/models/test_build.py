@@ -159,7 +159,7 @@ def test_the_readout_activation_acts_on_what_is_read_alone(name, psi, last_only)
 
 @pytest.mark.parametrize("name", ["spectral", "exprnn", "irnn"])
 def test_without_an_input_scale_the_length_says_it(name):
-    task = Addition(length=5, seed=0, batch_size=2)
+    task = Addition(length=100, seed=0, batch_size=2)
 
     def first_input_weights(scale):
         config = changed_addition(model__input_scale=scale, model__layers=2).model
@@ -169,9 +169,8 @@ def test_without_an_input_scale_the_length_says_it(name):
         return [layer.cell.input_weights[...] for layer in model.layers]
 
     alone, named = first_input_weights(None), first_input_weights(1.0)
-    scale = recurrent.input_scale(5)
-    for weights, expected in zip(alone, named, strict=True):
-        np.testing.assert_allclose(weights, scale * expected, rtol=1e-6)
+    for weights, expected in zip(alone, named, strict=True):  # 3 / sqrt(100)
+        np.testing.assert_allclose(weights, 0.3 * expected, rtol=1e-6)
 
 
 def test_negative_fraction_is_a_fraction():
