@@ -296,8 +296,8 @@ class Spectral(Constraint):
         """
         if self.radius == 0:
             u = parameters["u_vectors"]
-            frozen = jnp.full((*u.shape[:-2], min(shape)), self.center, u.dtype)
-            return frozen if dtype is None else frozen.astype(dtype)
+            size = (*u.shape[:-2], min(shape))
+            return jnp.full(size, self.center, u.dtype if dtype is None else dtype)
         raw = parameters["sigma_raw"]
         return spectral.bounded_singular_values(
             raw if dtype is None else raw.astype(dtype),

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
-from svdrnn import checks, spectral, transitions
+from svdrnn import checks, householder, spectral, transitions
 from svdrnn._types import AnyArray
 
 
@@ -62,9 +62,13 @@ def state_gradient_norms(
       dtype: dtype of the states.
 
     Returns:
-      (time,), the Frobenius norm of dL/dh_t over batch and features.
+      (time,), the Frobenius norm of dL/dh_t over batch and features; of narrow states
+      in float32.
     """
     gradient = jax.grad(loss)(jnp.zeros(shape, dtype))
     by_time = jnp.moveaxis(gradient, time_axis, 0)
-    others = tuple(range(1, by_time.ndim))
-    return jnp.sqrt(jnp.sum(by_time * by_time, axis=others))
+    wide = by_time.astype(householder.factor_dtype(dtype)).reshape(len(by_time), -1)
+    # Squares of what vanishes or explodes would leave the range before it does.
+    largest = jnp.max(jnp.abs(wide), axis=1, initial=0)
+    scale = jnp.where((largest > 0) & jnp.isfinite(largest), largest, 1)
+    return scale * jnp.linalg.norm(wide / scale[:, None], axis=1)

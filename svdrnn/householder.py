@@ -310,7 +310,7 @@ def apply_reflectors(
     if vectors.shape[0] == 0:
         return x.astype(dtype)
     wide = factor_dtype(dtype)
-    rows = unit_rows(vectors).astype(wide)
+    rows = unit_rows(vectors.astype(wide))
     apply = _apply_scan if method == "scan" else _apply_wy
     y = apply(rows, x.astype(wide).reshape(-1, n), transpose)
     return y.reshape(x.shape).astype(dtype)

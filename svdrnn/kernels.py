@@ -481,16 +481,11 @@ def constrain(
     """
     if not isinstance(constraint, Constraint):
         raise ValueError(f"constraint must be a svdrnn.Constraint, got {constraint!r}")
-    draws = init in DRAWN and rngs is not None
-    if draws and not (isinstance(rngs, nnx.Rngs) and {"params", "default"} & {*rngs}):
-        raise ValueError(
-            "rngs must be nnx.Rngs with a stream params or default, or None, got"
-            f" {rngs!r}"
-        )
+    source = _source(rngs) if init in DRAWN else None
     layouts, skipped = _layouts(model, where, axes, blocks)
     kernels: dict[int, Kernel] = {}
     for variable, path, read in layouts.values():
-        key = rngs.params() if draws else None
+        key = None if source is None else source()
         try:
             matrices = read.matrices(variable.get_value())
             rule, named = start(
@@ -500,6 +495,18 @@ def constrain(
             raise ValueError(f"{error} ({path})") from None
         kernels[id(variable)] = Kernel(rule, named, variable)
     return Paths(_replace(model, kernels), skipped)
+
+
+def _source(rngs: Any) -> Callable[[], jax.Array] | None:
+    """What draws keys; ValueError unless there is none or it is of flax."""
+    if rngs is None:
+        return None
+    if not (isinstance(rngs, nnx.Rngs) and {"params", "default"} & {*rngs}):
+        raise ValueError(
+            "rngs must be nnx.Rngs with a stream params or default, or None, got"
+            f" {rngs!r}"
+        )
+    return rngs.params
 
 
 def _layouts(

@@ -5,6 +5,7 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import optax
 
@@ -42,7 +43,8 @@ def unit_reflectors(
     and scales every row to length 1. Zero rows stay zero. Other updates pass through,
     as do arrays that reflectors cannot be by their shape. W is the same as without: its
     reflectors do not depend on the lengths of the rows, which set how far a step turns
-    them.
+    them. A row longer than 1 / sqrt(eps) comes down by this factor at a time: the sum
+    p + d of one update, rounded, would miss a length of 1.
 
     To be the last of a chain, because what follows it would change the lengths again.
     Its update needs the parameters, and raises ValueError without them.
@@ -62,7 +64,10 @@ def unit_reflectors(
             if not (where(path) and _may_be_reflectors(param)):
                 return update
             unit = householder.unit_rows(param + update.astype(param.dtype))
-            return (unit.astype(param.dtype) - param).astype(update.dtype)
+            longest = jnp.max(jnp.abs(param), axis=-1, keepdims=True)
+            root = float(jnp.finfo(param.dtype).eps) ** 0.5
+            target = unit * jnp.maximum(1, root * longest)
+            return (target.astype(param.dtype) - param).astype(update.dtype)
 
         return jax.tree_util.tree_map_with_path(project, updates, params), state
 

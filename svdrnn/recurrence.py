@@ -410,7 +410,12 @@ def _project(inputs, input_weights, bias, precision):
     if input_weights.shape[1] <= _PROJECT_IN_LOOP:
         return _augmented(inputs, input_weights, bias)
     projected = jnp.matmul(inputs, input_weights.T, precision=precision)
-    return (projected if bias is None else projected + bias[None, None]), None
+    if bias is None:
+        return projected, None
+    # In float32, so that the gradient of a narrow bias is summed in it.
+    wide = householder.factor_dtype(projected.dtype)
+    drive = projected.astype(wide) + bias[None, None].astype(wide)
+    return drive.astype(projected.dtype), None
 
 
 def _step(static, weights, h, x, acts=None):

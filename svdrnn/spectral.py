@@ -51,7 +51,7 @@ def reflector_counts(
 def bounded_singular_values(
     raw: Float[AnyArray, "..."], *, radius: Number, center: Number = 1.0
 ) -> Float[Array, "..."]:
-    """Singular values inside [center - radius, center + radius].
+    """Singular values inside [center - radius, center + radius], to rounding.
 
     sigma = 2 radius (sigmoid(raw) - 1/2) + center = radius tanh(raw / 2) + center.
 
@@ -180,12 +180,13 @@ def _resize(x, size):
     return jnp.pad(x, widths)
 
 
-def _sandwich(left, diagonal, right, x, method):
-    """left diag(diagonal) right^T x on the last axis, each side by its reflectors."""
+def _sandwich(left, diagonal, right, x, method, invert=lambda sigma: sigma):
+    """left diag(invert(diagonal)) right^T x, each side by its reflectors."""
     dtype = jnp.result_type(left, diagonal, right, x)
     # Rounded to a narrow dtype once, at the end.
     wide = householder.factor_dtype(dtype)
     left, diagonal, right, x = (a.astype(wide) for a in (left, diagonal, right, x))
+    diagonal = invert(diagonal)
     z = householder.apply_reflectors(right, x, transpose=True, method=method)
     z = _resize(z, diagonal.shape[0]) * diagonal.reshape((1,) * (z.ndim - 1) + (-1,))
     z = _resize(z, left.shape[1])
@@ -249,8 +250,9 @@ def inverse_apply(
                 f"inverse_apply needs non-zero sigma, got 0 at index {zeros[0]}; "
                 "pseudo_inverse_apply takes zeros"
             )
-    inverse = 1 / svd.sigma
-    return _sandwich(svd.v_vectors, inverse, svd.u_vectors, y, method)
+    return _sandwich(
+        svd.v_vectors, svd.sigma, svd.u_vectors, y, method, lambda sigma: 1 / sigma
+    )
 
 
 def pseudo_inverse_apply(
@@ -263,9 +265,12 @@ def pseudo_inverse_apply(
     """
     svd = validate(svd)
     y = _check_last_axis("y", y, svd.shape[0])
-    zero = svd.sigma == 0
-    inverse = jnp.where(zero, 0, 1 / jnp.where(zero, 1, svd.sigma))
-    return _sandwich(svd.v_vectors, inverse, svd.u_vectors, y, method)
+
+    def invert(sigma):
+        zero = sigma == 0
+        return jnp.where(zero, 0, 1 / jnp.where(zero, 1, sigma))
+
+    return _sandwich(svd.v_vectors, svd.sigma, svd.u_vectors, y, method, invert)
 
 
 def materialize(

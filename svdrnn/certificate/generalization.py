@@ -247,7 +247,8 @@ def _kl_inverses(q, a):
         above = p > q
         safe = np.where(above, p, 1.0)
         excess = entropy + (1 - q) * x - q * np.log(safe) - a
-        step = np.where(above, excess * safe / np.where(above, p - q, 1.0), 0.0)
+        with np.errstate(over="ignore"):
+            step = np.where(above, excess * safe / np.where(above, p - q, 1.0), 0.0)
         following = x - np.maximum(step, 0.0)
         if np.all(following == x):
             break
@@ -351,7 +352,8 @@ def _log_covers(classifiers, norms, etas):
     parts = groups(classifiers, norms)
     sizes = np.array([[group.dimension] for group in parts])
     reach = np.array([[_product(group.width, group.sensitivity)] for group in parts])
-    nets = sizes * np.log1p(reach * (np.sum(sizes) / sizes) / etas)
+    with np.errstate(over="ignore"):  # infinity, of a bound of 1
+        nets = sizes * np.log1p(reach * (np.sum(sizes) / sizes) / etas)
     return np.sum(nets, axis=0) + sum(classifiers.reflectors) * math.log(2)
 
 
@@ -361,8 +363,11 @@ def round_up(value: Number, least: int | None = None) -> tuple[int, float]:
     Args:
       value: at least 0.
       least: the smallest k to give; needed for a value of 0.
+
+    Raises:
+      ValueError: a value out of range, which ends at 2^1023.
     """
-    value = checks.check_finite("value", value, least=0)
+    value = checks.check_finite("value", value, least=0, most=2.0**1023)
     if least is not None and value <= 2.0 ** (least / GRID):
         return least, 2.0 ** (least / GRID)
     k = math.ceil(GRID * math.log2(checks.check_finite("value", value, above=0)))

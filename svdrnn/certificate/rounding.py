@@ -103,6 +103,8 @@ class RoundedCertificate:
 def fitting(values: np.ndarray, bits: int) -> Grid:
     """The finest grid of so many bits that reaches the largest of the values.
 
+    Where none does, which takes values above 2^126, the widest there is.
+
     Raises:
       ValueError: values that are not finite, or bits out of range.
     """
@@ -112,7 +114,8 @@ def fitting(values: np.ndarray, bits: int) -> Grid:
     places = Grid(bits, 0).largest
     if largest == 0 or places == 0:
         return Grid(bits, 0)
-    return Grid(bits, max(-MOST_EXPONENT, math.ceil(math.log2(largest / places))))
+    exponent = math.ceil(math.log2(largest / places))
+    return Grid(bits, min(max(exponent, -MOST_EXPONENT), MOST_EXPONENT))
 
 
 def bound(

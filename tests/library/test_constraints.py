@@ -93,6 +93,17 @@ def test_no_parameters_leave_the_set(x64, case, shape):
             assert low - 1e-12 < sigma.min() and sigma.max() < high + 1e-12
 
 
+@pytest.mark.parametrize(
+    "case", [svdrnn.Spectral(0.0, 0.9), svdrnn.Spectral(0.01, 0.9)]
+)
+def test_singular_values_of_narrow_parameters_are_not_rounded(case):
+    parameters = case.random(KEY, (4, 4), jnp.bfloat16)
+    w = case.transition(parameters, (4, 4), "dense").matrix()
+    assert w.dtype == jnp.float32
+    sigma = np.linalg.svd(w, compute_uv=False)
+    np.testing.assert_allclose(sigma, 0.9, rtol=1e-6)
+
+
 @pytest.mark.parametrize("sigma, expected", [(1.5, 0.3), (0.5, 0.3), (1.1, 0.0)])
 def test_a_violation_is_the_distance_to_the_interval(sigma, expected):
     case, w = svdrnn.Spectral(radius=0.2), np.diag([1.0, sigma])

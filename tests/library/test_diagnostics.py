@@ -89,3 +89,16 @@ def test_state_gradient_norms(x64):
         expected.insert(0, np.linalg.norm(g))
         g = g @ w
     np.testing.assert_allclose(norms, expected, rtol=1e-12)
+
+
+@pytest.mark.parametrize(
+    "dtype, sizes",
+    [(jnp.float32, [1e-30, 1.0, 1e30, 0]), (jnp.float16, [1e-4, 1.0, 300.0, 0])],
+)
+def test_norms_of_vanishing_and_exploding_gradients(dtype, sizes):
+    weights = jnp.asarray(sizes, dtype)[:, None] * jnp.array([3, 4], dtype)
+    found = diagnostics.state_gradient_norms(
+        lambda h: jnp.sum(weights * h), (4, 2), time_axis=0, dtype=dtype
+    )
+    assert found.dtype == jnp.float32
+    np.testing.assert_allclose(found, 5 * np.array(sizes, np.float32), rtol=1e-2)

@@ -297,6 +297,15 @@ def test_rounding_up_what_lies_on_the_grid_and_zero():
         (k, 2.0 ** (k / 4)) for k in range(-40, 41)
     ]
     assert gen.round_up(0.0, least=-8) == (-8, 0.25)
+    with pytest.raises(ValueError, match="value must be .*at most 8.98"):
+        gen.round_up(1.7e308)
+
+
+@pytest.mark.filterwarnings("error")
+def test_what_is_out_of_range_is_a_bound_of_one():
+    kind = classifiers(radius=0.1, steps=7050)
+    assert gen.bound(kind, NORMS, 0.1, gamma=2, examples=1000).bound == 1
+    assert gen.kl_inverse(1 - 1e-12, 1e300) == 1
 
 
 def test_choices_cost_no_more_than_there_is():

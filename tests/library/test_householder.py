@@ -123,6 +123,17 @@ def test_order_of_reflectors_against_a_loop(method):
         np.testing.assert_allclose(actual, y, rtol=0, atol=1e-13)
 
 
+@pytest.mark.parametrize("method", METHODS)
+def test_narrow_vectors_are_widened_before_they_are_scaled(method):
+    vectors = random_vectors(3, 6).astype(np.float32)
+    x = random_vectors(1, 6, seed=1)[0]
+    with jax.numpy_dtype_promotion("standard"):
+        found = apply_reflectors(vectors, x, method=method)
+    assert found.dtype == jnp.float64
+    expected = apply_reflectors(vectors.astype(np.float64), x, method=method)
+    np.testing.assert_array_equal(found, expected)
+
+
 @pytest.mark.slow
 def test_first_row_is_the_first_factor():
     # H_0 with u = e_0 + e_1 swaps the first two coordinates with a minus; H_1 with

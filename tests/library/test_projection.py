@@ -74,6 +74,16 @@ def test_dtypes_are_kept():
     np.testing.assert_allclose(lengths, 1, atol=1e-2)
 
 
+@pytest.mark.parametrize("size", [1e4, 1e8, 1e30])
+def test_long_reflectors_come_down_and_do_not_vanish(size):
+    direction = np.float32([[0.6, 0, 0.8], [0, -1, 0]])
+    params = {"u_vectors": size * direction}
+    for _ in range(10):
+        updates = project({"u_vectors": np.zeros_like(direction)}, params)
+        params = optax.apply_updates(params, updates)
+    np.testing.assert_allclose(params["u_vectors"], direction, atol=1e-3)
+
+
 @pytest.mark.slow
 def test_in_a_chain_with_an_nnx_optimizer():
     weight = SpectralMatrix(5, 5, reflectors=3, radius=0.1, rngs=nnx.Rngs(0))

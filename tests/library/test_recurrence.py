@@ -454,7 +454,8 @@ def test_chunks_save_memory(form, custom_backward):
     assert temporaries(45) < states / 4
 
 
-def test_bfloat16_sums_are_kept_in_float32():
+@pytest.mark.parametrize("features", [1, 3])  # the bias acts inside the loop, or not
+def test_bfloat16_sums_are_kept_in_float32(features):
     # With W = 0 the gradient of the bias counts steps and items: 2,000 ones, which
     # a sum in bfloat16 would stop counting at 256.
     steps, batch, n = 500, 4, 2
@@ -466,13 +467,13 @@ def test_bfloat16_sums_are_kept_in_float32():
             inputs,
             jnp.zeros((batch, n), jnp.bfloat16),
             activation=Activation("identity"),
-            input_weights=jnp.ones((n, 1), jnp.bfloat16),
+            input_weights=jnp.ones((n, features), jnp.bfloat16),
             bias=bias,
         )
         assert states.dtype == last.dtype == jnp.bfloat16
         return states.sum()
 
-    inputs = jnp.zeros((steps, batch, 1), jnp.bfloat16)
+    inputs = jnp.zeros((steps, batch, features), jnp.bfloat16)
     gradient = oracles.jit(jax.grad(loss))(zeros[0], inputs)
     assert gradient.dtype == jnp.bfloat16
     np.testing.assert_array_equal(np.asarray(gradient, float), steps * batch)

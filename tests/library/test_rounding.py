@@ -103,6 +103,13 @@ def test_a_grid_out_of_range_is_named(bits, exponent, named):
         rounding.fitting(np.array([1.0, np.nan]), 3)
 
 
+def test_the_widest_grid_is_taken_where_none_reaches_the_values():
+    values = np.float32([3e38, 1.0])
+    grid = rounding.fitting(values, 2)
+    assert grid == rounding.Grid(2, rounding.MOST_EXPONENT)
+    np.testing.assert_array_equal(grid.rounded(values), np.float32([2.0**126, 0]))
+
+
 def test_the_search_takes_the_bits_that_do_not_matter():
     """One tensor decides by its sign, one by its size, and one not at all."""
     parameters = {

@@ -240,6 +240,17 @@ def test_inverse_undoes_apply():
     check(compiled(spectral.pseudo_inverse_apply)(svd, y), x)
 
 
+def test_inverses_are_rounded_once():
+    # 1 / sigma has no place in float16, the result has.
+    svd = SVD(*(jnp.asarray(a, jnp.float16) for a in (np.eye(2), np.eye(2), [1e-5, 1])))
+    y = jnp.asarray([1e-4, 1], jnp.float16)
+    expected = np.asarray(y, float) / np.asarray(svd.sigma, float)
+    for invert in (spectral.inverse_apply, spectral.pseudo_inverse_apply):
+        found = invert(svd, y)
+        assert found.dtype == jnp.float16
+        np.testing.assert_allclose(np.asarray(found, float), expected, rtol=1e-3)
+
+
 # Parameters from a matrix.
 
 

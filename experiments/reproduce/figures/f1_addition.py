@@ -1,7 +1,7 @@
 """F1, addition: error and gradient over iterations at three lengths.
 
 `cpu` has the 10,000 iterations of `full` by the protocol `paper`, whose rate of 1e-3 is
-slow, with one seed of the LSTM at T = 100 and 300, where it takes an hour on a core, and
+slow, with one seed of the LSTM at T = 100 and 300, where it takes up to an hour, and
 three of the others. By `tuned` it has 1,000 iterations at T = 30 and 100 and 1,500 at
 300; the cosine schedule ends there.
 """
