@@ -211,13 +211,16 @@ def test_constants_too_large_are_infinite_and_the_bound_is_one():
 
 @pytest.mark.parametrize("eps", [0.03, 0.1, 0.24, 0.7, 3.0])
 def test_the_count_of_a_net_is_enough_in_one_dimension(eps):
+    kind = classifiers(radius=1.5)
+    norms = dataclasses.replace(NORMS, bias=1.5)
+    widths = {group.name: group.width for group in gen.groups(kind, norms)}
     # Points inside [-r, r], from left to right, each covers what is within eps.
     r, counted, covered = 1.5, 0, -1.5
     while covered < r:
         covered, counted = min(covered + eps, r) + eps, counted + 1
     assert counted == max(1, math.ceil(r / eps))
-    assert counted <= 1 + r / eps  # sigma, of half-width r
-    assert counted <= 1 + 2 * r / eps  # a ball of radius r
+    assert counted <= 1 + widths["sigma"] / eps  # of half-width r
+    assert counted <= 1 + widths["bias"] / eps  # a ball of radius r
 
 
 def test_one_parameter_is_covered_by_direct_counting():
@@ -246,12 +249,13 @@ def test_every_sphere_has_a_net_of_the_size_counted():
     generator = np.random.default_rng(0)
     points = generator.standard_normal((4000, 3))
     points /= np.linalg.norm(points, axis=1, keepdims=True)
+    widths = {group.name: group.width for group in gen.groups(classifiers(), NORMS)}
     for eps in (0.2, 0.5, 1.0):
         left, net = points, 0
         while len(left):
             left = left[np.linalg.norm(left - left[0], axis=1) > eps]
             net += 1
-        assert net <= (1 + 2 / eps) ** 3
+        assert net <= (1 + widths["u_vectors[0]"] / eps) ** 3
 
 
 def test_widths_of_nets_add_up_to_eta():

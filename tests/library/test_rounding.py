@@ -54,9 +54,11 @@ def test_the_count_is_that_of_all_classifiers():
 
 
 def test_what_is_paid_for_bits_and_exponents_is_no_more_than_delta():
-    bits = sum(1 / (2.3 * (b + 1) ** 2) for b in range(1, rounding.MOST_BITS + 1))
-    exponents = sum(1 / (2.3 * (abs(e) + 1) ** 2) for e in range(-126, 127))
-    assert bits * exponents <= 1
+    def paid(choices):
+        return sum(math.exp(-generalization.log_choices((k,))) for k in choices)
+
+    most = rounding.MOST_EXPONENT
+    assert paid(range(1, rounding.MOST_BITS + 1)) * paid(range(-most, most + 1)) <= 1
 
 
 def test_a_bound_is_more_with_bits_models_and_confidence_and_less_with_examples():

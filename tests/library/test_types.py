@@ -7,6 +7,7 @@ import re
 import subprocess
 import sys
 
+import jax
 import jax.numpy as jnp
 import pytest
 from flax import nnx
@@ -117,14 +118,29 @@ def test_a_keyword_of_several_classes_is_the_same_in_all_of_them():
     }
 
 
-def test_a_layer_passes_every_keyword_on():
-    """Each, with a value that is not its default, is seen in what the layer made."""
-    given = {
+# Of the matrix, which every kind of layer has its own of.
+OF_THE_MATRIX = {
+    svdrnn.SpectralRNN: {
         "reflectors": (3, 2),
         "radius": 0.25,
         "center": 0.5,
         "init": "random",
         "init_sigma": 0.4,
+        "method": "dense",
+    },
+    svdrnn.OrthogonalRNN: {
+        "map": "cayley",
+        "negative_fraction": 0.5,
+        "init": "identity",
+    },
+    svdrnn.DenseRNN: {"init": "identity"},
+}
+
+
+@pytest.mark.parametrize("kind", OF_THE_MATRIX, ids=lambda kind: kind.__name__)
+def test_a_layer_passes_every_keyword_on(kind):
+    """Each, with a value that is not its default, is seen in what the layer made."""
+    given = OF_THE_MATRIX[kind] | {
         "param_dtype": jnp.bfloat16,
         "activation": "leaky_relu",
         "leak": 0.125,
@@ -133,7 +149,6 @@ def test_a_layer_passes_every_keyword_on():
         "dtype": jnp.float16,
         "precision": "highest",
         "custom_backward": False,
-        "method": "dense",
         "time_major": True,
         "return_carry": True,
         "reverse": True,
@@ -143,8 +158,8 @@ def test_a_layer_passes_every_keyword_on():
         "activation_every": 4,
     }
     names = ["in_features", "hidden_features", *given, "rngs"]
-    assert sorted(names) == sorted(inspect.signature(svdrnn.SpectralRNN).parameters)
-    layer = svdrnn.SpectralRNN(2, 4, **given, rngs=nnx.Rngs(0))
+    assert sorted(names) == sorted(inspect.signature(kind).parameters)
+    layer = kind(2, 4, **given, rngs=nnx.Rngs(0))
     for name in ("time_major", "return_carry", "reverse", "keep_order"):
         assert getattr(layer, name) is True
     assert (layer.unroll, layer.chunk, layer.activation_every) == (2, 3, 4)
@@ -152,23 +167,21 @@ def test_a_layer_passes_every_keyword_on():
     assert (cell.in_features, cell.hidden_features) == (2, 4)
     assert cell.dtype == jnp.float16 and cell.param_dtype == jnp.bfloat16
     assert (cell.precision, cell.custom_backward) == ("highest", False)
-    assert (cell.method, cell.bias, cell.activation.leak) == ("dense", None, 0.125)
+    assert (cell.bias, cell.activation.leak) == (None, 0.125)
     assert cell.input_weights.dtype == jnp.bfloat16
     assert 0 < jnp.max(jnp.abs(cell.input_weights[...])) < 0.01
     weight = cell.weight
-    assert (weight.radius, weight.center) == (0.25, 0.5)
-    assert weight.u_vectors.shape == (3, 4) and weight.v_vectors.shape == (2, 4)
-    assert weight.u_vectors.dtype == jnp.bfloat16
-    assert jnp.allclose(weight.sigma(), 0.4, atol=1e-2)
-    # The keywords of the other kinds of W.
-    layer = svdrnn.OrthogonalRNN(
-        2, 4, map="cayley", negative_fraction=0.5, init="identity", rngs=nnx.Rngs(0)
-    )
-    weight = layer.cell.weight
-    assert (weight.map, weight.num_negative) == ("cayley", 2)
-    assert not jnp.any(weight.skew_entries[...])
-    layer = svdrnn.DenseRNN(2, 4, init="identity", rngs=nnx.Rngs(0))
-    assert jnp.array_equal(layer.cell.weight.matrix(), jnp.eye(4))
+    stored = jax.tree.leaves(nnx.state(weight, nnx.Param))
+    assert {leaf.dtype for leaf in stored} == {jnp.dtype(jnp.bfloat16)}
+    if kind is svdrnn.SpectralRNN:
+        assert (cell.method, weight.radius, weight.center) == ("dense", 0.25, 0.5)
+        assert weight.u_vectors.shape == (3, 4) and weight.v_vectors.shape == (2, 4)
+        assert jnp.allclose(weight.sigma(), 0.4, atol=1e-2)
+    elif kind is svdrnn.OrthogonalRNN:
+        assert (weight.map, weight.num_negative) == ("cayley", 2)
+        assert not jnp.any(weight.skew_entries[...])
+    else:
+        assert jnp.array_equal(weight.matrix(), jnp.eye(4))
 
 
 @pytest.mark.parametrize("kind", LAYERS, ids=lambda kind: kind.__name__)
@@ -189,6 +202,7 @@ def test_a_mistyped_argument_is_an_error(kind):
 
 
 PROGRAM = """
+import jax
 import jax.numpy as jnp
 from flax import nnx
 from svdrnn import SpectralRNN
