@@ -194,6 +194,14 @@ ROWS = (
         protocol.Run("pixel_mnist_28", "pixel_mnist", {"task.steps": 28}),
     ),
     Row(
+        "the same by the LSTM",
+        protocol.Run(
+            "pixel_mnist_28_lstm",
+            "pixel_mnist",
+            {"task.steps": 28, "model.name": "lstm", "train.learning_rate": 0.01},
+        ),
+    ),
+    Row(
         "MNIST, spectral MLP, 100 × 128",
         protocol.Run("deep_mlp_spectral_mlp", "deep_mlp", {}),
     ),
@@ -242,8 +250,11 @@ ROWS = (
         protocol.Run("ptb_word_smoke", "ptb_word:smoke", {}),
         digits=0,
     ),
+    Row("PTB characters", protocol.Run("ptb_char", "ptb_char", {}), seeds=2),
     Row(
-        "PTB characters", protocol.Run("ptb_char", "ptb_char", {}), readme=True, seeds=2
+        "PTB characters, Spectral-LSTM",
+        protocol.Run("ptb_char_spectral_lstm", "ptb_char:spectral_lstm", {}),
+        readme=True,
     ),
 )
 
