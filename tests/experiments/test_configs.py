@@ -67,6 +67,7 @@ def test_two_lengths_are_refused():
         ("ptb_word.py:spectral_lstm_long", "ptb_word"),
         ("ptb_word.py:smoke", "ptb_word"),
         ("ptb_char.py", "ptb_char"),
+        ("ptb_char.py:spectral_lstm", "ptb_char"),
     ],
 )
 def test_shipped_configs_are_valid_and_complete(name, task):

@@ -116,7 +116,7 @@ TARGETS = (
     ),
     Target(
         "PTB characters, an hour and a half on two cores, bits",
-        ("ptb_char", "ptb_char_seed1"),
+        ("ptb_char_spectral_lstm",),
         aim=1.45,
         published="coRNN: 1.46 (not checked); expRNN, T = 150: 1.43; LEM: 1.25",
     ),
