@@ -115,7 +115,7 @@ TARGETS = (
         published="LSSL, S4, several layers: 0.98 to 0.99 (not checked)",
     ),
     Target(
-        "PTB characters, an hour and a half on two cores, bits",
+        "PTB characters, Spectral-LSTM, an hour and a half on two cores, bits",
         ("ptb_char_spectral_lstm",),
         aim=1.45,
         published="coRNN: 1.46 (not checked); expRNN, T = 150: 1.43; LEM: 1.25",
