@@ -183,25 +183,30 @@ class Kernel(Operators, nnx.Module):
 
 # --- how layers are read ------------------------------------------------------------
 
-# Each gives (number of axes of the kernel, input axes, output axes, blocks).
+# Each gives (shape of the kernel, input axes, output axes, blocks), with None for sizes
+# that the layer does not say.
 
 
-def _matrix(layer):
-    """(in, out), as in `Linear`, and in `Embed`: a lookup is a one-hot row times it."""
-    return 2, (0,), (1,), 1
+def _linear(layer):
+    """(in, out)."""
+    return (layer.in_features, layer.out_features), (0,), (1,), 1
+
+
+def _embed(layer):
+    """(words, features): a lookup is a one-hot row times it."""
+    return (layer.num_embeddings, layer.features), (0,), (1,), 1
 
 
 def _transposed(layer):
     """(out, in), as the recurrent layers here have it."""
-    return 2, (1,), (0,), 1
+    return (None, None), (1,), (0,), 1
 
 
 def _linear_general(layer):
     """(batch..., in..., out...)."""
-    b, i, o = (
-        len(x) for x in (layer.batch_axis, layer.in_features, layer.out_features)
-    )
-    return b + i + o, range(b, b + i), range(b + i, b + i + o), 1
+    shape = (*layer.batch_axis.values(), *layer.in_features, *layer.out_features)
+    b, i = len(layer.batch_axis), len(layer.in_features)
+    return shape, range(b, b + i), range(b + i, len(shape)), 1
 
 
 def _einsum(layer):
@@ -212,7 +217,7 @@ def _einsum(layer):
         return None
     summed = [i for i, c in enumerate(kernel) if c in inputs and c not in result]
     free = [i for i, c in enumerate(kernel) if c not in inputs]
-    return (len(kernel), summed, free, 1) if summed and free else None
+    return (layer.kernel_shape, summed, free, 1) if summed and free else None
 
 
 def _conv(layer):
@@ -220,7 +225,7 @@ def _conv(layer):
     k = len(layer.kernel_size)
     if layer.mask is not None:
         return None
-    return k + 2, range(k + 1), (k + 1,), layer.feature_group_count
+    return layer.kernel_shape, range(k + 1), (k + 1,), layer.feature_group_count
 
 
 def _conv_transpose(layer):
@@ -229,16 +234,16 @@ def _conv_transpose(layer):
     if layer.mask is not None:
         return None
     i, o = (k + 1, k) if layer.transpose_kernel else (k, k + 1)
-    return k + 2, (i,), (*range(k), o), 1
+    return (*layer.kernel_size, None, None), (i,), (*range(k), o), 1
 
 
 _KERNELS: dict[type, tuple[str | None, Callable | None]] = {
-    nnx.Linear: ("kernel", _matrix),
+    nnx.Linear: ("kernel", _linear),
     nnx.LinearGeneral: ("kernel", _linear_general),
     nnx.Einsum: ("kernel", _einsum),
     nnx.Conv: ("kernel", _conv),
     nnx.ConvTranspose: ("kernel", _conv_transpose),
-    nnx.Embed: ("embedding", _matrix),
+    nnx.Embed: ("embedding", _embed),
     DenseMatrix: ("w", _transposed),
     TransitionCell: ("input_weights", _transposed),
     SpectralMatrix: (None, None),
@@ -325,17 +330,24 @@ def _read(reference: _Reference, axes: Any, blocks: int | None) -> Layout | str:
     if axes is not None:
         return layout(shape, axes, 1 if blocks is None else blocks)
     axes_of_owner = reading(owner) if reading else None
-    if axes_of_owner is None or len(shape) < axes_of_owner[0]:
+    if axes_of_owner is None or not _ends_in(shape, axes_of_owner[0]):
         raise ValueError(
             f"axes must be given, (input axes, output axes), for {reference.path} of "
             f"shape {shape}, or where must leave it out: a {type(owner).__name__} has "
             "no one reading of it"
         )
-    rank, inputs, outputs, parts = axes_of_owner
-    lead = len(shape) - rank
+    expected, inputs, outputs, parts = axes_of_owner
+    lead = len(shape) - len(expected)
     sides = [[lead + i for i in side] for side in (inputs, outputs)]
     own = parts * _gates(reference)
     return layout(shape, sides, own if blocks is None else blocks)
+
+
+def _ends_in(shape: tuple[int, ...], expected: tuple[int | None, ...]) -> bool:
+    """Whether what is ahead of the layer's own axes can count kernels."""
+    lead = len(shape) - len(expected)
+    own = zip(shape[lead:], expected, strict=True) if lead >= 0 else ()
+    return lead >= 0 and all(size == e or e is None for size, e in own)
 
 
 def _gates(reference: _Reference) -> int:
@@ -444,8 +456,9 @@ def constrain(
     `Einsum`, `MultiHeadAttention` as they multiply; `Conv` from a patch to a pixel, and
     each group by itself; `ConvTranspose` from a pixel to a patch; `Embed` from one-hot
     to features; the kernels of `nnx.OptimizedLSTMCell` and `nnx.GRUCell` gate by gate.
-    Axes ahead of those that a layer needs (`nnx.vmap`) count kernels. A kernel that is
-    split over a mesh becomes parameters that are whole on every device.
+    Axes ahead of those that a layer needs (`nnx.vmap`) count kernels; `axes` reads what
+    is stacked along another one. A kernel that is split over a mesh becomes parameters
+    that are whole on every device.
 
     Args:
       model: any NNX model.

@@ -1168,6 +1168,23 @@ def test_orbax_round_trip(tmp_path):
         np.testing.assert_array_equal(at(back, path)[...], at(net, path)[...])
 
 
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda rngs: nnx.Linear(4, 5, rngs=rngs),
+        lambda rngs: nnx.LinearGeneral((2, 3), 4, axis=(-2, -1), rngs=rngs),
+        lambda rngs: nnx.Embed(6, 4, rngs=rngs),
+        lambda rngs: nnx.Conv(4, 6, (2, 2), rngs=rngs),
+        lambda rngs: nnx.ConvTranspose(4, 6, (3, 2), rngs=rngs),
+        lambda rngs: nnx.Einsum("ab,bc->ac", (3, 4), rngs=rngs),
+    ],
+)
+def test_layers_stacked_along_another_axis_are_not_misread(make):
+    layer = nnx.vmap(make, out_axes=1)(nnx.Rngs(0).split(7))
+    with pytest.raises(ValueError, match="axes must be given"):
+        svdrnn.constrain(layer, SPECTRAL, init="identity")
+
+
 @pytest.mark.slow
 def test_narrow_and_other_variables():
     class Special(nnx.Param):
