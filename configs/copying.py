@@ -29,10 +29,10 @@ uniform, and lags of 2000 and more start with them.
 Recorded, on one of two shared CPU cores:
 
     T = 500    300 steps, seed 0: test recall 0.9998 in 2 min 18 s
-    T = 1000   300 steps, seed 0: 0.9998 in 4 min 30 s
-    T = 2000   200 steps, seed 0: 0.9999 in 5 min 34 s
-    T = 5000   200 steps, seeds 0, 1, 2: 0.9999, 1.0000, 1.0000 in 12 min 51 s,
-               14 min 01 s, 15 min 29 s (validation 0.998 or more after 100 steps)
+    T = 1000   300 steps, seed 0: 0.9998 in 4 min 06 s
+    T = 2000   200 steps, seed 0: 0.9999 in 4 min 46 s
+    T = 5000   200 steps, seeds 0, 1, 2: 0.9999, 1.0000, 1.0000 in 11 min 29 s,
+               10 min 55 s, 15 min 29 s (validation 0.998 or more after 100 steps)
     T = 10000  200 steps, seeds 0 and 1: 0.9959, 1.0000 in 20 min 55 s, 20 min 16 s,
                with 9 GiB of memory
 
