@@ -67,8 +67,9 @@ def state_gradient_norms(
     """
     gradient = jax.grad(loss)(jnp.zeros(shape, dtype))
     by_time = jnp.moveaxis(gradient, time_axis, 0)
-    wide = by_time.astype(householder.factor_dtype(dtype)).reshape(len(by_time), -1)
+    wide = by_time.astype(householder.factor_dtype(by_time.dtype))
+    others = tuple(range(1, wide.ndim))
     # Squares of what vanishes or explodes would leave the range before it does.
-    largest = jnp.max(jnp.abs(wide), axis=1, initial=0)
+    largest = jnp.max(jnp.abs(wide), axis=others, keepdims=True, initial=0)
     scale = jnp.where((largest > 0) & jnp.isfinite(largest), largest, 1)
-    return scale * jnp.linalg.norm(wide / scale[:, None], axis=1)
+    return scale.reshape(-1) * jnp.sqrt(jnp.sum(jnp.square(wide / scale), axis=others))

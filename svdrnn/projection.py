@@ -44,7 +44,8 @@ def unit_reflectors(
     as do arrays that reflectors cannot be by their shape. W is the same as without: its
     reflectors do not depend on the lengths of the rows, which set how far a step turns
     them. A row longer than 1 / sqrt(eps) comes down by this factor at a time: the sum
-    p + d of one update, rounded, would miss a length of 1.
+    p + d of one update, rounded, would miss a length of 1. Each time rounds it, by
+    sqrt(eps) of its length.
 
     To be the last of a chain, because what follows it would change the lengths again.
     Its update needs the parameters, and raises ValueError without them.
@@ -64,7 +65,7 @@ def unit_reflectors(
             if not (where(path) and _may_be_reflectors(param)):
                 return update
             unit = householder.unit_rows(param + update.astype(param.dtype))
-            longest = jnp.max(jnp.abs(param), axis=-1, keepdims=True)
+            longest = jnp.max(jnp.abs(param), axis=-1, keepdims=True).astype(unit.dtype)
             root = float(jnp.finfo(param.dtype).eps) ** 0.5
             target = unit * jnp.maximum(1, root * longest)
             return (target.astype(param.dtype) - param).astype(update.dtype)

@@ -413,9 +413,10 @@ def _project(inputs, input_weights, bias, precision):
     if bias is None:
         return projected, None
     # In float32, so that the gradient of a narrow bias is summed in it.
-    wide = householder.factor_dtype(projected.dtype)
+    dtype = jnp.result_type(projected, bias)
+    wide = householder.factor_dtype(dtype)
     drive = projected.astype(wide) + bias[None, None].astype(wide)
-    return drive.astype(projected.dtype), None
+    return drive.astype(dtype), None
 
 
 def _step(static, weights, h, x, acts=None):

@@ -96,6 +96,11 @@ def test_state_gradient_norms(x64):
     [(jnp.float32, [1e-30, 1.0, 1e30, 0]), (jnp.float16, [1e-4, 1.0, 300.0, 0])],
 )
 def test_norms_of_vanishing_and_exploding_gradients(dtype, sizes):
+    for shape in ((0, 2, 3), (4, 0, 3)):  # of no step, of no item
+        none = diagnostics.state_gradient_norms(
+            lambda h: jnp.sum(h), shape, time_axis=0, dtype=dtype
+        )
+        np.testing.assert_array_equal(none, np.zeros(shape[0]))
     weights = jnp.asarray(sizes, dtype)[:, None] * jnp.array([3, 4], dtype)
     found = diagnostics.state_gradient_norms(
         lambda h: jnp.sum(weights * h), (4, 2), time_axis=0, dtype=dtype
