@@ -83,7 +83,7 @@ def test_long_reflectors_come_down_and_do_not_vanish(strict, size, dtype, atol):
         zeros = {"u_vectors": jnp.zeros(direction.shape, dtype)}
         params = optax.apply_updates(params, project(zeros, params))
     found = np.asarray(params["u_vectors"], np.float32)
-    # Each of the steps down rounds the direction, the last one the length alone.
+    # Each of the steps down rounds the direction.
     np.testing.assert_allclose(found, direction, atol=atol)
     np.testing.assert_allclose(np.linalg.norm(found, axis=1), 1, atol=0.01)
 
