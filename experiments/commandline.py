@@ -163,9 +163,15 @@ def output(text: str) -> pathlib.Path:
     """The file that --output names, which may be there.
 
     Raises:
-      ValueError: it is a folder, or no file of another kind.
+      ValueError: it is a folder or no file of another kind, or there is no folder that
+        it could be in.
     """
     path = folder(text, "--output")
+    if not path.parent.is_dir():
+        raise ValueError(
+            f"--output must be a file in a folder that is there, got {path}: there is"
+            f" no folder {path.parent}"
+        )
     if path.exists() and not path.is_file():
         kind = "folder" if path.is_dir() else "device"
         raise ValueError(f"--output must be a file, got the {kind} {path}")

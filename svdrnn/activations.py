@@ -36,14 +36,13 @@ class Activation:
 
     `modrelu` takes a trained `offset` of shape (n,) (Arjovsky, Shah and Bengio, 2016);
     with a positive offset it jumps at zero and has no Lipschitz constant. The
-    derivative at a kink is that of the left piece for `relu` and of the right piece
-    for `leaky_relu`. NaN stays NaN.
+    derivative at a kink is that of the left piece for `relu` and a `leaky_relu` whose
+    leak is 0, and of the right piece for every other leak. NaN stays NaN.
 
     Attributes:
       name: one of `NAMES`, or a function of an array that acts on every entry alone.
-      leak: slope of `leaky_relu` left of zero, in [0, 1]; 0 is ReLU up to the kink,
-        1 the identity, and None is 0.01. The other activations have none: theirs stays
-        None.
+      leak: slope of `leaky_relu` left of zero, in [0, 1]; 0 is ReLU, 1 the identity,
+        and None is 0.01. The other activations have none: theirs stays None.
 
     Raises:
       ValueError: for an unknown name, a leak outside [0, 1], or one that is given with
@@ -96,7 +95,7 @@ class Activation:
         checks.check_floating("z", z)
         match self.name:
             case "leaky_relu":
-                return jnp.where(z >= 0, z, self.leak * z)
+                return jnp.where(self._right(z), z, self.leak * z)
             case "relu":
                 return jnp.where(z <= 0, jnp.zeros_like(z), z)
             case "tanh":
@@ -132,10 +131,7 @@ class Activation:
         g = jnp.asarray(g)
         match self.name:
             case "leaky_relu":
-                # A leak of zero sends the whole left half line to zero, and there
-                # the sign of z is lost: h = 0 then counts as left of the kink.
-                right = h >= 0 if self.leak > 0 else h > 0
-                return jnp.where(right, g, self.leak * g)
+                return jnp.where(self._right(h), g, self.leak * g)
             case "relu":
                 return jnp.where(h <= 0, jnp.zeros_like(g), g)
             case "tanh":
@@ -145,6 +141,14 @@ class Activation:
             case "modrelu":
                 return jnp.where(h != 0, g, jnp.zeros_like(g))
         return jax.vjp(self._function, z)[1](g)[0]
+
+    def _right(self, x):
+        """Where z is right of the kink of `leaky_relu`, told of z or of h alike.
+
+        A leak of zero sends the whole left half line to zero, and there the sign of z
+        is lost: zero then counts as left.
+        """
+        return x >= 0 if self.leak > 0 else x > 0
 
     def _function(self, z):
         """The callable, kept to the shape and the dtype of its input."""

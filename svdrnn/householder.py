@@ -7,7 +7,8 @@ length, H_i = I - 2 r_i r_i^T and
     Q = H_0 H_1 ... H_{m-1}.
 
 A zero row is the identity, with zero gradients, so that it never moves. A row whose
-largest entry is below the smallest normal number of the dtype counts as zero.
+largest entry is below the smallest normal number of float32, or of float64 where it
+has that dtype, counts as zero.
 """
 
 import jax

@@ -23,7 +23,7 @@ from svdrnn._operators import Operators, unwritable
 from svdrnn._sharding import replicated
 from svdrnn._types import is_abstract
 from svdrnn.cells import TransitionCell
-from svdrnn.checks import is_traced
+from svdrnn.checks import check_real, is_traced
 from svdrnn.constraint import DRAWN, Constraint, largest_violation
 from svdrnn.layouts import Layout, Rule, layout, start
 from svdrnn.matrices import DenseMatrix, OrthogonalMatrix, SpectralMatrix
@@ -424,6 +424,10 @@ class Paths(tuple):
         self.skipped = skipped
         return self
 
+    def __getnewargs__(self):
+        """What `__new__` takes, which copies and pickles call."""
+        return tuple(self), self.skipped
+
     def __repr__(self):
         if not self.skipped:
             return super().__repr__()
@@ -642,7 +646,8 @@ def set_matrix(kernel: Kernel, w: ArrayLike, *, init: str = "strict") -> None:
       init: `"strict"`, an error where w is not allowed, or `"project"`.
 
     Raises:
-      ValueError: for what is not a constrained kernel; another shape; as `constrain`.
+      ValueError: for what is not a constrained kernel; another shape; complex numbers;
+        as `constrain`.
     """
     if not isinstance(kernel, Kernel):
         raise ValueError(f"kernel must be a constrained kernel, got {type(kernel)}")
@@ -653,7 +658,9 @@ def set_matrix(kernel: Kernel, w: ArrayLike, *, init: str = "strict") -> None:
     shape = (*lead, *rule.layout.stack_shape, *rule.layout.matrix_shape)
     if jnp.shape(w) != shape:
         raise ValueError(f"w must have shape {shape}, got {jnp.shape(w)}")
-    w = replicated(jnp.asarray(w, kernel.dtype))
+    w = jnp.asarray(w)
+    check_real("w", w)
+    w = replicated(w.astype(kernel.dtype))
     _, named = start(rule.constraint, rule.layout, w, init=init)
     for name, value in named.items():
         getattr(kernel, name)[...] = value

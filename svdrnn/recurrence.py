@@ -178,8 +178,9 @@ def recurrence(
       input_weights: M, (n, n_in).
       bias: b, (n,), or None.
       offset: the trained offset of modReLU, (n,); None for every other activation.
-      lengths: (batch,) integers: item j ends after `lengths[j]` steps, and its last
-        state is h_{lengths[j]}, for length 0 its h_0. None: all end after T.
+      lengths: (batch,) integers from 0 to T, which traced ones are trusted to be: item
+        j ends after `lengths[j]` steps, and its last state is h_{lengths[j]}, for
+        length 0 its h_0. None: all end after T.
       last_only: give no states but the last. Linear steps may then be taken at once, by
         powers of W, whose entries have to be finite; `unroll=2` takes them one by one.
       chunk: with `last_only`, keep one state in `chunk` and compute the others
@@ -203,7 +204,7 @@ def recurrence(
 
     Raises:
       ValueError: for an `activation_every`, chunk or unroll below 1, shapes or dtypes
-        that do not fit.
+        that do not fit, lengths that are known and not in [0, T].
       TypeError: forward mode through the hand-written backward pass.
     """
     _check(
@@ -214,6 +215,9 @@ def recurrence(
         offset=offset,
         perturbations=perturbations,
     )
+    if lengths is not None:
+        # Narrow integers would wrap around where they are compared with steps.
+        lengths = jnp.asarray(lengths).astype(jnp.int32)
     checks.check_integer("unroll", unroll)
     if chunk is not None:
         checks.check_integer("chunk", chunk)
@@ -331,8 +335,27 @@ def _check(n, inputs, lengths, **arrays):
     }
     checks.check_floating("inputs", inputs)
     _check_shapes(**{name: (array, shapes[name]) for name, array in arrays.items()})
-    if lengths is not None and lengths.shape != (batch,):
-        raise ValueError(f"lengths must have shape ({batch},), got {lengths.shape}")
+    if lengths is not None:
+        check_lengths("lengths", lengths, (batch,), time)
+
+
+def check_lengths(
+    name: str, lengths: Integer[AnyArray, "*batch"], shape: tuple[int, ...], steps: int
+) -> None:
+    """Raises ValueError unless they are such integers, where known in [0, steps]."""
+    if lengths.shape != shape or not jnp.issubdtype(lengths.dtype, jnp.integer):
+        raise ValueError(
+            f"{name} must be integers of shape {shape}, got {lengths.dtype} of shape"
+            f" {lengths.shape}"
+        )
+    if checks.is_traced(lengths) or not lengths.size:
+        return
+    values = np.asarray(lengths)
+    low, high = int(values.min()), int(values.max())
+    if low < 0 or high > steps:
+        raise ValueError(
+            f"{name} must lie in [0, {steps}], got values from {low} to {high}"
+        )
 
 
 def _check_shapes(**arrays):

@@ -222,11 +222,14 @@ class TransitionRNN(nnx.Module):
         reverse = self.reverse if reverse is None else reverse
         keep_order = self.keep_order if keep_order is None else keep_order
 
-        if seq_lengths is not None and not checks.is_traced(seq_lengths):
-            seq_lengths = np.asarray(seq_lengths)
-        shape = np.shape(inputs)
-        if seq_lengths is not None and len(shape) > 1:
-            _check_lengths(seq_lengths, shape[0 if time_major else -2])
+        if seq_lengths is not None:
+            xp = jnp if checks.is_traced(seq_lengths) else np
+            lengths = seq_lengths = xp.asarray(seq_lengths)
+            shape = np.shape(inputs)
+            if len(shape) > 1:
+                time = 0 if time_major else len(shape) - 2
+                batch = shape[:time] + shape[time + 1 : -1]
+                recurrence.check_lengths("seq_lengths", lengths, batch, shape[time])
         arrays = (inputs, initial_carry, seq_lengths, perturbations)
         return _programs.in_one(
             TransitionRNN._outputs,
@@ -259,7 +262,7 @@ class TransitionRNN(nnx.Module):
         steps = xs.shape[0]
         n = self.cell.hidden_features
         h0 = self._initial(carry0, batch, n)
-        lengths = _lengths(seq_lengths, batch, steps)
+        lengths = _lengths(seq_lengths, steps)
         if reverse:
             if perturbations is not None:
                 raise ValueError("perturbations must be None with reverse=True")
@@ -331,35 +334,16 @@ def _flatten(
     return batch, x.reshape(x.shape[0], math.prod(batch), x.shape[-1])
 
 
-def _check_lengths(seq_lengths: ArrayLike, steps: int) -> None:
-    """Raises ValueError for integers whose values are known and not in [0, steps]."""
-    if checks.is_traced(seq_lengths):
-        return
-    values = np.asarray(seq_lengths)
-    if not values.size or not np.issubdtype(values.dtype, np.integer):
-        return
-    low, high = int(values.min()), int(values.max())
-    if low < 0 or high > steps:
-        raise ValueError(
-            f"seq_lengths must lie in [0, {steps}], got values from {low} to {high}"
-        )
-
-
 def _lengths(
-    seq_lengths: ArrayLike | None, batch: tuple[int, ...], steps: int
+    seq_lengths: ArrayLike | None, steps: int
 ) -> Integer[Array, " items"] | None:
-    """`seq_lengths` checked and flattened to (batch,), or None."""
+    """`seq_lengths` flattened to (batch,), or None."""
     if seq_lengths is None:
         return None
-    lengths = jnp.asarray(seq_lengths)
-    if lengths.shape != batch or not jnp.issubdtype(lengths.dtype, jnp.integer):
-        raise ValueError(
-            f"seq_lengths must be integers of shape {batch}, got {lengths.dtype} of "
-            f"shape {lengths.shape}"
-        )
     # Narrow integers would wrap around where they are compared with steps. A traced
     # length that is out of bounds counts as the bound, as it does in `nnx.RNN`.
-    return jnp.clip(lengths.reshape(-1).astype(jnp.int32), 0, steps)
+    lengths = jnp.asarray(seq_lengths).reshape(-1).astype(jnp.int32)
+    return jnp.clip(lengths, 0, steps)
 
 
 @signature_of_init

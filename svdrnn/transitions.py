@@ -158,7 +158,7 @@ class Differentiable(Transition):
 
 
 @functools.partial(jax.tree_util.register_dataclass, data_fields=["w"], meta_fields=[])
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, eq=False)
 class Dense(Differentiable):
     """A transition as the matrix itself.
 
@@ -215,7 +215,7 @@ class Dense(Differentiable):
     data_fields=["diagonal", "a", "c"],
     meta_fields=[],
 )
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, eq=False)
 class DiagonalPlusLowRank(Differentiable):
     """W = diag(diagonal) + a c.
 
@@ -296,7 +296,7 @@ class DiagonalPlusLowRank(Differentiable):
 @functools.partial(
     jax.tree_util.register_dataclass, data_fields=["svd"], meta_fields=["method"]
 )
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, eq=False)
 class Factored(Transition):
     """U Sigma V^T applied factor by factor at every step.
 

@@ -6,6 +6,10 @@ import numpy as np
 
 FILLS = ("error", "zero", "mean", "previous")
 
+# Values whose distance is at most this share of their size are one value, rounded: the
+# mean of many float64 is no more exact, and float32 has 1e-7.
+_ROUNDING = 1e-13
+
 
 class Moments:
     """Number, mean and squared deviations of every feature, block after block.
@@ -38,8 +42,9 @@ class Moments:
             self._high = np.maximum(self._high, high.max(axis=0))
 
     def variance(self) -> np.ndarray:
-        """(features,), exactly zero of a constant feature."""
-        constant = self._low == self._high
+        """(features,), exactly zero of a feature that is constant up to rounding."""
+        size = np.maximum(np.abs(self._low), np.abs(self._high))
+        constant = self._high - self._low <= _ROUNDING * size
         return np.where(constant, 0, self._squares / np.maximum(self.count, 1))
 
 
@@ -55,7 +60,7 @@ class Scaling(NamedTuple):
 
 
 def fit(moments: Moments, normalize: bool) -> Scaling:
-    """The standard scaling; a constant feature has scale 1, and without it all have."""
+    """The standard scaling; what is constant has scale 1, and without it all have."""
     if not normalize:
         return Scaling(np.zeros_like(moments.mean), np.ones_like(moments.mean))
     deviation = np.sqrt(moments.variance())

@@ -192,8 +192,9 @@ def certify_rounded(
       The certificate, and a copy of the model with the rounded parameters.
 
     Raises:
-      ValueError: parameters or logits that are not finite, labels that do not fit, a
-        delta or a number of models out of range, which is found before the search.
+      ValueError: parameters that are not finite, labels that do not fit, a delta or a
+        number of models out of range, which is found before the search. An example
+        whose logits have NaN counts as an error.
     """
     delta, models = generalization.check_chance(delta, models)  # the search takes long
     graph, state, rest = nnx.split(model, nnx.Param, ...)  # type: ignore[misc]

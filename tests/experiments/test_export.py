@@ -144,7 +144,10 @@ def test_which_parameters(trained, tmp_path):
             "platforms must be one of cpu, cuda, tpu, got 'gpu'",
         ),
         (("--output=.",), "--output must be a file, got the folder ."),
-        (("--output=none/model.jax",), "No such file or directory"),
+        (
+            ("--output=none/model.jax",),
+            "that is there, got none/model.jax: there is no",
+        ),
         (("--workdir=none",), "workdir must hold a run, got none: no config.json"),
     ],
 )

@@ -1,5 +1,6 @@
 """Kernels of flax layers under constraints, each read by hand in numpy."""
 
+import copy
 import dataclasses
 import functools
 import re
@@ -324,6 +325,8 @@ def test_what_cannot_be_constrained_is_listed():
     query = "blocks/0/attention/query/bias"
     assert paths.skipped[query] == "not the kernel of a LinearGeneral"
     assert f"{query} (not the kernel" in repr(paths)
+    assert copy.deepcopy(paths) == paths
+    assert copy.deepcopy(paths).skipped == paths.skipped
     with pytest.raises(ValueError, match=r"where must match a kernel.*bias \(a vector"):
         svdrnn.constrain(net, SPECTRAL, where="stem/bias")
 
@@ -576,6 +579,8 @@ def test_set_matrix(map):
         svdrnn.set_matrix(cell.dense_i.kernel, w)
     with pytest.raises(ValueError, match="init must be one of strict, project"):
         svdrnn.set_matrix(cell.dense_h.kernel, w, init="random")
+    with pytest.raises(ValueError, match="w must be real, got complex"):
+        svdrnn.set_matrix(cell.dense_h.kernel, w + 0j)
 
 
 def test_unconstrain_gives_the_matrix_of_now():

@@ -259,6 +259,29 @@ def test_length_zero_gives_the_initial_carry(chunk):
     assert all(np.all(leaf == 0) for leaf in jax.tree.leaves(grads))
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("last_only", [True, False])
+def test_narrow_lengths_count_steps_beyond_their_range(last_only):
+    params = draw_params("dense", steps=400)  # 120 + 256 is 120 in int8
+    lengths = np.array([120, 3, 0], np.int8)
+    _, last = run(params, "tanh", lengths=lengths, last_only=last_only)
+    close(last, run_numpy(params, "tanh", lengths)[1])
+
+
+@pytest.mark.parametrize("lengths", [[STEPS + 1, 0, 0], [0, -1, 0], [1.0] * 3, [1]])
+def test_lengths_that_are_none_are_refused(lengths):
+    with pytest.raises(ValueError, match="^lengths must "):
+        run(draw_params("dense"), "tanh", lengths=np.array(lengths))
+
+
+@pytest.mark.parametrize("form", ["dense", "low_rank", "scan"])
+def test_a_transition_is_hashed_as_itself(form):
+    first, other = (draw_params(form)["transition"] for _ in range(2))
+    if form == "scan":
+        first, other = Factored(first, form), Factored(other, form)
+    assert first == first and first != other and len({first, other}) == 2
+
+
 @FAST_FORMS
 @pytest.mark.parametrize("steps", [0, 1])
 def test_no_step_and_one_step(form, steps):

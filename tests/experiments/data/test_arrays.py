@@ -282,3 +282,15 @@ def test_a_feature_without_a_value_is_named():
         ValueError, match=re.escape("inputs must have a number in ever")
     ):
         scaling.check_filled("inputs", moments)
+
+
+@pytest.mark.parametrize("value", [0.3, -0.3, 1e9, 0.0])
+def test_what_differs_by_rounding_alone_is_constant(value):
+    rounded = np.array([value, np.nextafter(value, 1e300)])
+    values = np.stack([rounded[np.arange(400) % 2], np.arange(400) / 1e3 + value], 1)
+    moments = scaling.Moments(2)
+    for start in range(0, 400, 7):
+        moments.add(values[start : start + 7])
+    fitted = scaling.fit(moments, True)
+    assert fitted.scale[0] == 1 and moments.variance()[0] == 0
+    np.testing.assert_allclose(fitted.scale[1], values[:, 1].std(), rtol=1e-3)
