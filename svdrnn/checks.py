@@ -103,6 +103,26 @@ def check_finite_entries(name: str, array: Any) -> None:
         raise ValueError(f"{name} must be finite, got NaN or infinite entries")
 
 
+def check_lengths(name: str, lengths: Any, shape: tuple[int, ...], steps: int) -> None:
+    """Raises ValueError unless lengths are integers of that shape, from 0 to steps.
+
+    Traced ones, whose values are not known, may be any.
+    """
+    if lengths.shape != shape or not jnp.issubdtype(lengths.dtype, jnp.integer):
+        raise ValueError(
+            f"{name} must be integers of shape {shape}, got {lengths.dtype} of shape"
+            f" {lengths.shape}"
+        )
+    if is_traced(lengths) or not lengths.size:
+        return
+    values = np.asarray(lengths)
+    low, high = int(values.min()), int(values.max())
+    if low < 0 or high > steps:
+        raise ValueError(
+            f"{name} must lie in [0, {steps}], got values from {low} to {high}"
+        )
+
+
 def is_traced(*arrays: Any) -> bool:
     """Whether values cannot be looked at: some array is a tracer or abstract."""
     return any(

@@ -336,26 +336,7 @@ def _check(n, inputs, lengths, **arrays):
     checks.check_floating("inputs", inputs)
     _check_shapes(**{name: (array, shapes[name]) for name, array in arrays.items()})
     if lengths is not None:
-        check_lengths("lengths", lengths, (batch,), time)
-
-
-def check_lengths(
-    name: str, lengths: Integer[AnyArray, "*batch"], shape: tuple[int, ...], steps: int
-) -> None:
-    """Raises ValueError unless they are such integers, where known in [0, steps]."""
-    if lengths.shape != shape or not jnp.issubdtype(lengths.dtype, jnp.integer):
-        raise ValueError(
-            f"{name} must be integers of shape {shape}, got {lengths.dtype} of shape"
-            f" {lengths.shape}"
-        )
-    if checks.is_traced(lengths) or not lengths.size:
-        return
-    values = np.asarray(lengths)
-    low, high = int(values.min()), int(values.max())
-    if low < 0 or high > steps:
-        raise ValueError(
-            f"{name} must lie in [0, {steps}], got values from {low} to {high}"
-        )
+        checks.check_lengths("lengths", lengths, (batch,), time)
 
 
 def _check_shapes(**arrays):

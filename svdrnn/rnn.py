@@ -229,7 +229,7 @@ class TransitionRNN(nnx.Module):
             if len(shape) > 1:
                 time = 0 if time_major else len(shape) - 2
                 batch = shape[:time] + shape[time + 1 : -1]
-                recurrence.check_lengths("seq_lengths", lengths, batch, shape[time])
+                checks.check_lengths("seq_lengths", lengths, batch, shape[time])
         arrays = (inputs, initial_carry, seq_lengths, perturbations)
         return _programs.in_one(
             TransitionRNN._outputs,

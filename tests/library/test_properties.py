@@ -1360,6 +1360,15 @@ def _(draw):
     assert (yield function, {"name": "x", "array": array}) is None
 
 
+@case("checks.check_lengths", plain=True)
+def _(draw):
+    lengths = np.asarray(
+        draw.one_of(((0, 3), (2, 2))), draw.one_of((np.int8, np.int64))
+    )
+    arguments = {"name": "lengths", "lengths": lengths, "shape": (2,), "steps": 3}
+    assert (yield checks.check_lengths, arguments) is None
+
+
 @case("checks.is_traced", plain=True)
 def _(draw):
     array = draw.array(2)
