@@ -56,7 +56,7 @@ Table = Callable[[pathlib.Path, Place], str]
 def read(root: pathlib.Path = ROOT) -> dict[str, str]:
     """{path from the root: text} of README.md and of every page in docs/."""
     paths = [root / "README.md", *sorted((root / "docs").glob("*.md"))]
-    return {str(path.relative_to(root)): path.read_text() for path in paths}
+    return {str(path.relative_to(root)): path.read_text("utf-8") for path in paths}
 
 
 def write(root: pathlib.Path = ROOT) -> list[pathlib.Path]:

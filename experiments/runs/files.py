@@ -99,7 +99,7 @@ def write_json(path: pathlib.Path, value: Any) -> None:
 def write(path: pathlib.Path, text: str) -> None:
     """As `write_json`, for text."""
     with writing(path), replacing(path) as temporary:
-        with temporary.open("w", errors="surrogateescape") as file:
+        with temporary.open("w", encoding="utf-8", errors="surrogateescape") as file:
             file.write(text)
             file.flush()
             os.fsync(file.fileno())

@@ -163,7 +163,7 @@ def read_metrics(path: str | pathlib.Path) -> tuple[Curves, list[dict]]:
     """
     curves: dict[str, dict[int, dict]] = {}
     events = []
-    complete = pathlib.Path(path).read_text(errors="replace").split("\n")[:-1]
+    complete = pathlib.Path(path).read_text("utf-8", errors="replace").split("\n")[:-1]
     for number, text in enumerate(complete, 1):
         try:
             line = json.loads(text)
@@ -233,7 +233,7 @@ def _cut(path: pathlib.Path, step: int) -> None:
     """Cuts the lines behind a step, all where it is 0, and an unfinished last one."""
     if not path.exists():
         return
-    content = path.read_text(errors="surrogateescape")
+    content = path.read_text("utf-8", errors="surrogateescape")
     lines = content.split("\n")[:-1]
     kept = "".join(f"{line}\n" for line in lines if step and _step(line) <= step)
     if kept != content:

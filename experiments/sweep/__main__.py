@@ -187,7 +187,6 @@ def _prepare(workdir: pathlib.Path) -> setup.Sweep:
         grace=_GRACE.value,
         max_retries=_MAX_RETRIES.value,
         max_outage=_MAX_OUTAGE.value,
-        worker=_WORKER.value or 0,
         config_file=commandline.config_file(),
     )
     space = spaces.load(_SPACE.value)

@@ -26,7 +26,6 @@ class Options(NamedTuple):
     grace: int = 60
     max_retries: int = 3
     max_outage: int = storages.MAX_OUTAGE
-    worker: int = 0  # index among those of one command
     config_file: str | None = None
 
 

@@ -69,7 +69,9 @@ def runs(study: optuna.Study, workdir: pathlib.Path | None = None) -> list[Run]:
         state = _STATES[trial.state]
         if chosen is None and not live:
             state = "waiting" if "interrupted" in trial.user_attrs else "killed"
-        point = dict(sorted(spaces.field_values(trial.params).items()))
+        # What waits has not drawn what its plan gives it.
+        params = trial.params or trial.system_attrs.get("fixed_params", {})
+        point = dict(sorted(spaces.field_values(params).items()))
         if trial.user_attrs.get("seed") is not None:
             point[spaces.SEED] = trial.user_attrs["seed"]
         attrs = trial.user_attrs
@@ -227,13 +229,15 @@ def table(
 def write_csv(members: list[Run], fields: list[str], path: pathlib.Path) -> None:
     """One line a run; of complete ones with all metrics of the task, at its best."""
     names = list(dict.fromkeys(name for run in members for name in run.result))
-    with files.replacing(path) as temporary, temporary.open("w", newline="") as file:
+    with (
+        files.replacing(path) as temporary,
+        temporary.open("w", newline="", errors="backslashreplace") as file,
+    ):
         writer = csv.writer(file)
         last = ("best_step", "seconds", "attempts", "error")
         writer.writerow(["run", "state", "value", *fields, *names, *last])
         for run in members:
-            point = {name: _text(value) for name, value in run.point.items()}
-            values = [point.get(name, "") for name in fields]
+            values = [_whole(run.point.get(name, "")) for name in fields]
             end = [run.best_step, run.seconds, run.attempts, run.error]
             own = [run.result.get(name, "") for name in names]
             writer.writerow([run.number, run.state, run.value, *values, *own, *end])
@@ -246,14 +250,19 @@ class Progress:
         self._study = study
         self._total = total
         self._max_retries = max_retries
-        self._shown = {run.number for run in runs(study) if self._over(run)}
+        members = self._planned()
+        self._shown = {run.number for run in members if self._over(run)}
         self._before = len(self._shown)
         self._since = time.monotonic()
-        print(f"{total} runs: {self._counts(runs(study))}", flush=True)
+        print(f"{total} runs: {self._counts(members)}", flush=True)
+
+    def _planned(self) -> list[Run]:
+        """Those of this command: the sweep may have had more runs before."""
+        return [run for run in runs(self._study) if run.number < self._total]
 
     def show(self) -> None:
         """Prints the runs that have ended since the last call."""
-        members = runs(self._study)
+        members = self._planned()
         complete = [run for run in members if run.state == "complete"]
         for run in members:
             if run.number in self._shown or not self._over(run):
@@ -301,6 +310,11 @@ class Progress:
         if run.state == "killed":  # or about to be queued again
             return run.kills > self._max_retries
         return run.state not in ("running", "waiting")
+
+
+def _whole(value: Any) -> Any:
+    """A float as it is, which a CSV file has in full, and other values as text."""
+    return value if isinstance(value, float) else str(value)
 
 
 def _text(value: Any) -> str:

@@ -92,19 +92,15 @@ def _next_attempt(
     )
 
 
-def _sampler(sweep: setup.Sweep) -> optuna.samplers.BaseSampler:
-    """For the next attempt; where the plan has all values, none is drawn.
+def _sampler(sweep: setup.Sweep, number: int) -> optuna.samplers.BaseSampler:
+    """For an attempt; where the plan has all values, none is drawn.
 
-    The seed depends on the runs begun, so that no resumed sweep and no two workers
-    draw the same numbers again, and one worker alone always the same.
+    The seed depends on the attempt's number, so that no resumed sweep and no two
+    workers draw the same numbers again, and one worker alone always the same.
     """
     if sweep.options.sampler != "tpe":
         return optuna.samplers.RandomSampler(seed=sweep.options.seed)
-    begun = len(sweep.study.get_trials(deepcopy=False)) - len(
-        sweep.study.get_trials(deepcopy=False, states=(TrialState.WAITING,))
-    )
-    entropy = (sweep.options.seed, sweep.options.worker, begun)
-    seed = np.random.SeedSequence(entropy).generate_state(1)[0]
+    seed = np.random.SeedSequence((sweep.options.seed, number)).generate_state(1)[0]
     return optuna.samplers.TPESampler(seed=int(seed))
 
 
@@ -113,9 +109,11 @@ def _attempt_next(sweep: setup.Sweep) -> None:
 
     Not by Optuna's `optimize`, which fails where it cannot reach the database.
     """
-    sweep.study.sampler = _sampler(sweep)
     with warnings.catch_warnings(action="ignore"):  # that optimize() is to ask
         trial = sweep.study.ask()
+    sweep.study.sampler = _sampler(
+        sweep, trial.number
+    )  # it draws when values are asked
     try:
         with _signs_of_life(sweep, trial):
             value, state = _attempt(sweep, trial)
@@ -267,7 +265,10 @@ def _train(sweep: setup.Sweep, trial: optuna.Trial) -> float:
 @contextlib.contextmanager
 def _log(path: pathlib.Path) -> Iterator[None]:
     """What a run prints, and where it failed, goes to a file."""
-    with path.open("a") as file, contextlib.redirect_stdout(file):
+    with (
+        path.open("a", errors="backslashreplace") as file,
+        contextlib.redirect_stdout(file),
+    ):
         try:
             yield
         except optuna.exceptions.OptunaError:  # pruned, or given to another

@@ -104,8 +104,14 @@ def schedule(
                 "config.train.schedule 'exponential' decays once an epoch: set"
                 " config.train.steps_per_epoch for a task without epochs"
             )
+
+        def exponential(k: Any) -> jax.Array:
+            # Of integers: k / steps_per_epoch, compiled, can be just below a whole one.
+            epoch = (jnp.asarray(k) // steps_per_epoch).astype(jnp.float32)
+            return peak * decay_rate**epoch
+
         # Not by optax, whose decay rate must not be an argument of a program.
-        return lambda k: peak * decay_rate ** jnp.floor(k / steps_per_epoch)
+        return exponential
     if train.warmup_steps >= steps:
         raise ValueError(
             "config.train.warmup_steps must be less than the number of steps,"

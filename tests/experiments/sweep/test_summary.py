@@ -97,6 +97,47 @@ def test_progress_counts_runs_and_the_time_left(capsys, monkeypatch):
     )
 
 
+def test_progress_is_that_of_the_runs_of_this_command(capsys):
+    study = optuna.create_study()
+    for run in (0, 1, 2, 3):  # of a command with more trials
+        study.add_trial(optuna.trial.create_trial(value=0.5, user_attrs={"run": run}))
+    shown = summary.Progress(study, 2, max_retries=3)
+    assert capsys.readouterr().out == "2 runs: 2 done, 0 running, 0 left\n"
+    study.add_trial(optuna.trial.create_trial(value=0.5, user_attrs={"run": 4}))
+    shown.show()
+    assert shown.left() == 0 and capsys.readouterr().out == ""
+
+
+def test_runs_that_wait_count_for_their_point():
+    study = optuna.create_study()
+    params = {"train.learning_rate": 0.1}
+    distributions = {
+        name: optuna.distributions.FloatDistribution(0, 1) for name in params
+    }
+    made = {"params": params, "distributions": distributions, "value": 0.5}
+    study.add_trial(optuna.trial.create_trial(**made, user_attrs={"run": 0, "seed": 0}))
+    study.add_trial(
+        optuna.trial.create_trial(
+            state=optuna.trial.TrialState.WAITING,
+            system_attrs={"fixed_params": params},
+            user_attrs={"run": 1, "seed": 1},
+        )
+    )
+    (group,) = summary.groups(summary.runs(study), higher_is_better=False)
+    assert (group.complete, group.runs) == (1, 2)
+
+
+def test_the_csv_has_values_in_full_and_any_letter(tmp_path):
+    rate = 0.1234567890123
+    run = example_runs()[4]._replace(point={"train.learning_rate": rate})
+    run = run._replace(error="no folder \udcff")
+    summary.write_csv([run], ["train.learning_rate", "seed"], tmp_path / "sweep.csv")
+    with (tmp_path / "sweep.csv").open(newline="") as file:
+        (row,) = csv.DictReader(file)
+    assert float(row["train.learning_rate"]) == rate and row["seed"] == ""
+    assert row["error"] == "no folder \\udcff"
+
+
 def test_table_csv_and_figure(tmp_path):
     fields = ["train.learning_rate", "seed"]
     text = summary.table(example_runs(), fields, "mse", higher_is_better=False)

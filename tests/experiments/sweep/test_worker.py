@@ -117,6 +117,23 @@ def test_tpe_finds_low_values_and_takes_seeds_in_turn(tmp_path, trained):
     assert sum(radii[11:16]) / 5 < 0.1  # 0.2 by chance
 
 
+def test_attempts_that_begin_at_once_draw_other_values(tmp_path):
+    space = {"model.radius": {"low": 0.0, "high": 0.4}}
+    sweep = prepare(tmp_path, space, sampler="tpe", trials=2)
+    trials = [sweep.study.ask(), sweep.study.ask()]  # neither has drawn yet
+    values = []
+    for trial in trials:
+        sweep.study.sampler = worker._sampler(sweep, trial.number)
+        values.append(spaces.suggest(trial, sweep.space)["model.radius"])
+    assert values[0] != values[1]
+
+
+def test_any_letter_can_be_in_the_log_of_a_run(tmp_path):
+    with worker._log(tmp_path / "0000.log"):
+        print("a folder of bytes: \udcff")
+    assert (tmp_path / "0000.log").read_text() == "a folder of bytes: \\udcff\n"
+
+
 def test_poor_runs_are_pruned(tmp_path, trained):
     radii = [0.1 * i for i in range(1, 9)]
     sweep = prepare(

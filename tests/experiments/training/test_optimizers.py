@@ -38,6 +38,15 @@ def test_exponential_schedule_falls_once_an_epoch():
     assert [float(rate(step)) for step in range(10)] == pytest.approx(expected)
 
 
+@pytest.mark.parametrize("steps_per_epoch", [110, 214, 429, 1328])
+def test_the_first_step_of_an_epoch_has_its_rate_when_compiled(steps_per_epoch):
+    # k * (1 / n) in float32, which XLA takes for k / n, is below 1 for some k = n.
+    config = train_config(schedule="exponential", decay_rate=0.5)
+    rate = jax.jit(schedule(config, steps=10_000, steps_per_epoch=steps_per_epoch))
+    for epoch in range(6):
+        assert float(rate(epoch * steps_per_epoch)) == pytest.approx(0.1 * 0.5**epoch)
+
+
 @pytest.mark.parametrize("warmup", [0, 4])
 def test_cosine_schedule(warmup):
     config = train_config(schedule="cosine", warmup_steps=warmup)
