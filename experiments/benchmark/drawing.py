@@ -17,8 +17,10 @@ def draw(record: str | pathlib.Path, output: str | pathlib.Path) -> pathlib.Path
     rows = [r for r in rows if r["kind"] == "layer" and "seconds" in r]
     rows = [r for r in rows if r.get("devices", 1) == 1]
     for row in rows:
-        row["contender"] = row["contender"].replace(f"m={row['n']}", "m=n")
-    steps = [row["steps"] for row in rows]
+        words = row["contender"].split()
+        if words[-1] == f"m={row['n']}":
+            row["contender"] = " ".join([*words[:-1], "m=n"])
+    steps = [t for _, t in {(row["n"], row["steps"]) for row in rows}]
     common = max(sorted(set(steps)), key=steps.count)
     smallest = min(row["n"] for row in rows)
     looks = _looks(rows)

@@ -69,7 +69,8 @@ class Row(NamedTuple):
       to_first_step: from the start of the process to the end of the first update.
       compiling: of all this and what follows, the time in which XLA compiles or reads.
       step: an update, the median of some.
-      evaluation: the validation data once, without compilation.
+      evaluation: the validation data for the first time: with tracing, but without
+        compilation.
       checkpoint: saving one.
       programs: the number of programs that were compiled or read.
       gib: the most memory of the process, in GiB.

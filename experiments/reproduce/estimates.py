@@ -22,7 +22,9 @@ STEP_SECONDS = 0.003  # of a step whatever its length
 PTB_SECONDS = 0.2  # of a step of PTB words, most of it the readout
 RUN_SECONDS = 8.0  # compilation, checkpoints, figure
 SMOKE_SECONDS = 3.0  # of a run of the smoke scale
-EPOCH_STEPS = {"pixel_mnist": 429, "mnist": 429, "ptb_word": 1328}
+TRAINING_DIGITS = 55_000
+DIGITS = ("pixel_mnist", "mnist", "random_labels")
+TEXT_EPOCH_STEPS = {"ptb_word": 1328, "ptb_char": 3163}  # of the shipped configs
 UNKNOWN_EPOCH_STEPS = 1000
 EVALUATION_STEPS = {"pixel_mnist": 15, "mnist": 15, "ptb_word": 35}  # that it costs
 SYNTHETIC_EVALUATION_STEPS = 26
@@ -30,9 +32,16 @@ SYNTHETIC_EVALUATION_STEPS = 26
 
 def steps(config: dict) -> int:
     """Updates in the run."""
+    train = config["train"]
+    return train["steps"] or train["epochs"] * epoch_steps(config)
+
+
+def epoch_steps(config: dict) -> int:
+    """Updates in an epoch."""
     train, task = config["train"], config["task"]["name"]
-    epoch = EPOCH_STEPS.get(task, train["steps_per_epoch"] or UNKNOWN_EPOCH_STEPS)
-    return train["steps"] or train["epochs"] * epoch
+    if task in DIGITS:
+        return TRAINING_DIGITS // train["batch_size"]
+    return TEXT_EPOCH_STEPS.get(task, train["steps_per_epoch"] or UNKNOWN_EPOCH_STEPS)
 
 
 def shape(config: dict) -> tuple:

@@ -102,11 +102,9 @@ def iterations(records: list[dict]) -> str:
 
 
 def _iterations(record: dict) -> int:
-    """The updates of a run, those that it made where it stopped early."""
-    result = record["result"] or {}
-    if result.get("stopped_early"):
-        return result["steps"]
-    return estimates.steps(record["config"])
+    """The updates that a run made; of one that diverged, those that were planned."""
+    result = record["result"]
+    return result["steps"] if result else estimates.steps(record["config"])
 
 
 def machines(records: list[dict]) -> str:
@@ -147,7 +145,9 @@ def curves(
         if points:
             look = looks[name] | ({"marker": "."} if split == "valid" else {})
             _band(panel, points, name, unit, look)
-            _mark_diverged(panel, records, split, key, looks[name], unit)
+            for record in records:
+                if record["result"] is None:
+                    _mark_diverged(panel, record, split, key, looks[name], unit, log)
     panel.set_xlim(left=0)  # as the panels above and below it
     if log:
         panel.set_yscale("log")
@@ -274,13 +274,24 @@ def _band(panel: Any, points: dict, name: str, unit: int, look: dict) -> None:
 
 
 def _mark_diverged(
-    panel: Any, records: list[dict], split: str, key: str, look: dict, unit: int
+    panel: Any,
+    record: dict,
+    split: str,
+    key: str,
+    look: dict,
+    unit: int,
+    log: bool,
 ) -> None:
-    """A cross at the last finite point of every run that diverged."""
-    for record in records:
-        points = [p for p in record.get(split, []) if p.get(key) is not None]
-        if record["result"] is None and points:
-            _cross(panel, points[-1]["step"] / unit, points[-1][key], look)
+    """A cross at the last finite point of a run that diverged.
+
+    Where that cannot be drawn, or there is none, at the bottom, where the run ended.
+    """
+    points = [p for p in record.get(split, []) if p.get(key) is not None]
+    if points and (points[-1][key] > 0 or not log):
+        _cross(panel, points[-1]["step"] / unit, points[-1][key], look)
+    else:
+        step = record["diverged"]["step"] / unit
+        _cross(panel, step, 0.02, look, panel.get_xaxis_transform())
 
 
 def _cross(panel: Any, x: float, y: float, look: dict, transform: Any = None) -> None:

@@ -5,7 +5,8 @@ iterations, its lags, radii and leaks are ours.
 
 `cpu` fits two cores in 18 hours, with the same tasks, lengths and sizes; each figure's
 file says what is cut. Seeds: three for F1, F2 (their slowest runs have one) and the
-table of pixel MNIST, two for F3 and F4, one for the other table (five in `full`).
+table of pixel MNIST, two for F3 and F4, one for F5 and PTB words, whose gated models
+have two in `tuned`; in `full` five, of F5 three.
 
 `smoke` goes through all of it with a few units, steps and settings, on stand-in data:
 its figures mean nothing.

@@ -91,7 +91,7 @@ def read(text: str, accelerator: str) -> Reading:
                 cycles += inner.cycles * (trips or 1)
                 operations = _operations(computations, body, accelerator)
                 loops += [Loop(trips, operations), *inner.loops]
-            elif instruction.opcode in ("call", "conditional"):
+            elif instruction.opcode in ("call", "conditional", "async-start"):
                 for inner in map(of, _branches(instruction)):
                     collectives += inner.collectives
                     cycles += inner.cycles
@@ -118,7 +118,7 @@ def _branches(instruction: Instruction) -> list[str]:
     match = re.search(r"branch_computations=\{([^}]*)\}", instruction.line)
     if match:
         return [name.strip().lstrip("%") for name in match[1].split(",")]
-    names = ("to_apply", "true_computation", "false_computation")
+    names = ("to_apply", "calls", "true_computation", "false_computation")
     return [name for name in map(instruction.called, names) if name]
 
 

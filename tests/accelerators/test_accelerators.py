@@ -57,6 +57,22 @@ def test_reading(accelerator, inner, outer):
     assert found.cycles == 3 * (20 + 5 * 7)
 
 
+def test_a_collective_inside_of_what_was_begun_counts():
+    text = """\
+%wrapped (p: f32[8]) -> f32[4] {
+  %p = f32[8]{0} parameter(0)
+  ROOT %scattered = f32[4]{0} reduce-scatter(%p), to_apply=%add
+}
+
+ENTRY %main (x: f32[8]) -> f32[4] {
+  %x = f32[8]{0} parameter(0)
+  %begun = ((f32[8]{0}), f32[4]{0}, s32[]) async-start(%x), calls=%wrapped
+  ROOT %done = f32[4]{0} async-done(%begun)
+}
+"""
+    assert reading.read(text, "tpu").collectives == 1
+
+
 class Step:
     name, collectives = "config c: training step", 1
 

@@ -86,7 +86,7 @@ def _draw_row(row: Any, name: str, records: list[dict], scale: str) -> None:
     """A protocol: left over epochs, right over depth."""
     left, right = row
     shape = SHAPE[scale]
-    epoch = estimates.EPOCH_STEPS["mnist"]
+    epoch = estimates.epoch_steps(records[0]["config"])
 
     def fits(record: dict) -> bool:
         model = record["config"]["model"]

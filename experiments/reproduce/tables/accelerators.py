@@ -73,12 +73,18 @@ def counts(results: pathlib.Path) -> str:
         programs = record["programs"].values()
         versions = ", ".join(f"{k} {v}" for k, v in record["versions"].items())
         longest = max(row["seconds_to_compile"] for row in programs)
-        steps = [row for row in programs if row["collectives"]]
+        steps = [
+            row for name, row in record["programs"].items() if "training step" in name
+        ]
+        others = sum(
+            row["collectives"] > 0 and "training step" not in name
+            for name, row in record["programs"].items()
+        )
         parts.append(
             f"For {title} {len(programs)} programs were compiled ({versions}), the"
             f" longest in {longest:.0f} s; {len(steps)} are training steps, each with"
             f" {_listed(sorted({row['collectives'] for row in steps}))} collective, and"
-            " no other program has any."
+            f" {others or 'no'} other program has any."
         )
     return markdown.wrapped(" ".join(parts))
 

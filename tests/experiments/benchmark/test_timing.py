@@ -36,7 +36,7 @@ def test_every_call_once_a_round_and_the_first_does_not_count(monkeypatch):
     "each,seconds,rounds",
     [
         (1.0, 5.5, 6),  # until the time is over
-        (1.0, 0.8, 3),  # at least three
+        (1.0, 1.5, 3),  # at least three
         (9.0, 4.0, 1),  # but one where one alone takes more
         (0.1, 100.0, 15),  # and 15 at most
     ],
@@ -46,6 +46,13 @@ def test_rounds(monkeypatch, each, seconds, rounds):
     found = timing.in_turn({"a": clock.call("a", each)}, seconds=seconds)
     assert found["a"].repeats == rounds
     assert len(clock.order) == rounds + 1
+
+
+def test_a_slow_rival_is_called_once_and_the_others_three_times(monkeypatch):
+    clock = Clock(monkeypatch)
+    calls = {"slow": clock.call("slow", 9.0), "fast": clock.call("fast", 20.0, 1.0)}
+    found = timing.in_turn(calls, seconds=4.0)
+    assert (found["slow"].repeats, found["fast"].repeats) == (1, 3)
 
 
 def test_nothing_to_time():

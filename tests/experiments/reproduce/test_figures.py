@@ -82,6 +82,33 @@ def test_curves_show_median_range_and_divergence(tmp_path):
     assert "seed 0, 1 of" in one and "bands" not in one and "Diverged" not in one
 
 
+@pytest.mark.parametrize("left", [[], [{"step": 1, "mse": 0.0}]])
+def test_a_run_that_diverged_before_any_point_has_a_cross_at_the_bottom(tmp_path, left):
+    from matplotlib.figure import Figure
+
+    runs = registry.FIGURES["F1"].runs("cpu")[:2]
+    for run, diverged in zip(runs, (None, 2), strict=True):
+        invent(run, tmp_path, diverged=diverged)
+    found = [status.find(run, tmp_path)[0] for run in runs]
+    found[1]["valid"] = left
+    panel = Figure().subplots()
+    panels.curves(panel, panels.by_model(found), "valid", "mse")
+    _, cross = panel.get_lines()
+    assert (list(cross.get_xdata()), list(cross.get_ydata())) == ([2], [0.02])
+    assert cross.get_transform() == panel.get_xaxis_transform()
+    panel = Figure().subplots()  # of what the model does not have at all
+    panels.curves(panel, panels.by_model(found), "valid", "other")
+    assert not panel.get_lines()
+
+
+def test_captions_have_the_iterations_that_were_made(tmp_path):
+    run = registry.FIGURES["F1"].runs("cpu")[0]
+    invent(run, tmp_path)
+    record = status.find(run, tmp_path)[0]
+    record["result"]["steps"] = 77
+    assert panels.iterations([record]) == "77 iterations"
+
+
 def test_protocols_are_drawn_below_one_another(tmp_path):
     figure = registry.FIGURES["F2"]
     runs = [run for run in figure.runs("cpu") if run.changes["seed"] == 0]
