@@ -106,9 +106,20 @@ def cells(results: pathlib.Path) -> str:
 
 
 def headline(results: pathlib.Path, more: str) -> str:
-    """The speed of wide layers in a sentence, with a link to more."""
+    """The speed of wide layers in a sentence, with a link to more.
+
+    Raises:
+      ValueError: the sentence does not hold of the record.
+    """
     widths = _widths(results)
-    machine = _record("benchmark_sizes", results)["machine"]
+    record = _record("benchmark_sizes", results)
+    lengths = sorted({row["steps"] for row in record["rows"] if row["kind"] == "layer"})
+    machine = record["machine"]
+    if len(lengths) > 1 or any(ours >= theirs for theirs, ours in widths.values()):
+        raise ValueError(
+            "benchmark_sizes must be of one T and faster than nnx.RNN at every n, got"
+            f" T of {lengths} and seconds {widths}"
+        )
     parts = []
     for devices in sorted({devices for _, devices in widths}):
         ratios = {n: t / ours for (n, on), (t, ours) in widths.items() if on == devices}
@@ -119,7 +130,7 @@ def headline(results: pathlib.Path, more: str) -> str:
         "The constraint costs no speed: with 16 reflectors a side, a training step of"
         " `SpectralRNN` is faster than one of `nnx.RNN` with the same activation,"
         f" {'; '.join(parts)} ({machine['device'].upper()}, {machine['cores']} cores,"
-        f" batch 128, T = 100; see [Speed]({more}))."
+        f" batch {record['batch']}, T = {lengths[0]}; see [Speed]({more}))."
     )
 
 

@@ -12,10 +12,11 @@ from experiments.reproduce.tables import (
     pixel_mnist,
     ptb_word,
     shipped,
+    speed,
     targets,
     trials,
 )
-from experiments.runs import identity
+from experiments.runs import identity, records
 from experiments.tasks.registry import TASKS
 from tests.experiments.reproduce.invented import invent
 
@@ -41,6 +42,16 @@ def test_links_start_from_the_page_they_stand_on():
     assert "](../experiments/results/figures/F1_cpu.png)" in several["docs/paper.md"]
     again = documents.rewritten(pages | {"docs/index.md": headline})
     assert "[Speed](speed.md)" in again["docs/index.md"]
+
+
+def test_the_headline_is_refused_where_it_does_not_hold(tmp_path):
+    record = json.loads((records.RESULTS / "benchmark_sizes.json").read_text())
+    for row in record["rows"]:
+        if row.get("contender") == "SpectralRNN low_rank m=16" and row["n"] == 128:
+            row["seconds"] = 1.0
+    (tmp_path / "benchmark_sizes.json").write_text(json.dumps(record))
+    with pytest.raises(ValueError, match="benchmark_sizes must be .* faster than"):
+        speed.headline(tmp_path, "docs/speed.md")
 
 
 def test_all_pages_are_written(tmp_path):
