@@ -27,13 +27,19 @@ def words(line):
 
 
 def run(name, capsys, **arguments):
-    """What main gives; each line that it prints is in the docstring, numbers apart."""
+    """What main gives; it prints the lines of its docstring and no others.
+
+    Numbers apart, so that a line of one step stands for those of the others.
+    """
     example = load(name)
     found = example.main(**arguments)
-    shown = [words(line) for line in example.__doc__.splitlines()]
-    for line in capsys.readouterr().out.splitlines():
-        if not line.startswith("sorted:"):  # its digits are many words
-            assert words(line) in shown, line
+    _, prints = example.__doc__.split("Prints")
+    shown = {tuple(words(line)) for line in prints.splitlines() if line[:4] == " " * 4}
+    printed = {tuple(words(x)) for x in capsys.readouterr().out.splitlines()}
+    # Of what was sorted the digits are many words.
+    assert {x for x in printed if x[0] != "sorted:"} == {
+        x for x in shown if x[0] != "sorted:"
+    }
     return found
 
 

@@ -72,7 +72,8 @@ def test_a_call_is_the_same_alone_and_inside_of_a_program():
         lambda x: layer(x, seq_lengths=np.array([5, 3]), return_carry=True)
     )(inputs)
     for ours, theirs in zip(alone, inside, strict=True):
-        np.testing.assert_allclose(ours, theirs, rtol=1e-6)
+        # What is fused, and so rounded, depends on the processor.
+        np.testing.assert_allclose(ours, theirs, rtol=1e-6, atol=1e-6)
 
 
 def test_a_module_that_cannot_be_compared_is_called_as_it_is():

@@ -254,6 +254,7 @@ ROWS = (
     Row(
         "PTB characters, Spectral-LSTM",
         protocol.Run("ptb_char_spectral_lstm", "ptb_char:spectral_lstm", {}),
+        seeds=2,
         readme=True,
     ),
 )

@@ -116,7 +116,7 @@ TARGETS = (
     ),
     Target(
         "PTB characters, Spectral-LSTM, an hour and a half on two cores, bits",
-        ("ptb_char_spectral_lstm",),
+        ("ptb_char_spectral_lstm", "ptb_char_spectral_lstm_seed1"),
         aim=1.45,
         published="coRNN: 1.46 (not checked); expRNN, T = 150: 1.43; LEM: 1.25",
     ),
