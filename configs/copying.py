@@ -32,7 +32,7 @@ Recorded, on one of two shared CPU cores:
     T = 1000   300 steps, seed 0: 0.9998 in 4 min 06 s
     T = 2000   200 steps, seed 0: 0.9999 in 4 min 46 s
     T = 5000   200 steps, seeds 0, 1, 2: 0.9999, 1.0000, 1.0000 in 11 min 29 s,
-               10 min 55 s, 15 min 29 s (validation 0.998 or more after 100 steps)
+               10 min 55 s, 26 min 56 s (validation 0.998 or more after 100 steps)
     T = 10000  200 steps, seeds 0 and 1: 0.9959, 1.0000 in 20 min 55 s, 20 min 16 s,
                with 9 GiB of memory
 
