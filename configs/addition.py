@@ -9,8 +9,8 @@ Recorded, seed 0, on one of two shared CPU cores (always answering 1 has 0.167):
 
     T = 100    3,000 steps of 128 sequences,  0 min 42 s: test MSE 0.00016
     T = 300    3,000 steps,                   2 min 46 s: 0.00036
-    T = 750    5,000 steps,                  18 min 27 s: 0.0015
-                                             (seed 1: 0.0003, once back to a checkpoint)
+    T = 750    5,000 steps,                  13 min 18 s: 0.00058
+                                             (seed 1: 0.00024)
     T = 2,000  8,000 steps,                  43 min 47 s: 0.0071
                                              (seed 1: 0.0031)
 
@@ -43,7 +43,7 @@ def get_config(variant=None):
     config.train.learning_rate = 1e-2  # of four, on validation data
     config.train.steps = STEPS[variant]
     if variant in ("750", "2000"):
-        config.train.on_nonfinite = "restore"  # as one seed of two did at 750
+        config.train.on_nonfinite = "restore"  # at 750 one seed had to, by older code
     if variant == "2000":
         # Closer to 1: the same step of a raw singular value near the end of the
         # interval changes it by less, and 2,000 steps amplify what it changes.
