@@ -9,7 +9,7 @@ Recorded, seed 0, on one of two shared CPU cores (always answering 1 has 0.167):
 
     T = 100    3,000 steps of 128 sequences,  0 min 42 s: test MSE 0.00016
     T = 300    3,000 steps,                   2 min 46 s: 0.00036
-    T = 750    5,000 steps,                  13 min 18 s: 0.00058
+    T = 750    5,000 steps,                  13 min 19 s: 0.00058
                                              (seed 1: 0.00024)
     T = 2,000  8,000 steps,                  43 min 47 s: 0.0071
                                              (seed 1: 0.0031)
