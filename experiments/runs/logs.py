@@ -65,24 +65,28 @@ class MetricLog(Log):
     Args:
       workdir: folder of the run.
       resumed_from: step of the checkpoint, 0 where a run begins again; None: a new run.
+      restores: how often the run had gone back by that checkpoint. What came of later
+        ones is computed again too, also where they went back to this very step.
 
     Raises:
       files.Unwritable: here and in `write`: the files cannot be written, or are no
         longer in the folder.
     """
 
-    def __init__(self, workdir: pathlib.Path, resumed_from: int | None):
+    def __init__(
+        self, workdir: pathlib.Path, resumed_from: int | None, restores: int = 0
+    ):
         self._path = workdir / "metrics.jsonl"
         with files.writing(self._path):
             # Without the thread of a SummaryWriter, whose errors nobody would see.
             self._events = event_file_writer.EventsWriter(
                 str(workdir.absolute() / "events"), f".{time.time_ns()}"
             )
-        self._open(resumed_from)
+        self._open(resumed_from, restores)
 
-    def _open(self, resumed_from: int | None) -> None:
+    def _open(self, resumed_from: int | None, restores: float = math.inf) -> None:
         if resumed_from is not None:
-            _cut(self._path, resumed_from)
+            _cut(self._path, resumed_from, restores)
             start = event_pb2.SessionLog(status=event_pb2.SessionLog.START)
             self._add_event(resumed_from + 1, session_log=start)
         with files.writing(self._path):
@@ -229,20 +233,29 @@ def _image(picture: pathlib.Path) -> summary_pb2.Summary.Value:
     return summary_pb2.Summary.Value(tag=picture.stem, image=image)
 
 
-def _cut(path: pathlib.Path, step: int) -> None:
-    """Cuts the lines behind a step, all where it is 0, and an unfinished last one."""
+def _cut(path: pathlib.Path, step: int, restores: float) -> None:
+    """Cuts the lines behind a step, all where it is 0, and an unfinished last one.
+
+    So it does events of going back to the step more than `restores` times.
+    """
     if not path.exists():
         return
     content = path.read_text("utf-8", errors="surrogateescape")
     lines = content.split("\n")[:-1]
-    kept = "".join(f"{line}\n" for line in lines if step and _step(line) <= step)
+    kept = "".join(
+        f"{line}\n"
+        for line in lines
+        if step
+        and _number(line, "step") <= step
+        and _number(line, "restores") <= restores
+    )
     if kept != content:
         files.write(path, kept)
 
 
-def _step(line: str) -> int:
-    """The step of a line; 0 of one that is none."""
+def _number(line: str, name: str) -> int:
+    """A number of a line; 0 of one that has none."""
     try:
-        return int(json.loads(line)["step"])
+        return int(json.loads(line)[name])
     except (ValueError, KeyError, TypeError, OverflowError, RecursionError):
         return 0

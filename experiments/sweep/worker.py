@@ -111,9 +111,8 @@ def _attempt_next(sweep: setup.Sweep) -> None:
     """
     with warnings.catch_warnings(action="ignore"):  # that optimize() is to ask
         trial = sweep.study.ask()
-    sweep.study.sampler = _sampler(
-        sweep, trial.number
-    )  # it draws when values are asked
+    # After the attempt has its number: values are drawn where they are asked for.
+    sweep.study.sampler = _sampler(sweep, trial.number)
     try:
         with _signs_of_life(sweep, trial):
             value, state = _attempt(sweep, trial)

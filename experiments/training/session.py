@@ -92,7 +92,8 @@ class Session:
         parts = self.parts
         earlier = origin.of_last_session(workdir)  # before its lines may be cut off
         if processes.first():
-            self.log = logs.MetricLog(workdir, self.start if resumes else None)
+            resumed_from = self.start if resumes else None
+            self.log = logs.MetricLog(workdir, resumed_from, self.record["restores"])
         print(parts.describe(self.config))
         if self.start == 0:
             self._log_start()

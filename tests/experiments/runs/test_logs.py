@@ -38,6 +38,21 @@ def test_log_cuts_what_lies_behind_a_checkpoint(tmp_path, step):
     assert path.read_text() == "".join(f"{each}\n" for each in kept)
 
 
+def test_log_cuts_a_return_that_no_checkpoint_has(tmp_path):
+    log = logs.MetricLog(tmp_path, None)
+    log.write(2, "valid", {"loss": 1.0})
+    log.event(2, "restored", restores=1)
+    log.go_back(2)  # again, by the same process
+    log.event(2, "restored", restores=2)
+    log.close()
+    path = tmp_path / "metrics.jsonl"
+    first, *returns = path.read_text().splitlines()
+    assert len(returns) == 2
+    for restores, kept in ((1, returns[:1]), (0, [])):  # killed before the next one
+        logs.MetricLog(tmp_path, 2, restores).close()
+        assert path.read_text().splitlines() == [first, *kept]
+
+
 def test_a_log_that_left_its_folder_is_an_error(tmp_path):
     log = logs.MetricLog(tmp_path, None)
     path = tmp_path / "metrics.jsonl"
