@@ -117,6 +117,13 @@ FIELDS = {
         schema.Number(least=0, below=1),
         models=("sequences",),
     ),
+    "model.dropout_tied": schema.Field(
+        False,
+        "Whether dropout has one mask for all steps of a sequence in a batch, and not"
+        " one for each.",
+        models=("sequences",),
+        read_unless=("model.dropout", 0.0),
+    ),
     "model.embedding": schema.Field(
         None,
         "The size of the embedding of a token; None is that of model.hidden.",

@@ -133,8 +133,8 @@ def _main(name: str, cache: str, folder: pathlib.Path, began: float) -> None:
     imports = stopwatch.read()
     compilations.keep(str(folder / "compiled"))
     config = config_of(name, folder)
-    fields.check(config)
     devices.start(config.train.devices)
+    fields.check(config)
     compiled = _Compiled()
 
     task = tasks.build(config)

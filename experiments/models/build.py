@@ -128,6 +128,7 @@ def build(config: Any, task: base.Task, *, rngs: nnx.Rngs) -> Any:
         readout,
         embedding=embedding,
         dropout=config.dropout,
+        dropout_tied=config.dropout_tied,
         last_only=task.readout == "last",
         pool=config.pool,
         readout_activation=config.readout_activation,

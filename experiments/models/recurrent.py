@@ -45,6 +45,9 @@ class SequenceModel(nnx.Module):
       readout: states (..., hidden) -> outputs (..., out_features).
       embedding: tokens, or the inputs' features -> features; None: there is none.
       dropout: probability of a zero; the others are divided by 1 - dropout.
+      dropout_tied: have one mask for all steps of a sequence, and not one for each.
+        Source: Gal and Ghahramani, "A Theoretically Grounded Application of Dropout in
+        Recurrent Neural Networks", 2016.
       last_only: read out one state of a sequence only, not all.
       pool: which, as `config.model.pool` says.
       readout_activation: psi, one that `config.model.readout_activation` allows:
@@ -61,6 +64,7 @@ class SequenceModel(nnx.Module):
         *,
         embedding: Callable[[jax.Array], jax.Array] | None = None,
         dropout: float = 0.0,
+        dropout_tied: bool = False,
         last_only: bool,
         pool: str = "last",
         readout_activation: str = "identity",
@@ -70,7 +74,8 @@ class SequenceModel(nnx.Module):
         self.embedding = embedding
         self.layers: Any = nnx.List(layers)
         self.readout = readout
-        self.dropout = nnx.Dropout(dropout)
+        self.dropout = dropout
+        self.dropout_tied = dropout_tied
         self.last_only = last_only
         self.pool = pool
         self.readout_activation = activations.Activation(readout_activation)
@@ -181,13 +186,19 @@ class SequenceModel(nnx.Module):
         return step
 
     def _drop(self, x: jax.Array, keys: jax.Array | None, place: int) -> jax.Array:
-        """Dropout with keys of its own in every place."""
-        if keys is None or self.dropout.rate == 0:
+        """Dropout of (batch, time, features), or (batch, features) of what is read.
+
+        Its keys are its own in every place.
+        """
+        if keys is None or self.dropout == 0:
             return x
+
+        steps = (0,) if self.dropout_tied and x.ndim > 2 else ()
+        dropout = nnx.Dropout(self.dropout, broadcast_dims=steps)
 
         def drop(x: jax.Array, key: jax.Array) -> jax.Array:
             place_key = jax.random.fold_in(key, place)
-            return self.dropout(x, deterministic=False, rngs=place_key)
+            return dropout(x, deterministic=False, rngs=place_key)
 
         return jax.vmap(drop)(x, keys)
 
@@ -222,7 +233,14 @@ class Block(nnx.Module):
 
     def gate(self, z: jax.Array) -> jax.Array:
         """What is added to x."""
-        return nnx.glu(self.gates(z))
+        # Two products of a matrix of items: one product cut in two has a slower
+        # gradient, and so has each with a batch and a time axis.
+        items = z.reshape(-1, z.shape[-1])
+        assert self.gates.bias is not None
+        a, b = jnp.split(self.gates.kernel[...], 2, axis=1)
+        c, d = jnp.split(self.gates.bias[...], 2)
+        added = (items @ a + c) * nnx.sigmoid(items @ b + d)
+        return added.reshape(*z.shape[:-1], a.shape[1])
 
 
 class TiedReadout(nnx.Module):

@@ -40,8 +40,12 @@ def start(wanted: int | None = None) -> None:
 
     Those are `MOST` at the most, or the cores, and `choose` refuses what is beyond.
     Where it has started already, or the environment says how many, there is what there
-    is.
+    is. So this comes before a model is built, be it for its checks alone.
+
+    Raises:
+      ValueError: no such number of devices.
     """
+    checks.check_field("train.devices", wanted)
     with contextlib.suppress(RuntimeError):  # it has started
         already = jax.config.jax_num_cpu_devices  # type: ignore[attr-defined]
         least = min(wanted or 1, MOST)

@@ -46,8 +46,8 @@ def load(
                 f" {config.task.name!r}, which does not read it, got {data_dir!r}"
             )
         config.data_dir = data_dir
-    fields.check(config)
     devices.start(config.train.devices)  # or training after it would have one
+    fields.check(config)
     parts = assembly.assemble(config, one_device=True)
     fitted.check(workdir, parts.task.fitted())
     restored = None

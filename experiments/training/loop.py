@@ -161,11 +161,11 @@ def _start_processes(config: Any, resources: contextlib.ExitStack) -> dict:
     """
 
     def check() -> dict:
+        devices.start(config.train.devices)  # a model that is checked may start JAX
         fields.check(config)
         return identity.to_dict(config)
 
     content = agreement.agree(check, agreement.of_start)
-    devices.start(config.train.devices)
     agreement.agree(jax.local_devices, agreement.of_machine)
     if not processes.first():
         nowhere = resources.enter_context(pathlib.Path(os.devnull).open("w"))

@@ -403,6 +403,31 @@ def test_dropout_is_on_embeddings_and_on_outputs_but_not_on_the_carry():
     assert kept[last[:, 0] > 0].mean() == pytest.approx(0.25, abs=0.08)
 
 
+@pytest.mark.parametrize("block", [False, True])
+def test_tied_dropout_has_one_mask_for_all_steps(block):
+    layer = svdrnn.DenseRNN(
+        4, 4, init="identity", activation="identity", rngs=nnx.Rngs(0)
+    )
+    layer.cell.input_weights[...] = jnp.eye(4)
+    layers = [recurrent.Block(layer, 4, 4, nnx.Rngs(1)) if block else layer]
+    model = recurrent.SequenceModel(
+        layers,
+        lambda states: states,
+        embedding=lambda tokens: 1.0 + tokens[..., None] + jnp.arange(4.0),
+        dropout=0.5,
+        dropout_tied=True,
+        last_only=False,
+    )
+    run = oracles.jit(lambda tokens, keys: model(tokens, keys=keys)[0])
+    keys = jax.random.split(jax.random.key(4), 50)
+    tokens = np.random.default_rng(0).integers(0, 9, (50, 6))
+    dropped = np.asarray(run(tokens, keys)) == 0  # (batch, time, features)
+    np.testing.assert_array_equal(dropped, np.repeat(dropped[:, :1], 6, axis=1))
+    # In a block both masks have to fall on a feature, in a layer one is enough.
+    assert dropped[:, 0].mean() == pytest.approx(0.25 if block else 0.75, abs=0.1)
+    assert len(np.unique(dropped[:, 0], axis=0)) > 5  # examples have their own
+
+
 # ---- A whole run.
 
 

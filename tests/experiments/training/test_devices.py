@@ -292,6 +292,16 @@ def test_no_more_cpu_devices_than_cores(monkeypatch):
     assert devices.choose(4, 128).count == 4
 
 
+def test_checking_a_model_leaves_the_devices_to_the_run(tmp_path):
+    """The first W of this one is made in one of two ways by the kind of device."""
+    fields = TINY | {"train.devices": 3, "train.batch_size": 24}
+    fields |= {"model.init": "cayley", "model.reflectors": 8}
+    run = start(tmp_path / "run", fields, "--config=configs/addition.py", "--check")
+    output, errors = run.communicate(timeout=300)
+    assert run.returncode == 0, errors
+    assert "every batch over 3 devices" in output
+
+
 def test_accelerators_take_any_share(monkeypatch):
     monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
     assert devices.choose(None, 8).count == 4
