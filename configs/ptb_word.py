@@ -12,12 +12,14 @@ because few leave the transition near the identity, which never forgets.
 `:spectral_lstm` is an LSTM whose gates have such transitions.
 
 Two epochs on one of two shared CPU cores, seed 0, test perplexity
-(docs/results.md has the other models, docs/trials.md the grid):
+(docs/results.md has the other models, docs/trials.md the grid). The first and the
+fourth were made again on a slower machine that halted them at times; they took 9 and
+10 min before:
 
-    as it is                                                     136.8     9 min
+    as it is                                                     136.8    29 min
     with --config.train.rates.reflectors=2e-3                    137.2    21 min
     with --config.train.learning_rate=4e-3                       141.7     8 min
-    :spectral_lstm (seed 1: 122.4)                               121.9    10 min
+    :spectral_lstm (seed 1: 122.4)                               121.4    17 min
     the same with --config.train.rates.reflectors=None           121.4    10 min
     --config.model.name=lstm (seed 1: 127.2)                     126.7     9 min
     --config.model.name=rnn                                      144.5    12 min
