@@ -90,8 +90,8 @@ FIELDS = {
     "model.init": schema.Field(
         "random",
         "The first W: random (henaff for exprnn, cayley for scornn, orthogonal for"
-        " irnn) or identity; with all reflectors, and for exprnn and scornn, also"
-        " henaff or cayley.",
+        " irnn) or identity; also henaff or cayley for exprnn and scornn and, with all"
+        " reflectors, for the other models but spectral_lstm, spectral_gru and irnn.",
         models=("reflectors", "exprnn", "scornn", "irnn"),
     ),
     "model.init_sigma": schema.Field(

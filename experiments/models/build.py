@@ -13,6 +13,7 @@ from flax import nnx
 from ml_collections import config_dict
 
 import svdrnn
+from configs import common
 from experiments import checks
 from experiments.models import recurrent, registry
 from experiments.tasks import base
@@ -61,21 +62,25 @@ def check(config: Any) -> None:
             "config.model.bidirectional must be False with config.model.tied, whose"
             " readout has the features of one direction, got True"
         )
-    _check_abstractly(json.dumps(config.to_dict(), sort_keys=True, default=str))
+    text = json.dumps(config.to_dict(), sort_keys=True, default=str)
+    _check_abstractly(model, text)
 
 
 @functools.lru_cache(maxsize=256)  # a sweep or a figure checks few models many times
-def _check_abstractly(text: str) -> None:
+def _check_abstractly(model: registry.Entry, text: str) -> None:
     config = config_dict.ConfigDict(json.loads(text))
-    model = registry.MODELS[config.name]
     sizes = (1,) if model.sequential else (1, 1)
-    with _naming_fields(config):
+    # On a device that is named: what asks for the default one would start JAX, which
+    # has to be told of devices and processes first.
+    with _naming_fields(config), jax.default_device("cpu"):
         complete = _with_input_scale(config, time_steps=1)
         nnx.eval_shape(lambda: _make(config)(complete, *sizes, rngs=nnx.Rngs(0)))
 
 
 def build(config: Any, task: base.Task, *, rngs: nnx.Rngs) -> Any:
     """The model that `config` (the `model` part) describes for `task`.
+
+    Of the fields in the table, those that it does not read have their defaults.
 
     Raises:
       ValueError: an unknown name, a recurrent model of inputs without a time axis or
@@ -90,12 +95,12 @@ def build(config: Any, task: base.Task, *, rngs: nnx.Rngs) -> Any:
             f"config.model.name must be one of {', '.join(names)} for {task.name},"
             f" whose inputs are {kind}, got {config.name!r}"
         )
-    every = "activation_every" in registry.MODELS[config.name].fields()
-    if every and 1 < task.time_steps < config.activation_every:
+    config = _as_read(config)
+    every = config.activation_every
+    if 1 < task.time_steps < every:
         raise ValueError(
             f"config.model.activation_every must be at most {task.time_steps}, the time"
-            f" steps of {task.name}, else the activation never acts, got"
-            f" {config.activation_every}"
+            f" steps of {task.name}, else the activation never acts, got {every}"
         )
     if task.sequential:
         _check_sequences(config, task)
@@ -133,6 +138,19 @@ def build(config: Any, task: base.Task, *, rngs: nnx.Rngs) -> Any:
         pool=config.pool,
         readout_activation=config.readout_activation,
     )
+
+
+def _as_read(config: Any) -> Any:
+    """The config with the table's default in each field that the model leaves unread.
+
+    Such a field is no part of what a run is, and must not act around a layer either.
+    """
+    reads = registry.MODELS[config.name].reads
+    complete = config_dict.ConfigDict(config.to_dict())
+    for field, entry in common.FIELDS.items():
+        if field.startswith("model.") and field not in ("model.name", *reads):
+            complete[field.removeprefix("model.")] = entry.default
+    return complete
 
 
 def _check_sequences(config: Any, task: base.Task) -> None:

@@ -45,8 +45,7 @@ def find(run: protocol.Run, results: pathlib.Path) -> tuple[dict | None, str | N
             f"{path} was made with other random streams (there -> asked for):\n  "
             + "\n  ".join(changed)
         )
-    read = identity.read_part(config)
-    stands_in = read.get("data_dir") == stand_in.NAME  # not of a task without files
+    stands_in = identity.stands_in(config)
     if (record.get("data") == stand_in.NAME) != stands_in:
         kind = "stand-in" if stands_in else "real"
         return None, f"{path} is not of {kind} data"

@@ -59,7 +59,9 @@ def check(workdir: pathlib.Path, config: dict) -> bool:
                 f" ({', '.join(foreign[:5])}); name a new or an empty folder"
             )
         return False
-    changed = identity.differences(files.read_object(path), config)
+    stored = files.read_object(path)
+    changed = identity.differences(stored, config)
+    changed += identity.other_data(stored, config)
     if changed:
         raise ValueError(
             f"--workdir {workdir} holds a run of another config; name another folder"

@@ -8,6 +8,7 @@ from typing import Any
 
 from configs import common
 from experiments import models, tasks
+from experiments.data import stand_in
 
 ABSENT = "(absent)"
 
@@ -223,6 +224,19 @@ def differences(old: dict, new: dict, free: tuple[str, ...] = ()) -> list[str]:
     before = completed(old)
     left_out = unread(unflatten(before)) & unread(new)
     return changes(before, flatten(new), left_out | set(free))
+
+
+def stands_in(config: dict) -> bool:
+    """Whether its data are the random ones that only look like data."""
+    # What a task without files has there says nothing.
+    return read_part(config).get("data_dir") == stand_in.NAME
+
+
+def other_data(old: dict, new: dict) -> list[str]:
+    """As `differences`, of configs whose data are stand-in ones in one of both."""
+    if stands_in(old) == stands_in(new):
+        return []
+    return [f"config.data_dir: {old.get('data_dir')!r} -> {new.get('data_dir')!r}"]
 
 
 def completed(config: dict) -> dict[str, Any]:

@@ -39,12 +39,12 @@ def free() -> None:
         except OSError:
             _to_nowhere(number)
     if sys.stdout is None or sys.stdout is sys.__stdout__:
-        sys.stdout = _unread(sys.stdout)
+        sys.stdout = unread(sys.stdout)
     if sys.stderr is None or sys.stderr is sys.__stderr__:
-        sys.stderr = _unread(sys.stderr)
+        sys.stderr = unread(sys.stderr)
 
 
-def _unread(stream: TextIO | None) -> TextIO:
+def unread(stream: TextIO | None) -> TextIO:
     """The same stream, where nothing fails: nor do letters that it cannot encode."""
     if stream is None:
         return open(os.devnull, "w", errors="backslashreplace")

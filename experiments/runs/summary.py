@@ -4,7 +4,7 @@ import pathlib
 from typing import Any
 
 from experiments.data import stand_in
-from experiments.runs import progress, records
+from experiments.runs import identity, progress, records
 
 
 def beginning(
@@ -30,7 +30,7 @@ def beginning(
     by = "steps" if config.train.steps is not None else "epochs"
     machine = records.machine()
     split = f", every batch over {devices} devices" if devices > 1 else ""
-    data = "stand-in, " if stands_in(config, task) else ""
+    data = "stand-in, " if identity.stands_in(identity.to_dict(config)) else ""
     return "\n".join(
         [
             f"{task.name}, {config.model.name}, on {machine['device']}"
@@ -42,11 +42,6 @@ def beginning(
             f"  best step: by validation {task.primary}",
         ]
     )
-
-
-def stands_in(config: Any, task: Any) -> bool:
-    """Whether the data of a run are the random ones that only look like data."""
-    return task.from_files and config.data_dir == stand_in.NAME
 
 
 def text(result: dict, workdir: pathlib.Path) -> str:

@@ -119,6 +119,7 @@ def _check_same(where: str, kept: dict, content: dict) -> None:
     # Whole configs: what the base does not read, some run of the space may.
     old, new = (identity.completed(sweep["config"]) for sweep in (kept, content))
     changed = identity.changes(old, new)
+    changed += identity.other_data(kept["config"], content["config"])
     changed += [
         f"--{name}: {kept.get(name)!r} -> {value!r}"
         for name, value in content.items()

@@ -10,6 +10,7 @@ import itertools
 import json
 import math
 import pathlib
+import random
 import runpy
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -31,6 +32,8 @@ AVERAGED = {SEED: "seeds", FOLD: "folds"}
 
 # They say what is compared and where the data are.
 _FIXED = ("task.name", "data_dir")
+
+_MOST = 1000  # points that are looked at for one that is valid
 
 _RANGE = {"low", "high", "log", "int"}
 _BY = "by"
@@ -111,7 +114,7 @@ def check_values(space: Space, config: Any, validate: Callable[[Any], None]) -> 
             if condition is not None:
                 fixed |= {condition[0]: [condition[1]]}
             problem = None
-            for values_of in itertools.islice(points(fixed), 1000):
+            for values_of in _some(fixed):
                 try:
                     chosen = configure(config, values_of)
                     identity.check_overrides(chosen, {name: value})
@@ -122,6 +125,16 @@ def check_values(space: Space, config: Any, validate: Callable[[Any], None]) -> 
                     break
             else:
                 raise ValueError(f"--space: {name}={value!r}: {problem}")
+
+
+def _some(space: Space) -> Iterator[dict[str, Any]]:
+    """All points up to a number, and where there may be more, as many at random."""
+    first = list(itertools.islice(points(space), _MOST))
+    yield from first
+    if len(first) == _MOST:  # in these the first fields may have one value alone
+        chance = random.Random(0)
+        for _ in range(_MOST):
+            yield next(points(space, lambda values: chance.sample(values, len(values))))
 
 
 def configure(config: Any, point: dict[str, Any]) -> Any:
@@ -169,8 +182,13 @@ def ranges(spec: list | dict) -> list[dict]:
 Condition = tuple[str, Any] | None  # a field and its value
 
 
-def points(space: Space) -> Iterator[dict[str, Any]]:
-    """Every point of lists and of the ends of ranges."""
+def points(
+    space: Space, order: Callable[[list], list] = list
+) -> Iterator[dict[str, Any]]:
+    """Every point of lists and of the ends of ranges, the last field's values first.
+
+    `order` puts the values of a field in order, each time.
+    """
 
     def extend(point: dict[str, Any], rest: list) -> Iterator[dict[str, Any]]:
         if not rest:
@@ -180,7 +198,7 @@ def points(space: Space) -> Iterator[dict[str, Any]]:
         if not _met(condition, point):
             yield from extend(point, others)
             return
-        for value in _values(spec):
+        for value in order(_values(spec)):
             yield from extend(point | {name: value}, others)
 
     yield from extend({}, _flat(space))

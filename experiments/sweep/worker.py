@@ -15,7 +15,7 @@ import numpy as np
 import optuna
 from optuna.trial import TrialState
 
-from experiments.runs import files, folder
+from experiments.runs import files, folder, streams
 from experiments.sweep import contact, setup, summary
 from experiments.sweep import space as spaces
 from experiments.sweep import storage as storages
@@ -244,7 +244,6 @@ def _train(sweep: setup.Sweep, trial: optuna.Trial) -> float:
             raise optuna.TrialPruned(f"at step {step}")
 
     workdir = summary.run_folder(sweep.workdir, trial.user_attrs["run"])
-    workdir.parent.mkdir(exist_ok=True)
     # A worker that stood still for longer than the grace has lost its run to another,
     # but learns it only at its next validation, and works in the folder until then.
     with _log(workdir.with_suffix(".log")):
@@ -263,9 +262,18 @@ def _train(sweep: setup.Sweep, trial: optuna.Trial) -> float:
 
 @contextlib.contextmanager
 def _log(path: pathlib.Path) -> Iterator[None]:
-    """What a run prints, and where it failed, goes to a file."""
+    """What a run prints, and where it failed, goes to a file.
+
+    Raises:
+      files.Unwritable: there can be none. What a full disk has no room for later is
+        lost, and nothing else is.
+    """
+    with files.writing(path):
+        path.parent.mkdir(exist_ok=True)
+        opened = path.open("a")
     with (
-        path.open("a", errors="backslashreplace") as file,
+        opened,
+        streams.unread(opened) as file,
         contextlib.redirect_stdout(file),
     ):
         try:

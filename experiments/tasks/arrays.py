@@ -39,7 +39,6 @@ class Arrays(base.Task):
     """
 
     name = "arrays"
-    from_files = True
 
     def __init__(self, source: Source, digest: str, *, seed: int, batch_size: int):
         checks.check_field("seed", seed)

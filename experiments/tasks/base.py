@@ -45,7 +45,6 @@ class Task(abc.ABC):
       inputs_bound: the least B with ||x_t||_2 <= B for every input of one time step
         that there can be, known without the data; None where there is none.
       unit: what a rate of progress counts, "examples" or "tokens".
-      from_files: whether the data are read from `config.data_dir`.
       by_steps: whether `prepare` makes every step of that step alone.
     """
 
@@ -61,7 +60,6 @@ class Task(abc.ABC):
     baseline: float | None = None
     inputs_bound: float | None = None
     unit: str = "examples"
-    from_files: bool = False
     by_steps: bool = True
 
     @functools.cached_property

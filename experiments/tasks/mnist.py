@@ -45,7 +45,6 @@ class MNIST(base.Task):
     in_features = PIXELS
     out_features = CLASSES
     baseline = math.log(CLASSES)
-    from_files = True
 
     def __init__(self, data: Any, *, seed: int, batch_size: int, shift: int = 0):
         checks.check_field("seed", seed)

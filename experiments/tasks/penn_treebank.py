@@ -43,7 +43,6 @@ class PennTreebank(base.Task):
     readout = "all"
     stateful = True
     unit = "tokens"
-    from_files = True
     boundary: str  # the token that ends a line, and stands before the first one
 
     def __init__(self, corpus: Any, *, window: int, batch_size: int):

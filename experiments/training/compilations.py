@@ -49,6 +49,8 @@ def keep(where: str | None = None) -> None:
             f"--compilation_cache must be a folder that can be written or {OFF!r}, got"
             f" {where!r}: {error}"
         ) from None
+    if where is not None:
+        jax.config.update("jax_enable_compilation_cache", True)
     jax.config.update("jax_compilation_cache_dir", str(entries.folder))
     # Small programs too: reading one takes a tenth of the time.
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)

@@ -39,8 +39,7 @@ def start(wanted: int | None = None) -> None:
     """Makes JAX start with a CPU device a core, or as many as `config.train.devices`.
 
     Those are `MOST` at the most, or the cores, and `choose` refuses what is beyond.
-    Where it has started already, or the environment says how many, there is what there
-    is. So this comes before a model is built, be it for its checks alone.
+    Where it has started already there is what there is, so this comes first.
 
     Raises:
       ValueError: no such number of devices.

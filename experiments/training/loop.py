@@ -161,7 +161,7 @@ def _start_processes(config: Any, resources: contextlib.ExitStack) -> dict:
     """
 
     def check() -> dict:
-        devices.start(config.train.devices)  # a model that is checked may start JAX
+        devices.start(config.train.devices)  # a model of one's own may start JAX
         fields.check(config)
         return identity.to_dict(config)
 
@@ -362,7 +362,7 @@ def _evaluate(run: session.Session) -> dict:
         result["stopped_early"] = True
     if run.record["restores"]:
         result["restores"] = run.record["restores"]
-    if summary.stands_in(run.config, run.task):
+    if identity.stands_in(identity.to_dict(run.config)):
         result["data"] = stand_in.NAME
     return result
 

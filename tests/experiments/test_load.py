@@ -19,6 +19,7 @@ from experiments.training import (
     assembly,
     devices,
     evaluation,
+    fields,
     loading,
     loop,
     prediction,
@@ -64,9 +65,11 @@ def test_loading_first_leaves_training_its_devices(finished, monkeypatch):
         return assemble(*arguments, **options)
 
     monkeypatch.setattr(devices, "start", order.append)
+    monkeypatch.setattr(fields, "check", lambda config: order.append("checked"))
     monkeypatch.setattr(assembly, "assemble", noted)
     experiments.load(finished[0])
-    assert order == [1, "assembled"]  # config.train.devices of the run
+    # config.train.devices of the run
+    assert order == [1, "checked", "assembled"]
 
 
 def test_a_data_folder_of_a_task_without_files_is_refused(finished):

@@ -7,11 +7,13 @@ import pytest
 from flax import nnx
 
 import svdrnn
+from configs import common
 from experiments import models
 from experiments.models import build, recurrent, registry
 from experiments.runs import identity
 from experiments.tasks.addition import Addition
 from experiments.tasks.copying import Copying
+from tests import oracles
 from tests.experiments.small import changed_addition
 
 RECURRENT = registry.names(True)
@@ -244,3 +246,29 @@ def test_a_model_needs_a_function_and_a_line(monkeypatch):
     assert sum(sizes) == 3 * 3 + 3 * 2 + 3 + 3 + 1
     monkeypatch.setattr(models, "MODELS", registry.MODELS)
     assert "model.radius" in identity.unread(identity.to_dict(config))
+
+
+@pytest.mark.parametrize(
+    "field, value",
+    [("residual", True), ("bidirectional", True), ("layers", 2), ("pool", "mean")],
+)
+def test_what_a_model_does_not_read_does_not_act_around_it(monkeypatch, field, value):
+    monkeypatch.setattr(registry, "MODELS", dict(registry.MODELS))
+
+    def narrow(config, features, *, rngs):
+        return svdrnn.DenseRNN(features, config.hidden, rngs=rngs)
+
+    task = Addition(length=4, seed=0, batch_size=2)
+    config = changed_addition(model__name="narrow").model
+    inputs = task.train_batch(0)["inputs"]
+    outputs = {}
+    for reads in (("hidden",), ("hidden", field)):
+        registry.register("narrow", narrow, reads)
+        for each in (config[field], value):
+            config[field] = each
+            model = build.build(config, task, rngs=nnx.Rngs(0))
+            outputs[len(reads), each] = oracles.jit(model)(inputs)[0]
+        config[field] = common.FIELDS[f"model.{field}"].default
+    before, after = outputs[1, config[field]], outputs[1, value]
+    np.testing.assert_array_equal(before, after)
+    assert not np.array_equal(outputs[2, value], before)

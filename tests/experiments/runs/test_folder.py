@@ -7,7 +7,7 @@ import time
 
 import pytest
 
-from configs import addition
+from configs import addition, pixel_mnist
 from experiments.runs import folder, identity
 from experiments.sweep import storage
 
@@ -28,6 +28,18 @@ def test_check_workdir(tmp_path):
     (tmp_path / "config.json").write_text("{")
     with pytest.raises(ValueError, match="config.json is not JSON"):
         folder.check(tmp_path, config)
+
+
+def test_stand_in_data_are_other_data_wherever_real_ones_are(tmp_path):
+    config = identity.to_dict(pixel_mnist.get_config())
+    (tmp_path / "config.json").write_text(json.dumps(config | {"data_dir": "/here"}))
+    assert folder.check(tmp_path, config | {"data_dir": "/there"})
+    with pytest.raises(ValueError, match="config.data_dir: '/here' -> 'stand-in'"):
+        folder.check(tmp_path, config | {"data_dir": "stand-in"})
+    (tmp_path / "config.json").write_text(json.dumps(config | {"data_dir": "stand-in"}))
+    assert folder.check(tmp_path, config | {"data_dir": "stand-in"})
+    with pytest.raises(ValueError, match="config.data_dir: 'stand-in' -> '/there'"):
+        folder.check(tmp_path, config | {"data_dir": "/there"})
 
 
 @pytest.mark.parametrize("left", [".svdrnn-host-12-ab.tmp", "run.lock"])

@@ -190,6 +190,21 @@ def test_dependencies_that_cannot_be(spec, message):
         spaces.check(space, make_config(), "grid")
 
 
+def test_a_value_that_is_valid_in_a_far_corner_is_found():
+    """Half of the points, those of 4 units, do not fit; they are the first 1,200."""
+    space = {
+        "model.hidden": [4, 8],
+        "model.reflectors": [[8, 8]],
+        "train.clip_norm": [float(i) for i in range(1, 31)],
+        "train.learning_rate": [0.001 * i for i in range(1, 41)],
+    }
+    space = spaces.check(space, make_config(), "grid")
+    with pytest.raises(ValueError, match="model.hidden=4: config.model.reflectors "):
+        spaces.check_values(space, make_config(), fields.check)
+    space["model.reflectors"] = [[4, 4], [8, 8]]
+    spaces.check_values(space, make_config(), fields.check)
+
+
 def test_a_field_that_a_condition_leaves_unread_is_refused():
     spec = {"by": "model.name", "rnn": [0.1], "spectral": [0.2]}
     space = {"model.name": ["rnn", "spectral"], "model.radius": spec}

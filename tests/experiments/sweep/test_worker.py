@@ -1,12 +1,14 @@
 """Workers in this process, with a stand-in for training: no run is lost or doubled."""
 
 import json
+import pathlib
 import warnings
 
 import jax
 import pytest
 from optuna.trial import TrialState
 
+from experiments.runs import files
 from experiments.sweep import setup, summary, worker
 from experiments.sweep import space as spaces
 from experiments.sweep import storage as storages
@@ -19,11 +21,14 @@ pytestmark = pytest.mark.filterwarnings(
 )
 
 
+FULL = pathlib.Path("/dev/full")
+
+
 @pytest.fixture
 def trained(monkeypatch):
     """The configs that `loop.train` is called with; it reports values at 3 steps.
 
-    The value is the radius; one above 1 fails, one of 0.55 is interrupted.
+    The value is the radius; one above 1 fails, one of 0.55 is interrupted twice.
     """
     calls = []
 
@@ -33,7 +38,7 @@ def trained(monkeypatch):
         radius = config.model.radius
         if radius > 1:
             raise loop.NonFiniteLoss("not finite at step 5\nand more")
-        if radius == 0.55:
+        if radius == 0.55 and len(calls) < 3:
             raise KeyboardInterrupt
         for step in (20, 40, 60):
             on_validation(step, {"mse": radius, "loss": radius})
@@ -134,6 +139,23 @@ def test_any_letter_can_be_in_the_log_of_a_run(tmp_path):
     assert (tmp_path / "0000.log").read_text() == "a folder of bytes: \\udcff\n"
 
 
+@pytest.mark.skipif(not FULL.exists(), reason="no device that is full")
+def test_a_log_without_room_is_no_fault_of_the_run():
+    with worker._log(FULL):
+        print("lost", flush=True)
+    with pytest.raises(files.Unwritable, match="result.json cannot be written: full"):
+        with worker._log(FULL):
+            print("lost", flush=True)
+            raise files.unwritable(pathlib.Path("result.json"), "full")
+
+
+def test_a_folder_that_cannot_be_is_no_fault_of_the_run(tmp_path):
+    (tmp_path / "runs").touch()
+    with pytest.raises(files.Unwritable, match="0000.log cannot be written"):
+        with worker._log(tmp_path / "runs" / "0000.log"):
+            pass
+
+
 def test_poor_runs_are_pruned(tmp_path, trained):
     radii = [0.1 * i for i in range(1, 9)]
     sweep = prepare(
@@ -189,9 +211,11 @@ def test_an_interrupted_run_is_taken_up_and_no_retry_is_spent(tmp_path, trained)
             worker.work(sweep)
         assert states(sweep) == ["waiting"]
     sweep = prepare(tmp_path, {"model.radius": [0.55]}, max_retries=0)
-    trained.clear()
     attempts = storages.attempts(sweep.study)[0]
     assert [each.state.name for each in attempts] == ["FAIL", "FAIL", "WAITING"]
+    worker.work(sweep)
+    (run,) = summary.runs(sweep.study)
+    assert (run.state, run.attempts, len(trained)) == ("complete", 3, 3)
 
 
 def begin_and_die(sweep, *, claim):

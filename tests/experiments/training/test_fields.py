@@ -1,6 +1,10 @@
 """What is refused before anything is made, and how many steps a run has."""
 
+import os
+import pathlib
 import re
+import subprocess
+import sys
 
 import pytest
 
@@ -10,6 +14,40 @@ from experiments.reproduce import config_fields
 from experiments.tasks.addition import Addition
 from experiments.training import fields, optimizers
 from tests.experiments.small import changed_addition as changed
+
+ROOT = pathlib.Path(__file__).resolve().parents[3]
+
+
+def test_no_check_of_a_config_starts_jax():
+    """Before the run says how many devices there are, and a process joins others."""
+    code = """if True:
+        from jax._src import xla_bridge
+        from configs import addition, copying, pixel_mnist
+        from experiments.models import registry
+        from experiments.training import fields
+
+        shipped = [copying.get_config(), pixel_mnist.get_config("permuted_stacked")]
+        for name, model in registry.MODELS.items():
+            config = addition.get_config()
+            if not model.sequential:
+                continue
+            config.model.name, config.model.reflectors = name, None
+            shipped.append(config)
+            if name in ("spectral", "ornn", "exprnn", "scornn"):
+                rotated = config.copy_and_resolve_references()
+                rotated.model.init = "cayley"
+                shipped.append(rotated)
+        for config in shipped:
+            fields.check(config)
+            assert not xla_bridge.backends_are_initialized(), config
+        print(len(shipped))
+    """
+    environment = os.environ | {"JAX_PLATFORMS": "cpu"}
+    ran = subprocess.run(
+        [sys.executable, "-c", code],
+        **{"cwd": ROOT, "env": environment, "capture_output": True, "text": True},
+    )
+    assert (ran.returncode, ran.stdout) == (0, "16\n"), ran.stderr
 
 
 @pytest.mark.parametrize(
