@@ -5,8 +5,8 @@
 `prepare` builds W once; after that a step costs a few products, and nothing of the past
 is kept but the state. The step gives what the layer gives for the whole sequence.
 `jax.export`, with the package flatbuffers, makes a file of it that runs without this
-library, in another process, on the same or a newer JAX. Prints, in a few seconds on two CPU cores (the time of a step
-is that of this machine):
+library, in another process, on the same or a newer JAX. Prints, in a few seconds on two
+CPU cores (the time of a step is that of this machine):
 
     stream to sequence: within 1e-5: True
     a step: 0.03 ms

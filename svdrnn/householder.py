@@ -228,7 +228,7 @@ def _in_loop(rows):
     touch, which saves two thirds of the products. Accelerators have no use for that,
     and their compilers take minutes over so many products at full precision.
     """
-    return _platform.name() != "cpu" and rows.shape[0] > _LOOP_BLOCK
+    return rows.shape[0] > _LOOP_BLOCK and _platform.name() != "cpu"
 
 
 def _apply_loop(rows, x, transpose):

@@ -50,9 +50,13 @@ def rotation_angles(
     W is made from. (The code of expRNN hands the Cayley map's A to the exponential as
     it is, and so turns by -tan(t / 2) where its initialization is called cayley.)
 
+    Raises:
+      ValueError: another name.
+
     Source: Henaff, Szlam and LeCun, "Recurrent Orthogonal Networks and Long-Memory
     Tasks", 2016; Helfrich, Willmott and Ye (2018).
     """
+    checks.check_name("init", init, BLOCK_ROTATIONS)
     low, high = {"henaff": (-math.pi, math.pi), "cayley": (0.0, math.pi / 2)}[init]
     return jax.random.uniform(key, (n // 2,), dtype, low, high)
 
@@ -105,8 +109,11 @@ def raw_from_singular_values(
     Raises:
       ValueError: naming the first sigma_i not strictly inside the interval, where
         values are known (outside of `jit`); a tracer outside of it gives NaN. For a
-        sigma that is not floating.
+        sigma that is not floating; for a radius or center that is not finite, or a
+        negative radius.
     """
+    radius = checks.check_finite("radius", radius, least=0)
+    center = checks.check_finite("center", center)
     check_inside(sigma, radius=radius, center=center)
     sigma = jnp.asarray(sigma)
     if radius == 0:

@@ -23,15 +23,26 @@ from svdrnn._operators import Operators, unwritable
 from svdrnn._sharding import replicated
 from svdrnn._types import is_abstract
 from svdrnn.cells import TransitionCell
-from svdrnn.checks import check_real, is_traced
-from svdrnn.constraint import DRAWN, Constraint, largest_violation
+from svdrnn.checks import check_name, check_real, is_traced
+from svdrnn.constraint import (
+    DRAWN,
+    FROM_MATRIX,
+    INITS,
+    Constraint,
+    largest_violation,
+)
 from svdrnn.layouts import Layout, Rule, layout, start
 from svdrnn.matrices import DenseMatrix, OrthogonalMatrix, SpectralMatrix
 from svdrnn.trees import glob
 
 
 class Fixed(nnx.Variable):
-    """An array that a constrained kernel keeps beside its parameters, untrained."""
+    """An array that a constrained kernel keeps beside its parameters, untrained.
+
+    No gradient reaches it. It belongs to the kernel as the parameters do: what is saved
+    or copied of a model is `(nnx.Param, Fixed)`, and `nnx.scan` takes both along one
+    axis.
+    """
 
 
 class Kernel(Operators, nnx.Module):
@@ -82,7 +93,17 @@ class Kernel(Operators, nnx.Module):
         return getattr(self.variable_type.from_metadata(self.value, metadata), name)
 
     def _parameters(self) -> dict[str, jax.Array]:
-        return {name: getattr(self, name).get_value() for name, _ in self.rule.ranks}
+        named = {name: getattr(self, name).get_value() for name, _ in self.rule.ranks}
+        for name, value in named.items():
+            # Also where a filter by path has it differentiated.
+            if name in self.rule.constraint.fixed and is_traced(value):
+                named[name] = jax.lax.stop_gradient(value)
+        return named
+
+    def trained(self) -> nnx.Variable:
+        """One of the variables that are trained."""
+        fixed = self.rule.constraint.fixed
+        return next(getattr(self, n) for n, _ in self.rule.ranks if n not in fixed)
 
     @property
     def value(self) -> jax.Array:
@@ -372,7 +393,13 @@ def _matcher(where: Any) -> Callable[[_Reference], bool]:
     of_flax = type(where).__module__ == nnx.filterlib.__name__
     if of_flax or isinstance(where, (type, bool)) or where is ...:
         accepts = nnx.filterlib.to_predicate(where)
-        return lambda r: bool(accepts(r.parts, r.child))
+
+        def is_accepted(reference):
+            child = reference.child  # a kernel counts as what it stands for
+            variable = child.trained() if isinstance(child, Kernel) else child
+            return bool(accepts(reference.parts, variable))
+
+        return is_accepted
     if not callable(where):
         raise ValueError(
             "where must be a glob, a predicate of path and module, a module type or an "
@@ -380,9 +407,8 @@ def _matcher(where: Any) -> Callable[[_Reference], bool]:
         )
 
     def matches(reference):
-        depth = max(
-            i for i, o in enumerate(reference.owners) if isinstance(o, nnx.Pytree)
-        )
+        owners = enumerate(reference.owners)
+        depth = max((i for i, o in owners if isinstance(o, nnx.Pytree)), default=0)
         path = "/".join(map(str, reference.parts[:depth]))
         return bool(where(path, reference.owners[depth]))
 
@@ -498,6 +524,7 @@ def constrain(
     """
     if not isinstance(constraint, Constraint):
         raise ValueError(f"constraint must be a svdrnn.Constraint, got {constraint!r}")
+    check_name("init", init, INITS)
     source = _source(rngs) if init in DRAWN else None
     layouts, skipped = _layouts(model, where, axes, blocks)
     kernels: dict[int, Kernel] = {}
@@ -539,7 +566,10 @@ def _layouts(
                 f"where must match no constrained kernel, got {where!r}, which matches "
                 f"{reference.path} under {child.rule.constraint}"
             )
-        read = _read(reference, axes, blocks)
+        try:
+            read = _read(reference, axes, blocks)
+        except ValueError as error:
+            raise ValueError(f"{error} ({reference.path})") from None
         if isinstance(read, str):
             skipped[reference.path] = read
             continue
@@ -651,8 +681,7 @@ def set_matrix(kernel: Kernel, w: ArrayLike, *, init: str = "strict") -> None:
     """
     if not isinstance(kernel, Kernel):
         raise ValueError(f"kernel must be a constrained kernel, got {type(kernel)}")
-    if init not in ("strict", "project"):
-        raise ValueError(f"init must be one of strict, project, got {init!r}")
+    check_name("init", init, FROM_MATRIX)
     rule = kernel.rule
     lead = rule.lead(kernel._parameters())
     shape = (*lead, *rule.layout.stack_shape, *rule.layout.matrix_shape)

@@ -8,6 +8,7 @@ kernel, whose other half is its parameters.
 import dataclasses
 import functools
 import math
+import operator
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -131,8 +132,9 @@ def layout(
 def _axes(axes, ndim):
     """Both sides as tuples of axes from 0 on; ValueError unless they are."""
     try:
-        sides = [(s,) if isinstance(s, int) else tuple(s) for s in axes]
-        flat = [i + ndim if i < 0 else i for side in sides for i in side]
+        sides = [tuple(s) if np.iterable(s) else (s,) for s in axes]
+        flat = [operator.index(i) for side in sides for i in side]
+        flat = [i + ndim if i < 0 else i for i in flat]
         good = len(sides) == 2 and all(sides) and len(set(flat)) == len(flat)
         good = good and all(0 <= i < ndim for i in flat)
     except TypeError:
@@ -169,9 +171,16 @@ class Rule:
 
     def lead(self, parameters: Mapping[str, Any]) -> tuple[int, ...]:
         """Shape of the axes that count whole kernels."""
-        name, rank = self.ranks[0]
-        shape = parameters[name].shape
-        return shape[: len(shape) - rank]
+        shapes = {name: parameters[name].shape for name, _ in self.ranks}
+        leads = {n: shapes[n][: len(shapes[n]) - rank] for n, rank in self.ranks}
+        lead, *others = set(leads.values())
+        if others:
+            raise ValueError(
+                f"parameters of {self.constraint} must have equal axes in front, got"
+                f" {leads}: all of them, svdrnn.kernels.Fixed too, are mapped along one"
+                " axis"
+            )
+        return lead
 
     def matrices(
         self, parameters: Mapping[str, Array]
@@ -316,6 +325,11 @@ def start(
 
 
 def _rule(constraint, layout, stack, named) -> Rule:
+    if missing := set(constraint.fixed) - set(named):
+        raise ValueError(
+            f"fixed of {type(constraint).__name__} must name parameters"
+            f" ({', '.join(sorted(named))}), got {', '.join(sorted(missing))}"
+        )
     lead = len(stack) - len(layout.stack_shape)
     # Sorted, so that all starts of a kernel have one rule.
     ranks = tuple((name, value.ndim - lead) for name, value in sorted(named.items()))

@@ -268,7 +268,8 @@ class DenseMatrix(Matrix):
       rngs: its `params` stream draws the initial values.
 
     Raises:
-      ValueError: for a size below 1, an unknown name or a matrix of another shape.
+      ValueError: for a size below 1, an unknown name or a matrix of another shape,
+        complex or not finite.
     """
 
     INITS = ("lecun_normal", "orthogonal", "identity")
@@ -392,9 +393,10 @@ class OrthogonalMatrix(Matrix):
         wide = entries.astype(householder.factor_dtype(entries.dtype))
         return transitions.from_matrix(self._matrix(wide), method)
 
-    def singular_values(self) -> Float[Array, " n"]:
+    def singular_values(self) -> Float[Array, "*stack n"]:
         """Singular values of W, (n,): ones."""
-        return jnp.ones((self.n,), self.skew_entries[...].dtype)
+        entries = self.skew_entries[...]
+        return jnp.ones((*entries.shape[:-1], self.n), entries.dtype)
 
 
 # A first matrix is one program, with the keys as arguments.

@@ -942,6 +942,106 @@ def test_training_with_flax_alone(frozen):
     assert bool(np.any(w.T != before)) is not frozen
 
 
+@pytest.mark.parametrize("parametrization", ["householder", "cayley", "exponential"])
+def test_what_is_fixed_stays_where_a_filter_by_path_trains_it(parametrization):
+    kwargs = {"use_bias": False, "rngs": nnx.Rngs(0)}
+    model = nnx.Sequential(nnx.Linear(4, 4, **kwargs), nnx.Linear(4, 4, **kwargs))
+    svdrnn.constrain(model, svdrnn.Orthogonal(parametrization))
+    wrt = nnx.PathContains("kernel")
+    optimizer = nnx.Optimizer(model, optax.sgd(0.1), wrt=wrt)
+    x = jax.random.normal(jax.random.key(0), (8, 4))
+    before = nnx.clone(model)
+
+    @nnx.jit
+    def step(model, optimizer):
+        gradient = nnx.grad(
+            lambda model: jnp.sum((model(x) - 1) ** 2), argnums=nnx.DiffState(0, wrt)
+        )(model)
+        optimizer.update(model, gradient)
+
+    for _ in range(5):
+        step(model, optimizer)
+    assert max(report.violation for report in svdrnn.constraints(model)) < 1e-5
+    assert not np.allclose(model.layers[0].kernel[...], before.layers[0].kernel[...])
+    fixed = [nnx.state(each, svdrnn.kernels.Fixed) for each in (before, model)]
+    jax.tree.map(np.testing.assert_array_equal, *fixed)
+
+
+def test_parameters_that_are_mapped_apart_are_named():
+    @nnx.vmap
+    def stacked(key):
+        return nnx.Linear(4, 4, use_bias=False, rngs=nnx.Rngs(key))
+
+    model = stacked(jax.random.split(jax.random.key(0), 3))
+    svdrnn.constrain(model, svdrnn.Orthogonal(), "kernel", axes=(1, 2))
+
+    def apply(axes):
+        run = nnx.scan(
+            lambda x, layer: layer(x), in_axes=(nnx.Carry, axes), out_axes=nnx.Carry
+        )
+        return run(jnp.ones((2, 4)), model)
+
+    with pytest.raises(ValueError, match="equal axes in front.* svdrnn.kernels.Fixed"):
+        apply(nnx.StateAxes({nnx.Param: 0, ...: None}))
+    both = (nnx.Param, svdrnn.kernels.Fixed)
+    found = apply(nnx.StateAxes({both: 0, ...: None}))
+    expected = jnp.ones((2, 4))
+    for kernel in model.kernel[...]:
+        expected = expected @ kernel
+    np.testing.assert_allclose(found, expected, atol=1e-5)
+
+
+def test_a_constrained_kernel_counts_as_the_variable_it_stands_for():
+    def model():
+        return nnx.Sequential(
+            nnx.Linear(3, 3, rngs=nnx.Rngs(0)), nnx.Linear(3, 3, rngs=nnx.Rngs(1))
+        )
+
+    some = model()
+    svdrnn.constrain(some, SPECTRAL, "layers/0")
+    with pytest.raises(ValueError, match="no constrained kernel.*layers/0/kernel"):
+        svdrnn.constrain(some, SPECTRAL, nnx.Param)
+    assert svdrnn.unconstrain(some, nnx.Param) == ("layers/0/kernel",)
+
+
+def test_a_predicate_is_asked_for_a_parameter_without_a_module():
+    model = {"w": nnx.Param(jnp.eye(3))}
+    paths = svdrnn.constrain(model, SPECTRAL, lambda path, module: True, axes=(0, 1))
+    assert paths == ("w",)
+
+
+@pytest.mark.parametrize(
+    "options, message",
+    [
+        ({"init": np.eye(4)}, "^init must be one of project, strict, .* got"),
+        ({"axes": ((0.0,), (1,))}, r"^axes must be .*\(kernel\)$"),
+        ({"blocks": 3}, r"^blocks must divide the 4 outputs, got 3 \(kernel\)$"),
+    ],
+)
+def test_what_constrain_refuses_is_named(options, message):
+    model = nnx.Linear(4, 4, use_bias=False, rngs=nnx.Rngs(0))
+    with pytest.raises(ValueError, match=message):
+        svdrnn.constrain(model, SPECTRAL, "kernel", **options)
+    with pytest.raises(ValueError, match="^init must be one of project, strict, got"):
+        svdrnn.constrain(model, SPECTRAL, "kernel", axes=(np.int64(0), np.int64(1)))
+        svdrnn.set_matrix(model.kernel, np.eye(4), init=np.eye(4))
+
+
+def test_fixed_names_that_no_parameter_has_are_refused():
+    @dataclasses.dataclass(frozen=True)
+    class Misnamed(svdrnn.Free):
+        @property
+        def fixed(self):
+            return ("q",)
+
+    message = r"fixed of Misnamed must name parameters \(w\), got q"
+    model = nnx.Linear(4, 4, rngs=nnx.Rngs(0))
+    with pytest.raises(ValueError, match=message):
+        svdrnn.constrain(model, Misnamed(), "kernel")
+    with pytest.raises(ValueError, match=message):
+        svdrnn.constrain_tree({"w": jnp.eye(3)}, "w", Misnamed())
+
+
 # --- transformations, checkpoints ---------------------------------------------------
 
 

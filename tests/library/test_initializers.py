@@ -63,3 +63,15 @@ def test_radius_zero_allows_the_center_alone(x64):
         initializers.raw_from_singular_values(
             jnp.array([1.0, 1.001]), radius=0.0, center=1.0
         )
+
+
+def test_a_radius_that_is_no_radius_and_an_unknown_rotation_are_named():
+    sigma = jnp.ones(3)
+    with pytest.raises(ValueError, match="^radius must be .* got -1"):
+        initializers.raw_from_singular_values(sigma, radius=-1.0, center=1.0)
+    with pytest.raises(ValueError, match="^center must be .* got nan"):
+        initializers.raw_from_singular_values(sigma, radius=1.0, center=float("nan"))
+    with pytest.raises(
+        ValueError, match="^init must be one of henaff, cayley, got 'x'"
+    ):
+        initializers.rotation_angles(jax.random.key(0), 4, "x")
