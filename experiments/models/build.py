@@ -147,9 +147,10 @@ def _as_read(config: Any) -> Any:
     """
     reads = registry.MODELS[config.name].reads
     complete = config_dict.ConfigDict(config.to_dict())
-    for field, entry in common.FIELDS.items():
-        if field.startswith("model.") and field not in ("model.name", *reads):
-            complete[field.removeprefix("model.")] = entry.default
+    with complete.ignore_type():  # a pair of reflectors gives way to a number
+        for field, entry in common.FIELDS.items():
+            if field.startswith("model.") and field not in ("model.name", *reads):
+                complete[field.removeprefix("model.")] = entry.default
     return complete
 
 

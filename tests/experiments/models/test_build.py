@@ -260,6 +260,7 @@ def test_what_a_model_does_not_read_does_not_act_around_it(monkeypatch, field, v
 
     task = Addition(length=4, seed=0, batch_size=2)
     config = changed_addition(model__name="narrow").model
+    config.reflectors = (4, 8)  # of another type than the default
     inputs = task.train_batch(0)["inputs"]
     outputs = {}
     for reads in (("hidden",), ("hidden", field)):

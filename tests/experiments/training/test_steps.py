@@ -9,7 +9,15 @@ from flax import nnx
 from experiments import tasks
 from experiments.models import build as models
 from experiments.tasks import base
-from experiments.training import evaluation, fields, optimizers, steps
+from experiments.training import (
+    assembly,
+    evaluation,
+    fields,
+    loop,
+    optimizers,
+    programs,
+    steps,
+)
 from tests.experiments.small import tiny_config
 
 
@@ -132,6 +140,65 @@ def test_a_non_finite_loss_is_noted_and_changes_nothing(compiled):
     assert int(state.first_bad_step) == 3  # the third update
     kept = jax.device_get((state.params, state.opt_state))
     jax.tree.map(np.testing.assert_array_equal, kept, healthy)
+
+
+def test_a_gradient_that_is_not_finite_counts_where_the_loss_is(compiled):
+    task, fresh, _ = compiled
+
+    class Rooted:
+        """The square root of the errors, of which the targets are one: slope 1 / 0."""
+
+        stateful = False
+
+        def sums(self, outputs, batch):
+            error = outputs[:, 0] - jax.lax.stop_gradient(outputs[:, 0])
+            return {"loss": jnp.sum(jnp.sqrt(error)), "count": jnp.float32(len(error))}
+
+    config = tiny_config()
+    optimizer, _ = optimizers.build(config.train, steps=60, steps_per_epoch=None)
+    graph, *_ = nnx.split(
+        models.build(config.model, task, rngs=nnx.Rngs(0)), nnx.Param, ...
+    )
+    state = fresh()
+    before = jax.device_get(state.params)
+    step = train_step(graph, Rooted(), optimizer)
+    state, (sums, norms) = step(state, task.train_batch(0))
+    assert float(sums["loss"]) == 0 and not np.isfinite(norms["grad_norm"])
+    assert int(state.first_bad_step) == 1
+    jax.tree.map(np.testing.assert_array_equal, jax.device_get(state.params), before)
+
+
+def test_a_step_after_two_returns_has_a_quarter_of_the_rate():
+    config = tiny_config(optimizer="sgd", devices=1)
+    parts = assembly.assemble(config)
+    functions = programs.Programs(config, parts)
+    moved = []
+    for restores in (0, 2):
+        step, learning_rate = functions.make_train_step(restores)
+        state = jax.tree.map(jnp.copy, parts.state)
+        _, (_, norms) = step(state, parts.task.train_batch(0))
+        moved.append((float(norms["update_norm"]), float(learning_rate(0))))
+    np.testing.assert_allclose(moved[0], 4 * np.array(moved[1]), rtol=1e-5)
+
+
+def test_a_run_validates_on_so_many_batches(tmp_path, monkeypatch):
+    monkeypatch.setattr(base, "EVAL_SEQUENCES", 40)
+    monkeypatch.setattr(base, "EVAL_BATCH", 8)
+    config = tiny_config(steps=4, eval_every=2, log_every=4, valid_batches=2)
+    read, evaluate = [], evaluation.evaluate
+
+    def counted(eval_step, task, state, split, *arguments, **options):
+        def step(*given):
+            read.append(split)
+            return eval_step(*given)
+
+        return evaluate(step, task, state, split, *arguments, **options)
+
+    monkeypatch.setattr(evaluation, "evaluate", counted)
+    loop.train(config, tmp_path)
+    # Two validations while it runs, and at the end those of the last and best steps.
+    assert read.count("valid") % 2 == 0 and 4 <= read.count("valid") <= 8
+    assert read.count("test") % 5 == 0 and read.count("test") > 0
 
 
 def test_the_first_batches_of_validation_data_alone(monkeypatch):
