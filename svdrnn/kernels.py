@@ -39,9 +39,10 @@ from svdrnn.trees import glob
 class Fixed(nnx.Variable):
     """An array that a constrained kernel keeps beside its parameters, untrained.
 
-    No gradient reaches it. It belongs to the kernel as the parameters do: what is saved
-    or copied of a model is `(nnx.Param, Fixed)`, and `nnx.scan` takes both along one
-    axis.
+    No gradient reaches it; an optimizer that moves more than gradients do, as one with
+    weight decay, is made with `wrt=nnx.Param` or `nnx.All(nnx.Param, ...)`. It belongs
+    to the kernel as the parameters do: what is saved or copied of a model is
+    `(nnx.Param, Fixed)`, and `nnx.scan` takes both along one axis.
     """
 
 
@@ -96,14 +97,10 @@ class Kernel(Operators, nnx.Module):
         named = {name: getattr(self, name).get_value() for name, _ in self.rule.ranks}
         for name, value in named.items():
             # Also where a filter by path has it differentiated.
-            if name in self.rule.constraint.fixed and is_traced(value):
+            own = name in self.rule.constraint.fixed
+            if own and isinstance(value, jax.core.Tracer):
                 named[name] = jax.lax.stop_gradient(value)
         return named
-
-    def trained(self) -> nnx.Variable:
-        """One of the variables that are trained."""
-        fixed = self.rule.constraint.fixed
-        return next(getattr(self, n) for n, _ in self.rule.ranks if n not in fixed)
 
     @property
     def value(self) -> jax.Array:
@@ -171,6 +168,11 @@ class Kernel(Operators, nnx.Module):
 
     # Of a module, although it compares as an array does.
     __hash__ = nnx.Module.__hash__
+
+    def _abstract(self) -> nnx.Variable:
+        """A variable like the one replaced, without a value."""
+        value: Any = jax.ShapeDtypeStruct(self.shape, self.dtype)
+        return self.variable_type.from_metadata(value, dict(self.metadata))
 
     def plain(self) -> nnx.Variable:
         """A variable like the one replaced, with the value of now."""
@@ -353,9 +355,9 @@ def _read(reference: _Reference, axes: Any, blocks: int | None) -> Layout | str:
     axes_of_owner = reading(owner) if reading else None
     if axes_of_owner is None or not _ends_in(shape, axes_of_owner[0]):
         raise ValueError(
-            f"axes must be given, (input axes, output axes), for {reference.path} of "
-            f"shape {shape}, or where must leave it out: a {type(owner).__name__} has "
-            "no one reading of it"
+            "axes must be given, (input axes, output axes), for a kernel of shape "
+            f"{shape}, or where must leave it out: a {type(owner).__name__} has no one "
+            "reading of it"
         )
     expected, inputs, outputs, parts = axes_of_owner
     lead = len(shape) - len(expected)
@@ -395,8 +397,9 @@ def _matcher(where: Any) -> Callable[[_Reference], bool]:
         accepts = nnx.filterlib.to_predicate(where)
 
         def is_accepted(reference):
-            child = reference.child  # a kernel counts as what it stands for
-            variable = child.trained() if isinstance(child, Kernel) else child
+            variable = reference.child
+            if isinstance(variable, Kernel):  # which counts as what it stands for
+                variable = variable._abstract()
             return bool(accepts(reference.parts, variable))
 
         return is_accepted

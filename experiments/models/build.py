@@ -62,7 +62,8 @@ def check(config: Any) -> None:
             "config.model.bidirectional must be False with config.model.tied, whose"
             " readout has the features of one direction, got True"
         )
-    text = json.dumps(config.to_dict(), sort_keys=True, default=str)
+    read = as_read(config)
+    text = json.dumps(read.to_dict(), sort_keys=True, default=str)
     _check_abstractly(model, text)
 
 
@@ -70,11 +71,12 @@ def check(config: Any) -> None:
 def _check_abstractly(model: registry.Entry, text: str) -> None:
     config = config_dict.ConfigDict(json.loads(text))
     sizes = (1,) if model.sequential else (1, 1)
+    make = _make(config)
     # On a device that is named: what asks for the default one would start JAX, which
     # has to be told of devices and processes first.
     with _naming_fields(config), jax.default_device("cpu"):
         complete = _with_input_scale(config, time_steps=1)
-        nnx.eval_shape(lambda: _make(config)(complete, *sizes, rngs=nnx.Rngs(0)))
+        nnx.eval_shape(lambda: make(complete, *sizes, rngs=nnx.Rngs(0)))
 
 
 def build(config: Any, task: base.Task, *, rngs: nnx.Rngs) -> Any:
@@ -95,7 +97,7 @@ def build(config: Any, task: base.Task, *, rngs: nnx.Rngs) -> Any:
             f"config.model.name must be one of {', '.join(names)} for {task.name},"
             f" whose inputs are {kind}, got {config.name!r}"
         )
-    config = _as_read(config)
+    config = as_read(config)
     every = config.activation_every
     if 1 < task.time_steps < every:
         raise ValueError(
@@ -140,8 +142,8 @@ def build(config: Any, task: base.Task, *, rngs: nnx.Rngs) -> Any:
     )
 
 
-def _as_read(config: Any) -> Any:
-    """The config with the table's default in each field that the model leaves unread.
+def as_read(config: Any) -> Any:
+    """The `model` part with the table's default in each field that is left unread.
 
     Such a field is no part of what a run is, and must not act around a layer either.
     """

@@ -265,8 +265,8 @@ def _log(path: pathlib.Path) -> Iterator[None]:
     """What a run prints, and where it failed, goes to a file.
 
     Raises:
-      files.Unwritable: there can be none. What a full disk has no room for later is
-        lost, and nothing else is.
+      files.Unwritable: there can be none. Where a disk is full later, the rest of the
+        log is lost, and nothing else is.
     """
     with files.writing(path):
         path.parent.mkdir(exist_ok=True)

@@ -39,16 +39,17 @@ def least_bytes(config: Any, task: base.Task) -> int:
     model = nnx.eval_shape(
         lambda: build.build(config.model, task, rngs=nnx.Rngs(params=0))
     )
+    read = build.as_read(config.model)
     last = not task.sequential or task.readout == "last"
     outputs = task.out_features * (1 if last else task.time_steps)
     features = 1 if task.vocabulary is not None else task.in_features
-    steps = task.time_steps * config.model.layers
+    steps = task.time_steps * read.layers
     if task.sequential:
         ways = recurrent.directions(model.layers[-1])
-        if last and config.model.pool == "last":
+        if last and read.pool == "last":
             steps -= task.time_steps - _kept(ways[0], task.time_steps)
         steps *= len(ways)
-    states = task.time_steps * features + steps * config.model.hidden
+    states = task.time_steps * features + steps * read.hidden
     batch = config.train.batch_size * (states + outputs)
     return BYTES * (COPIES * build.count_params(model) + batch)
 

@@ -423,7 +423,7 @@ class Odd(nnx.Module):
 def test_axes_of_unknown_layers():
     odd = Odd(nnx.Rngs(0))
     with pytest.raises(
-        ValueError, match=r"axes must be given.*w of shape \(3, 4\).*Odd"
+        ValueError, match=r"axes must be given.* of shape \(3, 4\).*Odd.*\(.*w\)$"
     ):
         svdrnn.constrain(odd, SPECTRAL)
     svdrnn.constrain(odd, SPECTRAL, axes=(1, 0))
@@ -1002,6 +1002,12 @@ def test_a_constrained_kernel_counts_as_the_variable_it_stands_for():
     with pytest.raises(ValueError, match="no constrained kernel.*layers/0/kernel"):
         svdrnn.constrain(some, SPECTRAL, nnx.Param)
     assert svdrnn.unconstrain(some, nnx.Param) == ("layers/0/kernel",)
+
+    tagged = nnx.Linear(3, 4, kernel_metadata={"tag": "own"}, rngs=nnx.Rngs(0))
+    svdrnn.constrain(tagged, SPECTRAL, nnx.filterlib.WithTag("own"))
+    of_shape = nnx.All(nnx.Param, lambda path, value: value.shape == (3, 4))
+    assert svdrnn.unconstrain(nnx.clone(tagged), of_shape) == ("kernel",)
+    assert svdrnn.unconstrain(tagged, nnx.filterlib.WithTag("own")) == ("kernel",)
 
 
 def test_a_predicate_is_asked_for_a_parameter_without_a_module():
