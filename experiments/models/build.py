@@ -99,7 +99,7 @@ def build(config: Any, task: base.Task, *, rngs: nnx.Rngs) -> Any:
         )
     config = as_read(config)
     every = config.activation_every
-    if 1 < task.time_steps < every:
+    if every > 1 and 1 < task.time_steps < every:
         raise ValueError(
             f"config.model.activation_every must be at most {task.time_steps}, the time"
             f" steps of {task.name}, else the activation never acts, got {every}"

@@ -119,6 +119,7 @@ def test_the_fields_of_another_task_are_not_read():
     assert identity.unread(plain(task__name="none", model__name="none")) == {
         *("train.decay_rate", "train.plateau_factor", "train.plateau_patience"),
         *("train.momentum", "train.decay_constrained", "train.restores"),
+        "model.dropout_tied",
     }
 
 
