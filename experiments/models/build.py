@@ -82,7 +82,8 @@ def _check_abstractly(model: registry.Entry, text: str) -> None:
 def build(config: Any, task: base.Task, *, rngs: nnx.Rngs) -> Any:
     """The model that `config` (the `model` part) describes for `task`.
 
-    Of the fields in the table, those that it does not read have their defaults.
+    Of the fields in the table, those that a model of sequences does not read have
+    their defaults.
 
     Raises:
       ValueError: an unknown name, a recurrent model of inputs without a time axis or
@@ -98,12 +99,6 @@ def build(config: Any, task: base.Task, *, rngs: nnx.Rngs) -> Any:
             f" whose inputs are {kind}, got {config.name!r}"
         )
     config = as_read(config)
-    every = config.activation_every
-    if every > 1 and 1 < task.time_steps < every:
-        raise ValueError(
-            f"config.model.activation_every must be at most {task.time_steps}, the time"
-            f" steps of {task.name}, else the activation never acts, got {every}"
-        )
     if task.sequential:
         _check_sequences(config, task)
     embedding = _embedding(config, task, rngs)
@@ -146,8 +141,11 @@ def as_read(config: Any) -> Any:
     """The `model` part with the table's default in each field that is left unread.
 
     Such a field is no part of what a run is, and must not act around a layer either.
+    Around a network of vectors there is nothing.
     """
-    reads = registry.MODELS[config.name].reads
+    sequential, reads = registry.MODELS[config.name][1:]
+    if not sequential:
+        return config
     complete = config_dict.ConfigDict(config.to_dict())
     with complete.ignore_type():  # a pair of reflectors gives way to a number
         for field, entry in common.FIELDS.items():
@@ -158,6 +156,12 @@ def as_read(config: Any) -> Any:
 
 def _check_sequences(config: Any, task: base.Task) -> None:
     """Raises ValueError where a field does not fit the sequences of the task."""
+    every = config.activation_every
+    if 1 < task.time_steps < every:
+        raise ValueError(
+            f"config.model.activation_every must be at most {task.time_steps}, the time"
+            f" steps of {task.name}, else the activation never acts, got {every}"
+        )
     if config.pool != "last" and task.readout != "last":
         raise ValueError(
             f"config.model.pool must be 'last' for {task.name}, which has an output at"
