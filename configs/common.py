@@ -74,6 +74,13 @@ FIELDS = {
         "The activation acts after every so many steps; those between are linear.",
         models=("cells",),
     ),
+    "model.output_every": schema.Field(
+        1,
+        "The first layer gives on its state after every so many steps alone, to the"
+        " layers above it or to model.pool; they divide those of a sequence.",
+        schema.Integer(),
+        models=("cells",),
+    ),
     "model.input_scale": schema.Field(
         1.0,
         "The first input weights are multiplied by it. None is 3 / sqrt(T) for"

@@ -27,11 +27,13 @@ def cheaper(
       features: p, columns of the input weights.
       steps: k.
       items: states that go k steps on.
-      multiplications: of one item in one step.
+      multiplications: of one item in one step by W.
     """
     squarings = max(steps.bit_length() - 1, 0) * n**3
-    columns = n * steps * features * (n + items)
-    return squarings + columns + items * n * n < items * steps * multiplications
+    columns = n * steps * features * n
+    at_once = squarings + columns + items * n * n
+    # The inputs meet as many columns either way.
+    return at_once < items * steps * multiplications
 
 
 def block(

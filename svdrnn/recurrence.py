@@ -153,17 +153,20 @@ def recurrence(
     precision: jax.lax.PrecisionLike = None,
     perturbations: Float[AnyArray, "time batch n"] | None = None,
     activation_every: int = 1,
-) -> tuple[Float[Array, "time batch n"] | None, Float[Array, "batch n"]]:
+    output_every: int = 1,
+) -> tuple[Float[Array, "outputs batch n"] | None, Float[Array, "batch n"]]:
     """Runs h_t = phi_t(W h_{t-1} + M x_t + b) for t = 1 ... T.
 
     phi_t is phi, or with `activation_every` k phi where k divides t and the identity
     elsewhere.
 
-    Where only the last state is wanted, of items that all have T steps, linear steps
-    are taken at once by powers of W (`svdrnn.powers`): the k up to a phi, or all of
-    them where phi is the identity. That is so where it is cheaper and nothing asks for
-    every step: `custom_backward=False`, a form without a backward pass of its own, and
-    where phi is the identity `chunk` or an `unroll` above 1.
+    Where only the last state is wanted, or that after every k-th step, of items that
+    all have T steps, linear steps are taken at once by powers of W (`svdrnn.powers`):
+    the k up to a phi or to an output, or all of them where phi is the identity and the
+    last state is wanted alone. That is so where it is cheaper and nothing asks for
+    every step: `custom_backward=False`, a form without a backward pass of its own, a
+    phi that acts elsewhere than before an output, and where phi is the identity `chunk`
+    or an `unroll` above 1.
 
     Memory of the backward pass, of the loop: the T states, (time, batch, n), and as
     diagonal plus low rank on a CPU also C h, (time, batch, k), which there costs less
@@ -198,13 +201,15 @@ def recurrence(
         with respect to them is dL/dh_t. Implies plain autodiff.
       activation_every: k, at least 1. Above 1 steps that are not taken at once are
         differentiated by JAX.
+      output_every: l, at least 1: of the states only h_l, h_2l ... are given, T // l of
+        them.
 
     Returns:
-      `(states, last)`: (time, batch, n), None with `last_only`, and (batch, n).
+      `(states, last)`: (T // l, batch, n), None with `last_only`, and (batch, n).
 
     Raises:
-      ValueError: for an `activation_every`, chunk or unroll below 1, shapes or dtypes
-        that do not fit, lengths that are known and not in [0, T].
+      ValueError: for an `activation_every`, `output_every`, chunk or unroll below 1,
+        shapes or dtypes that do not fit, lengths that are known and not in [0, T].
       TypeError: forward mode through the hand-written backward pass.
     """
     _check(
@@ -222,16 +227,19 @@ def recurrence(
     if chunk is not None:
         checks.check_integer("chunk", chunk)
     every = checks.check_integer("activation_every", activation_every)
+    outputs = checks.check_integer("output_every", output_every)
     steps = inputs.shape[0]
-    # An identity phi never acts.
-    period = steps + 1 if activation.linear else every
+    # An identity phi never acts, and no step has to be reached before an output.
+    period = every
+    if activation.linear:
+        period = steps + 1 if last_only else outputs
     way = _choose_way(
         transition,
         inputs,
         activation=activation,
         period=period,
         lengths=lengths,
-        last_only=last_only,
+        only_ends=last_only or outputs % period == 0,
         chunk=chunk,
         unroll=unroll,
         custom_backward=custom_backward,
@@ -248,7 +256,8 @@ def recurrence(
     def run(transition, input_weights, bias, offset, inputs, carry, lengths, added):
         if way is _Way.AT_ONCE:
             weights = (transition, input_weights, bias, offset)
-            return None, _at_once(static, period, weights, inputs, carry)
+            states, last = _at_once(static, period, weights, inputs, carry)
+            return _every(states, outputs // period), last
         drive, in_loop = _project(inputs, input_weights, bias, precision)
         operands = ((transition, in_loop, offset), drive, carry)
         weights, drive, carry = vary_alike(operands, lengths, added)
@@ -256,9 +265,11 @@ def recurrence(
             weights = _narrowed(weights, carry.dtype)
             every_step = activation.linear or period == 1
             acts = None if every_step else _acts(steps, period)
-            return _plain(static, weights, drive, carry, lengths, added, acts)
-        with forward_mode_explained():
-            return _recurrence(static, weights, drive, carry, lengths)
+            states, last = _plain(static, weights, drive, carry, lengths, added, acts)
+        else:
+            with forward_mode_explained():
+                states, last = _recurrence(static, weights, drive, carry, lengths)
+        return _every(states, outputs), last
 
     return over_batch(run, not last_only, inputs, carry)(
         *(transition, input_weights, bias, offset),
@@ -281,7 +292,7 @@ def _choose_way(
     activation: Activation,
     period: int,
     lengths: AnyArray | None,
-    last_only: bool,
+    only_ends: bool,
     chunk: int | None,
     unroll: int,
     custom_backward: bool,
@@ -289,10 +300,10 @@ def _choose_way(
 ) -> _Way:
     """The way in which a recurrence is run.
 
-    * `AT_ONCE` where all of this holds: only the last state is wanted, of items that
-      all have T steps; steps between two phi are linear, or all are, and then neither
-      `chunk` nor `unroll` asks for a loop; the backward pass may be by hand; it is
-      cheaper (`powers.cheaper`).
+    * `AT_ONCE` where all of this holds: no state within a period is wanted, of items
+      that all have T steps; steps between two phi are linear, or all are, and then
+      neither `chunk` nor `unroll` asks for a loop; the backward pass may be by hand; it
+      is cheaper (`powers.cheaper`).
     * `BY_HAND` else, where the backward pass may be by hand and phi acts at every step
       or never.
     * `BY_JAX` else.
@@ -301,9 +312,11 @@ def _choose_way(
     False and no perturbations ask for the gradient of every state.
 
     Args:
-      transition, inputs, activation, lengths, last_only, chunk, unroll,
-        custom_backward, perturbations: those of `recurrence`.
-      period: phi acts after every so many steps; more than there are if it is linear.
+      transition, inputs, activation, lengths, chunk, unroll, custom_backward,
+        perturbations: those of `recurrence`.
+      period: phi acts after every so many steps; if it is linear, every so many an
+        output is wanted, or only the last where that is more than there are.
+      only_ends: whether of the states of a period at most the last is wanted.
     """
     by_hand = transition.has_backward and custom_backward and perturbations is None
     if not by_hand:
@@ -312,7 +325,7 @@ def _choose_way(
         may_skip_steps = chunk is None and unroll == 1
     else:
         may_skip_steps = period > 1
-    only_ends = last_only and lengths is None
+    only_ends &= lengths is None
     if only_ends and may_skip_steps and _cheaper_at_once(transition, inputs, period):
         return _Way.AT_ONCE
     phi_at_some_steps = not activation.linear and period > 1
@@ -371,11 +384,15 @@ def _cheaper_at_once(transition, inputs, period):
 
 
 def _at_once(static, period, weights, inputs, carry):
-    """The last state, by a loop over every so many steps and none over the rest."""
+    """States after every so many steps, by a loop, and the last, by none from there.
+
+    There are no states where `static` says so.
+    """
     transition, input_weights, bias, offset = weights
     w = transition.matrix()
     inputs, m = _augmented(inputs, input_weights, bias)
     steps = inputs.shape[0] // period * period
+    states = None if static.last_only else carry[None][:0]
     if steps:
         power, columns = powers.block(w, m, period)
         drive = jnp.matmul(
@@ -385,10 +402,15 @@ def _at_once(static, period, weights, inputs, carry):
         )
         operands = ((Dense(power), None, offset), drive, carry)
         with forward_mode_explained():
-            carry = _recurrence(static, *vary_alike(operands), None)[1]
+            states, carry = _recurrence(static, *vary_alike(operands), None)
     if steps < inputs.shape[0]:
         carry = powers.last_state(w, inputs[steps:], carry, m, static.precision)
-    return carry
+    return states, carry
+
+
+def _every(states, count):
+    """Every so many-th of the states, where there are any."""
+    return states if states is None or count == 1 else states[count - 1 :: count]
 
 
 def _acts(steps, period):

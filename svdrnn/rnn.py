@@ -66,9 +66,11 @@ class TransitionRNN(nnx.Module):
         pass. None keeps all.
       activation_every: k, where phi acts after every k-th step of a call and the steps
         between are linear. It must be 1 with an identity phi.
+      output_every: l, where the outputs of a call are the states h_l, h_2l ... alone,
+        T // l of them.
 
     Raises:
-      ValueError: for an `unroll` or a `chunk` below 1.
+      ValueError: for an `unroll`, a `chunk` or an `output_every` below 1.
     """
 
     def __init__(
@@ -82,6 +84,7 @@ class TransitionRNN(nnx.Module):
         unroll: int = 1,
         chunk: int | None = None,
         activation_every: int = 1,
+        output_every: int = 1,
     ):
         self.cell = cell
         self.time_major = time_major
@@ -96,6 +99,7 @@ class TransitionRNN(nnx.Module):
                 f" linear at every step, got {every}"
             )
         self.activation_every = every
+        self.output_every = checks.check_integer("output_every", output_every)
         self.chunk = None if chunk is None else checks.check_integer("chunk", chunk)
 
     def initialize_carry(
@@ -123,7 +127,7 @@ class TransitionRNN(nnx.Module):
 
         `step(carry, x_t)` is `(h_t, h_t)`, with W built once, here. It keeps the values
         that the parameters have now, and the layer's options of a call do not matter to
-        it: it goes forward in time.
+        it: it goes forward in time and gives every state.
 
         Args:
           batch_shape: of the inputs, without their features.
@@ -203,12 +207,12 @@ class TransitionRNN(nnx.Module):
           keep_order: with `reverse`, give the outputs in the order of the inputs.
           rngs: taken for the sake of `nnx.RNN`; nothing here is random.
           last_only: return only the state each item ended in, (*batch, n).
-          perturbations: zeros of the outputs' shape, added to the states: the gradient
+          perturbations: zeros of the shape of all T states, added to them: the gradient
             with respect to them is dL/dh_t. Not together with `reverse`.
 
         Returns:
-          Outputs h_1 ... h_T (*batch, time, n); `(carry, outputs)` with
-          `return_carry`; with `last_only` the carry alone.
+          Outputs h_1 ... h_T (*batch, time, n), or of these what `output_every` says;
+          `(carry, outputs)` with `return_carry`; with `last_only` the carry alone.
 
         Raises:
           ValueError: for shapes that do not fit, and for lengths outside [0, T] where
@@ -289,14 +293,16 @@ class TransitionRNN(nnx.Module):
             precision=self.cell.precision,
             perturbations=perturbations,
             activation_every=self.activation_every,
+            output_every=self.output_every,
         )
         carry = last.reshape(batch + (n,))
         if last_only:
             return carry
         assert states is not None  # without last_only they are kept
         if reverse and keep_order:
-            states = flip_sequences(states, lengths, 1, True)
-        outputs = states.reshape((steps,) + batch + (n,))
+            given = None if lengths is None else lengths // self.output_every
+            states = flip_sequences(states, given, 1, True)
+        outputs = states.reshape(states.shape[:1] + batch + (n,))
         if not time_major:
             outputs = jnp.moveaxis(outputs, 0, len(batch))
         return (carry, outputs) if return_carry else outputs
@@ -416,6 +422,8 @@ class SpectralRNN(TransitionRNN):
         pass. None keeps all.
       activation_every: k, where phi acts after every k-th step of a call and the steps
         between are linear. It must be 1 with an identity phi.
+      output_every: l, where the outputs of a call are the states h_l, h_2l ... alone,
+        T // l of them.
 
     Raises:
       ValueError: for sizes below 1, unknown names and numbers out of range, at
@@ -451,6 +459,7 @@ class SpectralRNN(TransitionRNN):
         unroll: int = 1,
         chunk: int | None = None,
         activation_every: int = 1,
+        output_every: int = 1,
     ):
         cell = SpectralRNNCell(
             in_features,
@@ -480,6 +489,7 @@ class SpectralRNN(TransitionRNN):
             unroll=unroll,
             chunk=chunk,
             activation_every=activation_every,
+            output_every=output_every,
         )
 
 
@@ -527,6 +537,8 @@ class DenseRNN(TransitionRNN):
         pass. None keeps all.
       activation_every: k, where phi acts after every k-th step of a call and the steps
         between are linear. It must be 1 with an identity phi.
+      output_every: l, where the outputs of a call are the states h_l, h_2l ... alone,
+        T // l of them.
 
     Raises:
       ValueError: for sizes below 1, unknown names and numbers out of range, at
@@ -557,6 +569,7 @@ class DenseRNN(TransitionRNN):
         unroll: int = 1,
         chunk: int | None = None,
         activation_every: int = 1,
+        output_every: int = 1,
     ):
         cell = DenseRNNCell(
             in_features,
@@ -581,6 +594,7 @@ class DenseRNN(TransitionRNN):
             unroll=unroll,
             chunk=chunk,
             activation_every=activation_every,
+            output_every=output_every,
         )
 
 
@@ -635,6 +649,8 @@ class OrthogonalRNN(TransitionRNN):
         pass. None keeps all.
       activation_every: k, where phi acts after every k-th step of a call and the steps
         between are linear. It must be 1 with an identity phi.
+      output_every: l, where the outputs of a call are the states h_l, h_2l ... alone,
+        T // l of them.
 
     Raises:
       ValueError: for sizes below 1, unknown names and numbers out of range, at
@@ -667,6 +683,7 @@ class OrthogonalRNN(TransitionRNN):
         unroll: int = 1,
         chunk: int | None = None,
         activation_every: int = 1,
+        output_every: int = 1,
     ):
         cell = OrthogonalRNNCell(
             in_features,
@@ -693,4 +710,5 @@ class OrthogonalRNN(TransitionRNN):
             unroll=unroll,
             chunk=chunk,
             activation_every=activation_every,
+            output_every=output_every,
         )

@@ -89,7 +89,8 @@ def build(config: Any, task: base.Task, *, rngs: nnx.Rngs) -> Any:
       ValueError: an unknown name, a recurrent model of inputs without a time axis or
         a feed-forward one of sequences, an embedding where the inputs are not
         tokens, an activation that no sequence is long enough for, pooling where every
-        output counts, both directions of a stream, or a field that the model refuses.
+        output counts or outputs of some steps alone, both directions of a stream, or a
+      field that the model refuses.
     """
     names = registry.names(task.sequential)
     if config.name not in names:
@@ -113,7 +114,9 @@ def build(config: Any, task: base.Task, *, rngs: nnx.Rngs) -> Any:
             features = config.embedding or config.hidden
         outputs = config.hidden * (2 if config.bidirectional else 1)
         layers = []
-        for _ in range(config.layers):
+        for i in range(config.layers):
+            if i == 1:  # what the layers above read has fewer steps already
+                config = config_dict.ConfigDict({**config, "output_every": 1})
             layer = _layer(config, features, rngs)
             if config.residual:
                 layer = recurrent.Block(layer, features, outputs, rngs)
@@ -167,11 +170,30 @@ def _check_sequences(config: Any, task: base.Task) -> None:
             f"config.model.pool must be 'last' for {task.name}, which has an output at"
             f" every step, got {config.pool!r}"
         )
+    _check_output_every(config, task)
     if config.bidirectional and task.stateful:
         raise ValueError(
             f"config.model.bidirectional must be False for {task.name}, whose state is"
             " carried from batch to batch, got True"
         )
+
+
+def _check_output_every(config: Any, task: base.Task) -> None:
+    every = config.output_every
+    if every == 1:
+        return
+    if task.readout != "last":
+        allowed = f"1 for {task.name}, which has an output at every step"
+    elif config.layers == 1 and config.pool == "last":
+        allowed = (
+            "1 with config.model.layers 1 and config.model.pool 'last', which read one"
+            " state"
+        )
+    elif task.time_steps > 1 and task.time_steps % every:
+        allowed = f"a divisor of {task.time_steps}, the time steps of {task.name}"
+    else:
+        return
+    raise ValueError(f"config.model.output_every must be {allowed}, got {every}")
 
 
 def _with_input_scale(config: Any, time_steps: int) -> Any:

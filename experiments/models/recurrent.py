@@ -39,6 +39,9 @@ class SequenceModel(nnx.Module):
     on the embedded tokens and on the outputs of every layer, or on what is pooled of
     the last.
 
+    Where the first layer gives every k-th of its states alone (`output_every`), the
+    layers above have T / k steps and what is pooled is of those.
+
     Args:
       layers: recurrent layers with the call arguments of `nnx.RNN`, or
         `nnx.Bidirectional` of two of them, or a `Block` of either.
@@ -54,7 +57,8 @@ class SequenceModel(nnx.Module):
         those without a slope or parameters of their own.
 
     Raises:
-      ValueError: for another psi or pool.
+      ValueError: for another psi or pool; in a call, where `output_every` does not
+        divide the steps, or items end before the last.
     """
 
     def __init__(
@@ -83,8 +87,10 @@ class SequenceModel(nnx.Module):
     def initialize_carry(self, batch_size: int, *, streaming: bool = False) -> Carry:
         """Zeros: the initial carry of every layer, or a pair of both directions.
 
-        With `streaming` that of `stream`. Where states are pooled its last entry is how
-        many steps were, (batch,), and their sum or maximum, (batch, features).
+        With `streaming` that of `stream`. Where states are pooled an entry follows of
+        how many were, (batch,), and their sum or maximum, (batch, features); where the
+        first layer has an `output_every`, one of the steps since its last output,
+        (batch,), and what was read last, (batch, features).
         """
 
         def zeros(layer: Any) -> Any:
@@ -93,14 +99,19 @@ class SequenceModel(nnx.Module):
 
         both = [tuple(map(zeros, directions(layer))) for layer in self.layers]
         carry = [ways if len(ways) > 1 else ways[0] for ways in both]
-        if streaming and self._pools:
-            pooled = jnp.zeros((batch_size, _features(self.layers[-1])))
-            carry.append((jnp.zeros(batch_size, jnp.int32), pooled))
+        if streaming:
+            none = jnp.zeros((batch_size, _features(self.layers[-1])))
+            entries = self._pools + (self._every > 1)
+            carry += [(jnp.zeros(batch_size, jnp.int32), none)] * entries
         return carry
 
     @property
     def _pools(self) -> bool:
         return self.last_only and self.pool != "last"
+
+    @property
+    def _every(self) -> int:
+        return output_every(self.layers[0])
 
     def __call__(
         self,
@@ -124,6 +135,7 @@ class SequenceModel(nnx.Module):
           out_features), of which those behind an item's end mean nothing, and the
           carry after the last step of each item.
         """
+        self._check_steps(inputs.shape[1], lengths)
         if lengths is not None:  # what is not a number would go into the gradient
             inputs = jnp.where(_own_steps(lengths, inputs), inputs, 0)
         if carry is None:
@@ -137,7 +149,11 @@ class SequenceModel(nnx.Module):
             if isinstance(layer, Block):
                 z, h = _run(layer.layer, layer.norm(x), h, lengths, last)
                 z = self._drop(layer.gate(z), keys, i)
-                x = z + (_at_end(x, lengths) if last else x)
+                if last:
+                    x = z + _at_end(x, lengths)
+                else:
+                    every = output_every(layer)
+                    x = z + (x if every == 1 else x[:, every - 1 :: every])
                 if ends and not last:
                     x = _pooled(x, lengths, self.pool)
             else:
@@ -156,7 +172,8 @@ class SequenceModel(nnx.Module):
         Returns:
           (carry, inputs (batch, features) or tokens (batch,)) -> (carry, outputs
           (batch, out_features)), the outputs of every step also with `last_only`: those
-          of a sequence that ends there. The first carry is that of
+          of a sequence that ends there, or where the first layer last gave an output;
+          before it has given one, of zeros. The first carry is that of
           `initialize_carry(batch_size, streaming=True)`.
 
         Raises:
@@ -168,22 +185,47 @@ class SequenceModel(nnx.Module):
                 "bidirectional must be False for steps one at a time, got True"
             )
         plain: Any = svdrnn.bake(self)
-        steps = [_step(layer) for layer in plain.layers]
+        first, *others = [_step(layer) for layer in plain.layers]
 
-        def step(carry: Carry, inputs: jax.Array) -> tuple[Carry, jax.Array]:
+        def above(carry: Carry, x: jax.Array) -> tuple[Carry, jax.Array]:
+            """The layers above the first, and what is read, for an output of it."""
             new_carry: Carry = []
-            of_layers, x = carry[:-1] if plain._pools else carry, inputs
-            if plain.embedding is not None:
-                x = plain.embedding(inputs)
-            for advance, h in zip(steps, of_layers, strict=True):
+            for advance, h in zip(others, carry[: len(others)], strict=True):
                 h, x = advance(h, x)
                 new_carry.append(h)
             if plain._pools:
                 x, pooled = _pooled_with(x, carry[-1], plain.pool)
                 new_carry.append(pooled)
-            return new_carry, plain.readout(plain.readout_activation(x))
+            return new_carry, x
+
+        def step(carry: Carry, inputs: jax.Array) -> tuple[Carry, jax.Array]:
+            x = inputs if plain.embedding is None else plain.embedding(inputs)
+            h, x = first(carry[0], x)
+            if plain._every == 1:
+                rest, x = above(carry[1:], x)
+            else:
+                *before, (gone, read) = carry[1:]
+                gone = (gone + 1) % plain._every
+                rest, x = _where(gone == 0, above(before, x), (before, read))
+                rest.append((gone, x))
+            return [h, *rest], plain.readout(plain.readout_activation(x))
 
         return step
+
+    def _check_steps(self, steps: int, lengths: jax.Array | None) -> None:
+        """Raises ValueError for sequences that `output_every` does not fit."""
+        if self._every == 1:
+            return
+        if lengths is not None:
+            raise ValueError(
+                "output_every must be 1 for sequences with lengths of their own, got"
+                f" {self._every}"
+            )
+        if steps % self._every:
+            raise ValueError(
+                f"output_every must divide the {steps} steps of a sequence, got"
+                f" {self._every}"
+            )
 
     def _drop(self, x: jax.Array, keys: jax.Array | None, place: int) -> jax.Array:
         """Dropout of (batch, time, features), or (batch, features) of what is read.
@@ -279,6 +321,11 @@ def directions(layer: Any) -> tuple[Any, ...]:
     return (layer,)
 
 
+def output_every(layer: Any) -> int:
+    """k, where the layer or block gives every k-th of its states alone."""
+    return getattr(directions(layer)[0], "output_every", 1)
+
+
 def _run(
     layer: Any, x: jax.Array, carry: Any, lengths: jax.Array | None, last: bool
 ) -> tuple[jax.Array, Any]:
@@ -336,6 +383,15 @@ def _at_end(states: jax.Array, lengths: jax.Array | None) -> jax.Array:
         return states[:, -1]
     # Not `len`: the batch of an exported model has no number.
     return states[jnp.arange(states.shape[0]), lengths - 1]
+
+
+def _where(chosen: jax.Array, new: Any, old: Any) -> Any:
+    """Of two trees of arrays (batch, ...) the new ones of those that are chosen."""
+
+    def pick(a: jax.Array, b: jax.Array) -> jax.Array:
+        return jnp.where(chosen.reshape(chosen.shape + (1,) * (a.ndim - 1)), a, b)
+
+    return jax.tree.map(pick, new, old)
 
 
 def _own_steps(lengths: jax.Array, x: jax.Array) -> jax.Array:
@@ -453,6 +509,7 @@ def _cell(config: Any) -> dict[str, Any]:
         **activation.arguments(config),
         "input_scale": config.input_scale,
         "activation_every": config.activation_every,
+        "output_every": config.output_every,
     }
 
 

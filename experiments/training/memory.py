@@ -33,8 +33,8 @@ def least_bytes(config: Any, task: base.Task) -> int:
     """Bytes of memory that the run needs for certain.
 
     Counted are the parameters, `COPIES` times, and of a batch the inputs, the states of
-    every layer in each direction and the outputs, once; no states of linear steps whose
-    last alone is read. A run needs more than that.
+    every layer in each direction and the outputs, once; no states of linear steps of
+    which the last alone is read. A run needs more than that.
     """
     model = nnx.eval_shape(
         lambda: build.build(config.model, task, rngs=nnx.Rngs(params=0))
@@ -43,19 +43,33 @@ def least_bytes(config: Any, task: base.Task) -> int:
     last = not task.sequential or task.readout == "last"
     outputs = task.out_features * (1 if last else task.time_steps)
     features = 1 if task.vocabulary is not None else task.in_features
-    steps = task.time_steps * read.layers
     if task.sequential:
-        ways = recurrent.directions(model.layers[-1])
-        if last and read.pool == "last":
-            steps -= task.time_steps - _kept(ways[0], task.time_steps)
-        steps *= len(ways)
-    states = task.time_steps * features + steps * read.hidden
+        kept = _kept(model.layers, task.time_steps, last and read.pool == "last")
+    else:
+        kept = read.layers
+    states = task.time_steps * features + kept * read.hidden
     batch = config.train.batch_size * (states + outputs)
     return BYTES * (COPIES * build.count_params(model) + batch)
 
 
-def _kept(layer: Any, steps: int) -> int:
-    """The fewest states that a layer may keep of which the last is read."""
+def _kept(layers: Any, steps: int, last: bool) -> int:
+    """The fewest states that layers may keep; with `last` the last alone is read."""
+    kept = 0
+    for i, layer in enumerate(layers, 1):
+        ways = recurrent.directions(layer)
+        of_which = steps // recurrent.output_every(layer)
+        if last and i == len(layers):
+            kept += len(ways) * _kept_within(ways[0], steps)
+        elif of_which == steps:
+            kept += len(ways) * steps
+        else:
+            kept += len(ways) * max(of_which, _kept_within(ways[0], steps))
+        steps = of_which
+    return kept
+
+
+def _kept_within(layer: Any, steps: int) -> int:
+    """The fewest states that a layer may keep of which not every one is given on."""
     if not isinstance(layer, svdrnn.TransitionRNN):
         return steps
     cell: Any = layer.cell

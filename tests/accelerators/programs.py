@@ -314,6 +314,7 @@ def layers() -> Iterator[Program]:
         "chunk": {"chunk": 7},
         "unroll": {"unroll": 4},
         "activation_every": {"activation_every": 7},
+        "output_every": {"activation_every": 7, "output_every": 7},
         "forward mode": {"custom_backward": False},
         "orthogonal": {"radius": 0},
     }

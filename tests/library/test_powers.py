@@ -138,11 +138,12 @@ def test_what_takes_fewer_multiplications_is_taken(n, steps, batch, taken):
     given = draw(steps, 2, n=n, batch=batch)
     # Counted above, but not there: one product of the carry for every bit of the steps.
     counted = multiplications(given) - (steps.bit_count() - 1) * batch * n * n
-    dense = batch * steps * n * n
+    of_inputs = batch * steps * n * 2  # which a loop has too
+    dense = batch * steps * n * n + of_inputs
     assert (counted < dense) == taken
     sizes = {"steps": steps, "items": batch}
     assert powers.cheaper(n, 2, **sizes, multiplications=n * n) == taken
-    least = counted / (batch * steps)
+    least = (counted - of_inputs) / (batch * steps)
     assert powers.cheaper(n, 2, **sizes, multiplications=int(1.2 * least) + 1)
     assert not powers.cheaper(n, 2, **sizes, multiplications=int(0.8 * least) - 1)
 
@@ -234,6 +235,9 @@ def test_a_linear_recurrence_takes_them(taken, form, features, bias):
         {"name": "tanh"},
         {"name": "leaky_relu", "leak": 0.999},
         {"last_only": False},
+        {"last_only": False, "output_every": 3, "unroll": 2},
+        {"last_only": False, "output_every": 3, "lengths": np.full(BATCH, 5)},
+        {"last_only": False, "output_every": 3, "name": "tanh", "activation_every": 2},
         {"chunk": 2},
         {"unroll": 2},
         {"custom_backward": False},
@@ -349,6 +353,80 @@ def test_an_activation_every_so_many_steps_of_a_layer():
             layer(name, activation_every=every)
 
 
+# ---- Outputs of every so many steps.
+
+
+@x64
+@pytest.mark.parametrize(
+    "name,steps,acts,given_every,calls",
+    [
+        ("identity", 13, 1, 4, ["block", "last_state"]),
+        ("identity", 3, 1, 4, ["last_state"]),
+        ("tanh", 14, 3, 6, ["block", "last_state"]),
+        ("tanh", 12, 4, 4, ["block"]),
+        ("tanh", 12, 4, 6, []),
+        ("leaky_relu", 13, 1, 4, []),
+    ],
+)
+def test_outputs_of_every_so_many_steps(taken, name, steps, acts, given_every, calls):
+    given = draw(steps)
+    leak, phi = ACTIVATIONS.get(name, (None, lambda z: z))
+    options = {"activation_every": acts, "output_every": given_every}
+    kept = functools.partial(run, name=name, leak=leak, **options)
+    expected = kinked(**given, phi=phi, every=acts)
+    weights = np.random.default_rng(1).normal(size=expected.shape)
+
+    def loss(given, **more):
+        states, last = kept(given, **more)
+        at = weights[given_every - 1 :: given_every]
+        return jnp.sum(states * at) + jnp.sum(last**2), (states, last)
+
+    gradient = jax.grad(loss, has_aux=True)
+    gradients, (states, last) = oracles.jit(gradient)(given)
+    assert taken == calls
+    at = slice(given_every - 1, None, given_every)
+    np.testing.assert_allclose(states, expected[at], rtol=1e-11, atol=1e-11)
+    np.testing.assert_allclose(last, expected[-1], rtol=1e-11, atol=1e-11)
+    step_by_step = functools.partial(gradient, custom_backward=False)
+    for array, found in oracles.jit(step_by_step)(given)[0].items():
+        np.testing.assert_allclose(gradients[array], found, rtol=1e-9, atol=1e-10)
+    lengths = np.arange(BATCH) % (steps + 1)
+    states, last = compiled(given, name=name, leak=leak, lengths=lengths, **options)
+    np.testing.assert_allclose(states, expected[at], rtol=1e-11, atol=1e-11)
+    of_all = np.concatenate([given["carry"][None], expected])
+    ended = of_all[lengths, np.arange(BATCH)]
+    np.testing.assert_allclose(last, ended, rtol=1e-11, atol=1e-11)
+
+
+def test_outputs_of_every_so_many_steps_of_a_layer():
+    given = draw(7, dtype=np.float32)
+    inputs = np.moveaxis(given["inputs"], 0, 1)
+    third, all_states = layer("identity", output_every=3), layer("identity")
+    states = all_states(inputs)
+    close = functools.partial(np.testing.assert_allclose, rtol=1e-4, atol=1e-5)
+    carry, found = third(inputs, return_carry=True)
+    close(found, states[:, 2::3])
+    close(carry, states[:, -1])
+    close(third(inputs, last_only=True), states[:, -1])
+    close(third(given["inputs"], time_major=True), jnp.moveaxis(found, 0, 1))
+    step, h = third.prepare((BATCH,))
+    for t in range(3):
+        h, _ = step(h, inputs[:, t])
+    close(h, found[:, 0])
+    lengths = np.arange(BATCH) % 8
+    options = {"seq_lengths": lengths, "reverse": True}
+    backwards = all_states(inputs, **options)
+    given_on = third(inputs, **options)
+    close(given_on, backwards[:, 2::3])
+    kept = third(inputs, keep_order=True, **options)
+    for item, length in enumerate(lengths):  # their own outputs come first
+        own = given_on[item, : length // 3]
+        close(kept[item, : length // 3], own[::-1])
+    assert third(inputs[:, :2]).shape == (BATCH, 0, N)
+    with pytest.raises(ValueError, match="output_every must be an .* least 1, got 0"):
+        layer("identity", output_every=0)
+
+
 # ---- Devices.
 
 
@@ -360,7 +438,9 @@ def layer(name, **options):
 def loss_and_gradients(params, graph, inputs, carry):
     def loss(params):
         rnn = nnx.merge(graph, params)
-        return jnp.sum(rnn(inputs, initial_carry=carry, last_only=True) ** 2)
+        last, states = rnn(inputs, initial_carry=carry, return_carry=True)
+        ends = rnn(inputs, initial_carry=carry, last_only=True) ** 2
+        return jnp.sum(ends) + jnp.sum(last**3) + jnp.sum(states**2)
 
     return jax.value_and_grad(loss)(params)
 
@@ -374,6 +454,7 @@ def test_over_two_devices(taken, kind, period):
     given = draw(9, dtype=np.float32)
     arrays = (np.moveaxis(given["inputs"], 0, 1), given["carry"])
     rnn = layer("identity") if period == 1 else layer("tanh", activation_every=period)
+    rnn.output_every = 2 * period
     rnn.cell.method = "dense"
     graph, params = nnx.split(rnn)
     step = functools.partial(loss_and_gradients, graph=graph)
@@ -394,6 +475,7 @@ def test_over_two_devices(taken, kind, period):
         specs = {"in_specs": (every, batch, batch), "out_specs": (every, every)}
         split = jax.shard_map(part, mesh=mesh, **specs)
     found = oracles.jit(split)(params, *arrays)
-    assert taken == (["last_state"] if period == 1 else ["block", "last_state"]) * 2
+    both = ["block", "last_state"]
+    assert taken == (both + both[period == 1 :]) * 2
     for a, b in zip(jax.tree.leaves(found), jax.tree.leaves(expected), strict=True):
         np.testing.assert_allclose(a, b, rtol=2e-4, atol=2e-4 * np.abs(b).max())

@@ -612,7 +612,9 @@ def test_radius_zero_trains_an_orthogonal_transition(x64):
     "method", ["low_rank", pytest.param("dense", marks=pytest.mark.slow)]
 )
 @pytest.mark.parametrize(
-    "options", [{}, {"unroll": 2}, {"chunk": 2}, {"activation_every": 3}], ids=str
+    "options",
+    [{}, {"unroll": 2}, {"chunk": 2}, {"activation_every": 3}, {"output_every": 2}],
+    ids=str,
 )
 def test_the_precision_is_that_of_every_product(x64, method, options):
     layer = spectral_rnn(method=method, precision="highest", **options)

@@ -156,6 +156,7 @@ def test_a_layer_passes_every_keyword_on(kind):
         "unroll": 2,
         "chunk": 3,
         "activation_every": 4,
+        "output_every": 5,
     }
     names = ["in_features", "hidden_features", *given, "rngs"]
     assert sorted(names) == sorted(inspect.signature(kind).parameters)
@@ -163,6 +164,7 @@ def test_a_layer_passes_every_keyword_on(kind):
     for name in ("time_major", "return_carry", "reverse", "keep_order"):
         assert getattr(layer, name) is True
     assert (layer.unroll, layer.chunk, layer.activation_every) == (2, 3, 4)
+    assert layer.output_every == 5
     cell = layer.cell
     assert (cell.in_features, cell.hidden_features) == (2, 4)
     assert cell.dtype == jnp.float16 and cell.param_dtype == jnp.bfloat16

@@ -51,6 +51,7 @@ def check(name="spectral", **fields):
         ("readout_activation", "modrelu", "tanh"),
         ("pool", "sum", "last, mean, max"),
         ("activation_every", 0, "1"),
+        ("output_every", 0, "1"),
         ("embedding", 0, "1"),
         ("embedding", 2.5, "an integer"),
         ("reflectors", -1, "1"),
@@ -116,12 +117,18 @@ def test_an_activation_that_no_sequence_is_long_enough_for_is_refused(task, step
             "'last' for addition, which has an output",
         ),
         ("bidirectional", True, {"stateful": True}, "False for addition, whose state"),
+        ("output_every", 5, {"readout": "all"}, "1 for addition, which has an output"),
+        ("output_every", 5, {}, "1 with config.model.layers 1 and .*pool 'last'"),
+        ("output_every", 2, {"layers": 2}, "a divisor of 5, the time steps of add"),
+        ("output_every", 7, {"pool": "mean"}, "a divisor of 5, the time steps of add"),
     ],
 )
 def test_what_the_outputs_of_a_task_do_not_allow(field, value, task, why):
     addition = Addition(length=5, seed=0, batch_size=2)
+    others = {name: task.pop(name) for name in ("layers", "pool") if name in task}
     vars(addition).update(task)
-    config = changed_addition(**{f"model__{field}": value}).model
+    fields = {"output_every": 1, **others, field: value}
+    config = changed_addition(**{f"model__{k}": v for k, v in fields.items()}).model
     with pytest.raises(ValueError, match=rf"^config\.model\.{field} .*{why}.*{value}"):
         build.build(config, addition, rngs=nnx.Rngs(0))
 

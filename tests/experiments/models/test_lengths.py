@@ -1,4 +1,4 @@
-"""Unequal lengths, pooling, both directions: beside a loop over each item alone."""
+"""Lengths, pooling, both directions, fewer outputs: beside a loop over each item."""
 
 import jax
 import jax.numpy as jnp
@@ -96,12 +96,14 @@ def alone(model, inputs):
         block = layer if isinstance(layer, recurrent.Block) else None
         read = x if block is None else normalized(block.norm, x)
         forward, *backward = recurrent.directions(layer)
-        halves = [one_way(forward, read)]
-        halves += [one_way(each, read[::-1])[::-1] for each in backward]
+        every = recurrent.output_every(layer)
+        given = slice(every - 1, None, every)
+        halves = [one_way(forward, read)[given]]
+        halves += [one_way(each, read[::-1])[given][::-1] for each in backward]
         z = np.hstack(halves)
         ends = np.hstack([half[at] for half, at in zip(halves, (-1, 0), strict=False)])
         if block is not None:
-            z, ends = x + gated_unit(block, z), x[-1] + gated_unit(block, ends)
+            z, ends = x[given] + gated_unit(block, z), x[-1] + gated_unit(block, ends)
         x = z
     read = {"last": ends, "mean": x.mean(0), "max": x.max(0), "all": x}
     return {name: linear(model.readout, states) for name, states in read.items()}
@@ -178,6 +180,40 @@ def test_residual_blocks_are_a_loop_over_each_item_alone(
     x64, name, bidirectional, pool
 ):
     check_alone(built(name, bidirectional=bidirectional, residual=True), pool)
+
+
+EVERY = [
+    ({"layers": 3, "activation": "identity", "residual": True}, "mean"),
+    ({"layers": 1}, "max"),
+    ({"activation": "tanh", "bidirectional": True}, "last"),
+]
+
+
+@pytest.mark.parametrize("fields, pool", EVERY)
+def test_outputs_of_every_third_step_are_a_loop_over_an_item(x64, fields, pool):
+    model = built(output_every=3, pool=pool, **fields)
+    inputs = padded()[:1]
+    found = oracles.jit(run)(model, inputs)[0]
+    np.testing.assert_allclose(found, alone(model, inputs[0])[pool], atol=1e-12)
+    for refused, lengths, words in (
+        (inputs[:, :5], None, "must divide the 5 steps of a sequence, got 3"),
+        (inputs, LENGTHS[:1], "must be 1 for sequences with lengths of .* got 3"),
+    ):
+        with pytest.raises(ValueError, match=f"output_every {words}"):
+            run(model, refused, lengths)
+
+
+@pytest.mark.parametrize("pool, layers", [("mean", 1), ("last", 3)])
+def test_outputs_of_every_third_step_go_step_by_step(x64, pool, layers):
+    model = built(output_every=3, pool=pool, layers=layers, residual=True)
+    inputs = padded()[:1]
+    advance, carry = model.stream(), zeros(model, 1, streaming=True)
+    expected = linear(model.readout, np.zeros(HIDDEN))  # nothing was given yet
+    for t in range(STEPS):
+        carry, outputs = advance(carry, inputs[:, t])
+        if (t + 1) % 3 == 0:
+            expected = alone(model, inputs[0, : t + 1])[pool]
+        np.testing.assert_allclose(outputs[0], expected, rtol=0, atol=1e-12)
 
 
 def test_residual_blocks_go_step_by_step(x64):

@@ -55,6 +55,14 @@ def test_what_ships_fits(monkeypatch):
         ({"model__activation": "identity", "model__pool": "mean"}, 100),
         ({"model__activation_every": 10, "model__bidirectional": True}, 20),
         ({"model__layers": 2, "model__bidirectional": True}, 400),
+        ({"model__layers": 3, "model__output_every": 20}, 100 + 5 + 5),
+        (
+            {
+                **{"model__layers": 2, "model__pool": "mean"},
+                **{"model__activation": "identity", "model__output_every": 20},
+            },
+            5 + 5,
+        ),
     ],
 )
 def test_states_of_linear_steps_are_not_counted(monkeypatch, fields, kept):
