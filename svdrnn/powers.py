@@ -10,6 +10,7 @@ squaring of W, so that log2(k) products of matrices take the place of k steps.
 
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
@@ -26,14 +27,17 @@ def cheaper(
       n: size of W.
       features: p, columns of the input weights.
       steps: k.
-      items: states that go k steps on.
+      items: states that go k steps on; taken for many where a program is exported
+        for any number of them.
       multiplications: of one item in one step by W.
     """
     squarings = max(steps.bit_length() - 1, 0) * n**3
     columns = n * steps * features * n
-    at_once = squarings + columns + items * n * n
     # The inputs meet as many columns either way.
-    return at_once < items * steps * multiplications
+    saved = steps * multiplications - n * n
+    if jax.export.is_symbolic_dim(items):
+        return saved > 0
+    return squarings + columns < items * saved
 
 
 def block(

@@ -90,7 +90,7 @@ def build(config: Any, task: base.Task, *, rngs: nnx.Rngs) -> Any:
         a feed-forward one of sequences, an embedding where the inputs are not
         tokens, an activation that no sequence is long enough for, pooling where every
         output counts or outputs of some steps alone, both directions of a stream, or a
-      field that the model refuses.
+        field that the model refuses.
     """
     names = registry.names(task.sequential)
     if config.name not in names:

@@ -213,6 +213,20 @@ def test_steps_at_once_have_the_length_of_the_task():
     close(exported.call(x), model(x)[0])
 
 
+@pytest.mark.parametrize("activation", ["identity", "relu"])
+def test_outputs_of_some_steps_alone_go_with_any_batch(activation):
+    config = small(pixel_mnist, layers=2, output_every=4, activation=activation)
+    config.model.update(pool="mean", residual=True)
+    config.task.steps = 28
+    model, task = made(config)
+    exported = exporting.export(model, task, platforms=["cpu"])
+    x = next(iter(task.eval_batches("test")))["inputs"][:3]
+    for batch in (x, x[:1]):
+        close(exported.call(batch), model(batch)[0])
+    step = exporting.export(model, task, platforms=["cpu"], streaming=True)
+    close(streamed(step, x), model(x)[0])
+
+
 def test_what_a_task_does_to_its_data_goes_with_the_model(monkeypatch):
     model, task = made(tiny_config())
     mean, scale = np.float32([0.5, 0.0]), np.float32([2.0, 1.0])
