@@ -182,12 +182,14 @@ ROWS = (
         seeds=2,
     ),
     Row(
-        "pixel MNIST, 784 steps, four blocks of 64 units, shifted in training",
+        "pixel MNIST, 784 steps, four blocks of 96 units, shifted in training",
         protocol.Run("pixel_mnist_784_stacked", "pixel_mnist:stacked", {}),
+        seeds=2,
     ),
     Row(
-        "permuted MNIST, four blocks of 64 units, shifted in training",
+        "permuted MNIST, four blocks of 96 units, shifted in training",
         protocol.Run("permuted_mnist_stacked", "pixel_mnist:permuted_stacked", {}),
+        seeds=2,
     ),
     Row(
         "pixel MNIST, 28 steps",
