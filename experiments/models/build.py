@@ -191,6 +191,8 @@ def _check_output_every(config: Any, task: base.Task) -> None:
         )
     elif task.time_steps > 1 and task.time_steps % every:
         allowed = f"a divisor of {task.time_steps}, the time steps of {task.name}"
+    elif "lengths" in task.train_batch(0):
+        allowed = f"1 for {task.name}, whose sequences have lengths of their own"
     else:
         return
     raise ValueError(f"config.model.output_every must be {allowed}, got {every}")

@@ -121,6 +121,12 @@ def test_an_activation_that_no_sequence_is_long_enough_for_is_refused(task, step
         ("output_every", 5, {}, "1 with config.model.layers 1 and .*pool 'last'"),
         ("output_every", 2, {"layers": 2}, "a divisor of 5, the time steps of add"),
         ("output_every", 7, {"pool": "mean"}, "a divisor of 5, the time steps of add"),
+        (
+            "output_every",
+            5,
+            {"layers": 2, "train_batch": lambda index: {"lengths": [3, 5]}},
+            "1 for addition, whose sequences have lengths of their own",
+        ),
     ],
 )
 def test_what_the_outputs_of_a_task_do_not_allow(field, value, task, why):
