@@ -77,7 +77,8 @@ FIELDS = {
     "model.output_every": schema.Field(
         1,
         "The first layer gives on its state after every so many steps alone, to the"
-        " layers above it or to model.pool; they divide those of a sequence.",
+        " layers above it or to model.pool. Sequences have one output, a multiple of so"
+        " many steps, and no lengths of their own.",
         schema.Integer(),
         models=("cells",),
     ),

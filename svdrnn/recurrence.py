@@ -164,9 +164,9 @@ def recurrence(
     all have T steps, linear steps are taken at once by powers of W (`svdrnn.powers`):
     the k up to a phi or to an output, or all of them where phi is the identity and the
     last state is wanted alone. That is so where it is cheaper and nothing asks for
-    every step: `custom_backward=False`, a form without a backward pass of its own, a
-    phi that acts elsewhere than before an output, and where phi is the identity `chunk`
-    or an `unroll` above 1.
+    every step: `custom_backward=False`, a form without a backward pass of its own, an
+    `activation_every` that does not divide `output_every`, and where phi is the
+    identity `chunk` or an `unroll` above 1.
 
     Memory of the backward pass, of the loop: the T states, (time, batch, n), and as
     diagonal plus low rank on a CPU also C h, (time, batch, k), which there costs less

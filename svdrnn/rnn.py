@@ -67,7 +67,7 @@ class TransitionRNN(nnx.Module):
       activation_every: k, where phi acts after every k-th step of a call and the steps
         between are linear. It must be 1 with an identity phi.
       output_every: l, where the outputs of a call are the states h_l, h_2l ... alone,
-        T // l of them.
+        T // l of them; the carry is h_T all the same.
 
     Raises:
       ValueError: for an `unroll`, a `chunk` or an `output_every` below 1.
@@ -423,7 +423,7 @@ class SpectralRNN(TransitionRNN):
       activation_every: k, where phi acts after every k-th step of a call and the steps
         between are linear. It must be 1 with an identity phi.
       output_every: l, where the outputs of a call are the states h_l, h_2l ... alone,
-        T // l of them.
+        T // l of them; the carry is h_T all the same.
 
     Raises:
       ValueError: for sizes below 1, unknown names and numbers out of range, at
@@ -538,7 +538,7 @@ class DenseRNN(TransitionRNN):
       activation_every: k, where phi acts after every k-th step of a call and the steps
         between are linear. It must be 1 with an identity phi.
       output_every: l, where the outputs of a call are the states h_l, h_2l ... alone,
-        T // l of them.
+        T // l of them; the carry is h_T all the same.
 
     Raises:
       ValueError: for sizes below 1, unknown names and numbers out of range, at
@@ -650,7 +650,7 @@ class OrthogonalRNN(TransitionRNN):
       activation_every: k, where phi acts after every k-th step of a call and the steps
         between are linear. It must be 1 with an identity phi.
       output_every: l, where the outputs of a call are the states h_l, h_2l ... alone,
-        T // l of them.
+        T // l of them; the carry is h_T all the same.
 
     Raises:
       ValueError: for sizes below 1, unknown names and numbers out of range, at

@@ -88,7 +88,7 @@ def build(config: Any, task: base.Task, *, rngs: nnx.Rngs) -> Any:
     Raises:
       ValueError: an unknown name, a recurrent model of inputs without a time axis or
         a feed-forward one of sequences, an embedding where the inputs are not
-        tokens, an activation that no sequence is long enough for, pooling where every
+        tokens, an activation that no layer has steps enough for, pooling where every
         output counts or outputs of some steps alone, both directions of a stream, or a
         field that the model refuses.
     """
@@ -107,6 +107,9 @@ def build(config: Any, task: base.Task, *, rngs: nnx.Rngs) -> Any:
         if not task.sequential:
             sizes = task.in_features, task.out_features
             return _make(config)(config, *sizes, rngs=rngs)
+        # What the layers above the first read may have fewer steps.
+        above = config_dict.ConfigDict({**config, "output_every": 1})
+        above = _with_input_scale(above, max(task.time_steps // config.output_every, 1))
         config = _with_input_scale(config, task.time_steps)
         if embedding is None:
             features = task.in_features
@@ -115,9 +118,7 @@ def build(config: Any, task: base.Task, *, rngs: nnx.Rngs) -> Any:
         outputs = config.hidden * (2 if config.bidirectional else 1)
         layers = []
         for i in range(config.layers):
-            if i == 1:  # what the layers above read has fewer steps already
-                config = config_dict.ConfigDict({**config, "output_every": 1})
-            layer = _layer(config, features, rngs)
+            layer = _layer(above if i else config, features, rngs)
             if config.residual:
                 layer = recurrent.Block(layer, features, outputs, rngs)
             else:
@@ -160,17 +161,31 @@ def as_read(config: Any) -> Any:
 def _check_sequences(config: Any, task: base.Task) -> None:
     """Raises ValueError where a field does not fit the sequences of the task."""
     every = config.activation_every
-    if 1 < task.time_steps < every:
+    steps, whose = task.time_steps, f"time steps of {task.name}"
+    if steps > 1 and config.layers > 1 and config.output_every > 1:
+        steps //= config.output_every
+        whose += " that config.model.output_every gives to the layers above the first"
+    if task.time_steps > 1 and 0 < steps < every:
         raise ValueError(
-            f"config.model.activation_every must be at most {task.time_steps}, the time"
-            f" steps of {task.name}, else the activation never acts, got {every}"
+            f"config.model.activation_every must be at most {steps}, the {whose}, else"
+            f" the activation never acts, got {every}"
         )
     if config.pool != "last" and task.readout != "last":
         raise ValueError(
             f"config.model.pool must be 'last' for {task.name}, which has an output at"
             f" every step, got {config.pool!r}"
         )
-    _check_output_every(config, task)
+    every = config.output_every
+    if every > 1 and task.readout != "last":
+        raise ValueError(
+            f"config.model.output_every must be 1 for {task.name}, which has an output"
+            f" at every step, got {every}"
+        )
+    if every > 1 and config.layers == 1 and config.pool == "last":
+        raise ValueError(
+            "config.model.output_every must be 1 with config.model.layers 1 and"
+            f" config.model.pool 'last', which read one state, got {every}"
+        )
     if config.bidirectional and task.stateful:
         raise ValueError(
             f"config.model.bidirectional must be False for {task.name}, whose state is"
@@ -178,21 +193,20 @@ def _check_sequences(config: Any, task: base.Task) -> None:
         )
 
 
-def _check_output_every(config: Any, task: base.Task) -> None:
-    every = config.output_every
+def check_batches(config: Any, task: base.Task) -> None:
+    """Raises ValueError where `output_every` does not fit the batches of the task.
+
+    Apart from `build`, which is traced: where it is above 1 a batch is drawn.
+    """
+    every = as_read(config).output_every if task.sequential else 1
     if every == 1:
         return
-    if task.readout != "last":
-        allowed = f"1 for {task.name}, which has an output at every step"
-    elif config.layers == 1 and config.pool == "last":
-        allowed = (
-            "1 with config.model.layers 1 and config.model.pool 'last', which read one"
-            " state"
-        )
-    elif task.time_steps > 1 and task.time_steps % every:
-        allowed = f"a divisor of {task.time_steps}, the time steps of {task.name}"
-    elif "lengths" in task.train_batch(0):
+    batch = task.train_batch(0)
+    steps = batch["inputs"].shape[1]
+    if "lengths" in batch:
         allowed = f"1 for {task.name}, whose sequences have lengths of their own"
+    elif steps % every:
+        allowed = f"a divisor of {steps}, the time steps of {task.name}"
     else:
         return
     raise ValueError(f"config.model.output_every must be {allowed}, got {every}")

@@ -57,8 +57,8 @@ class SequenceModel(nnx.Module):
         those without a slope or parameters of their own.
 
     Raises:
-      ValueError: for another psi or pool; in a call, where `output_every` does not
-        divide the steps, or items end before the last.
+      ValueError: for another psi or pool; in a call, where an `output_every` above 1
+        does not divide the steps, or there are lengths.
     """
 
     def __init__(
@@ -218,13 +218,12 @@ class SequenceModel(nnx.Module):
             return
         if lengths is not None:
             raise ValueError(
-                "output_every must be 1 for sequences with lengths of their own, got"
-                f" {self._every}"
+                f"lengths must be left out where output_every is {self._every}, not 1"
             )
         if steps % self._every:
             raise ValueError(
-                f"output_every must divide the {steps} steps of a sequence, got"
-                f" {self._every}"
+                f"inputs must have a multiple of {self._every} steps, as output_every"
+                f" is {self._every}, got {steps}"
             )
 
     def _drop(self, x: jax.Array, keys: jax.Array | None, place: int) -> jax.Array:

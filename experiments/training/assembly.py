@@ -79,6 +79,7 @@ def assemble(
     )
     optimizer, _ = make_optimizer()
     memory.check(config, task)
+    build.check_batches(config.model, task)
     spread = devices.ONE
     if not one_device:
         spread = devices.choose(config.train.devices, config.train.batch_size)

@@ -38,7 +38,10 @@ def predict_file(model: Any, task: base.Task, path: str | pathlib.Path) -> Answe
     batches = iter(task.file_batches(pathlib.Path(path)))
     first = next(batches)
     scored = "targets" in first
-    return _answers(model, task, itertools.chain([first], batches), scored=scored)
+    try:
+        return _answers(model, task, itertools.chain([first], batches), scored=scored)
+    except ValueError as error:  # of the model, which not every number of steps fits
+        raise ValueError(f"--input {path}: {error}") from error
 
 
 def _answers(

@@ -13,6 +13,7 @@ from experiments.models import build, recurrent, registry
 from experiments.runs import identity
 from experiments.tasks.addition import Addition
 from experiments.tasks.copying import Copying
+from experiments.training import assembly
 from tests import oracles
 from tests.experiments.small import changed_addition
 
@@ -119,24 +120,71 @@ def test_an_activation_that_no_sequence_is_long_enough_for_is_refused(task, step
         ("bidirectional", True, {"stateful": True}, "False for addition, whose state"),
         ("output_every", 5, {"readout": "all"}, "1 for addition, which has an output"),
         ("output_every", 5, {}, "1 with config.model.layers 1 and .*pool 'last'"),
-        ("output_every", 2, {"layers": 2}, "a divisor of 5, the time steps of add"),
-        ("output_every", 7, {"pool": "mean"}, "a divisor of 5, the time steps of add"),
         (
-            "output_every",
-            5,
-            {"layers": 2, "train_batch": lambda index: {"lengths": [3, 5]}},
-            "1 for addition, whose sequences have lengths of their own",
+            "activation_every",
+            3,
+            {"layers": 2, "output_every": 2},
+            "at most 2, the time steps of addition that .*output_every gives to the",
         ),
     ],
 )
 def test_what_the_outputs_of_a_task_do_not_allow(field, value, task, why):
     addition = Addition(length=5, seed=0, batch_size=2)
-    others = {name: task.pop(name) for name in ("layers", "pool") if name in task}
+    others = {
+        name: task.pop(name) for name in ("layers", "output_every") if name in task
+    }
     vars(addition).update(task)
     fields = {"output_every": 1, **others, field: value}
     config = changed_addition(**{f"model__{k}": v for k, v in fields.items()}).model
     with pytest.raises(ValueError, match=rf"^config\.model\.{field} .*{why}.*{value}"):
         build.build(config, addition, rngs=nnx.Rngs(0))
+
+
+@pytest.mark.parametrize(
+    ("every", "task", "why"),
+    [
+        (2, {}, "a divisor of 5, the time steps of addition"),
+        (7, {}, "a divisor of 5, the time steps of addition"),
+        (2, {"time_steps": 1}, "a divisor of 5, the time steps of addition"),  # unknown
+        (5, {"lengths": [3, 5]}, "1 for addition, whose sequences have lengths of the"),
+    ],
+)
+def test_outputs_that_do_not_fit_the_batches(every, task, why):
+    """Said when a run is made, outside of what is traced: a batch may come from JAX."""
+    config = changed_addition(model__layers=2, model__output_every=every)
+    config.train.batch_size = 2
+
+    class Own(Addition):
+        def train_batch(self, index):
+            batch = super().train_batch(index)
+            batch["inputs"] = np.asarray(jnp.asarray(batch["inputs"]) + 0.0)
+            lengths = task.get("lengths")
+            return batch if lengths is None else {**batch, "lengths": np.array(lengths)}
+
+    own = Own(length=5, seed=0, batch_size=2)
+    own.time_steps = task.get("time_steps", own.time_steps)
+    with pytest.raises(ValueError, match=rf"^config\.model\.output_every .*{why}"):
+        assembly.assemble(config, task=own)
+    config.model.output_every = 1
+    assembly.assemble(config, task=own)
+
+
+def test_layers_above_begin_with_the_scale_of_their_own_steps():
+    config = changed_addition(model__layers=2, model__input_scale=None).model
+    config.update(hidden=64, output_every=25, activation="identity")
+    model = build.build(
+        config, Addition(length=100, seed=0, batch_size=2), rngs=nnx.Rngs(0)
+    )
+    config.update(output_every=1)
+    plain = build.build(
+        config, Addition(length=100, seed=0, batch_size=2), rngs=nnx.Rngs(0)
+    )
+    for i, factor in enumerate((1.0, 1 / 0.3)):  # at most 1, and 3 / sqrt(100)
+        m, all_steps = (
+            np.asarray(each.layers[i].cell.input_weights[...])
+            for each in (model, plain)
+        )
+        np.testing.assert_allclose(m, factor * all_steps, rtol=1e-6)
 
 
 def test_both_directions_have_no_tied_readout():
@@ -167,7 +215,7 @@ def test_the_readout_activation_acts_on_what_is_read_alone(name, psi, last_only)
     outputs, carry = model(inputs)
     states = layer(inputs)
     assert jnp.any(states < 0)
-    np.testing.assert_allclose(carry[0], states[:, -1], rtol=1e-6)
+    np.testing.assert_allclose(carry[0], states[:, -1], rtol=1e-5, atol=1e-6)
     expected = readout(psi(states[:, -1] if last_only else states))
     np.testing.assert_allclose(outputs, expected, rtol=1e-5, atol=1e-6)
 

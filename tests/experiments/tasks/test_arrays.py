@@ -781,9 +781,9 @@ def test_a_run_keeps_what_was_fitted_and_predicts_in_units(trained):
 def predict_file(tmp_path):
     """What a model with its first parameters says of a file, and its metrics."""
 
-    def predict_file(task, values):
+    def predict_file(task, values, **fields):
         config = config_file.get_config()
-        config.model.update(hidden=6, reflectors=2)
+        config.model.update(hidden=6, reflectors=2, **fields)
         model = invented_model(config.model, task)
         np.savez(tmp_path / "new.npz", **values)
         said = prediction.predict_file(model, task, tmp_path / "new.npz")
@@ -832,6 +832,19 @@ def test_new_items_may_have_other_steps_and_more_than_a_batch(
     for name in ("predictions", "log_probabilities"):
         np.testing.assert_allclose(cut[name], plain[name], rtol=1e-5)
     assert not np.allclose(longer["log_probabilities"], plain["log_probabilities"])
+
+
+def test_new_items_have_steps_that_fit_the_outputs(build, predict_file):
+    task = build(named({"inputs": X, "targets": Y}))
+    fields = {"pool": "mean", "output_every": 7}
+    longer, _, _ = predict_file(task, {"inputs": np.tile(X[:8], (1, 2, 1))}, **fields)
+    assert longer["log_probabilities"].shape == (8, 3)
+    for new, message in (
+        ({"inputs": X[:, :5]}, "inputs must have a multiple of 7 steps, .* got 5"),
+        ({"inputs": X, "lengths": LENGTHS}, "lengths must be left out where output_e"),
+    ):
+        with pytest.raises(ValueError, match=f"^--input .*new.npz: {message}"):
+            predict_file(task, new, **fields)
 
 
 def test_the_values_after_the_last_window_of_a_series(build, predict_file):
