@@ -162,7 +162,7 @@ def _check_sequences(config: Any, task: base.Task) -> None:
     """Raises ValueError where a field does not fit the sequences of the task."""
     every = config.activation_every
     steps, whose = task.time_steps, f"time steps of {task.name}"
-    if steps > 1 and config.layers > 1 and config.output_every > 1:
+    if config.layers > 1 and config.output_every > 1:
         steps //= config.output_every
         whose += " that config.model.output_every gives to the layers above the first"
     if task.time_steps > 1 and 0 < steps < every:
