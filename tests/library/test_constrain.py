@@ -577,7 +577,7 @@ def test_set_matrix(map):
         svdrnn.set_matrix(cell.dense_h.kernel, w[0])
     with pytest.raises(ValueError, match="kernel must be a constrained kernel"):
         svdrnn.set_matrix(cell.dense_i.kernel, w)
-    with pytest.raises(ValueError, match="init must be one of strict, project"):
+    with pytest.raises(ValueError, match="init must be one of project, strict"):
         svdrnn.set_matrix(cell.dense_h.kernel, w, init="random")
     with pytest.raises(ValueError, match="w must be real, got complex"):
         svdrnn.set_matrix(cell.dense_h.kernel, w + 0j)
