@@ -38,7 +38,8 @@ cores. Test accuracies at the end, seeds 0 and 1, beside those that others publi
     --config.train.epochs=200, in 12 min: 0.9664 and 0.9687 (validation 0.9680 and
     0.9728; LEM, 128 units: 0.966).
 Four residual blocks of 96 units, 151,306 parameters, of whose first layer every 14th
-state goes on, or permuted every 28th; dropout, shifted digits; on one of two cores:
+state goes on, or permuted every 28th; dropout, shifted digits; on one of two cores,
+with tcmalloc, without which the latter takes twice as long (docs/speed.md):
 
 :stacked, 24 epochs with weight decay, in 34 min: 0.9939 and 0.9948 (validation 0.9952
     and 0.9954; S4 and others of several layers: 0.99 and more).
